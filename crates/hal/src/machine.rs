@@ -1,0 +1,206 @@
+//! The machine trait.
+use crate::{Fenced, Fpu, Regs, Trap};
+use bitflags::bitflags;
+use core::sync::atomic::AtomicU64;
+use shimos_abi::{
+    addr::{Frame, FrameRange, UserPage},
+    control::{Device, Fault},
+    ids::{KernelId, Life},
+    shared::Layout,
+    time::Nanos,
+};
+
+/// Who this kernel is and what it was given.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Kernel and incarnation.
+    pub life: Life,
+    /// How many kernels the machine has.
+    pub kernels: usize,
+    /// The frames of its private memory that are not the kernel itself: pages of programs, caches, images.
+    /// The first frame is the head of the reserved memory and is never handed out.
+    pub pool: FrameRange,
+    /// All of its private memory, in bytes.
+    pub memory: u64,
+    /// APIC id of each kernel's core.
+    pub apic_ids: [u32; shimos_abi::ids::MAX_KERNELS],
+}
+
+bitflags! {
+    /// What user code may do with a page.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    pub struct Rights: u8 {
+        /// Store. (Every mapped page can be loaded.)
+        const WRITE = 1;
+        /// Fetch instructions.
+        const EXECUTE = 2;
+    }
+    /// What has happened since [`Machine::take_events`] was last called.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+    pub struct Events: u8 {
+        /// A peer rang.
+        const IKC = 1;
+        /// The time asked for has come.
+        const TIMER = 2;
+        /// The network card wants attention.
+        const NETWORK = 4;
+        /// The disk wants attention.
+        const BLOCK = 8;
+        /// The console has input.
+        const CONSOLE = 16;
+    }
+}
+
+/// One page of an address space.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Mapping {
+    /// The frame behind it.
+    pub frame: Frame,
+    /// What user code may do with it.
+    pub rights: Rights,
+    /// Whether it was written since the bit was last cleared.
+    pub dirty: bool,
+}
+
+/// There is no free frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OutOfFrames;
+
+/// A device that cannot be used, and why.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DeviceError {
+    /// The machine has none.
+    Absent,
+    /// It did not confirm its reset in time; frames it may still write must not be reused.
+    ResetUnconfirmed,
+    /// Its queue is full; try again after a completion.
+    Busy,
+    /// The transfer failed.
+    Io,
+}
+
+/// Where page tables come from.
+pub trait FrameSource {
+    /// A free frame, of any content.
+    fn take(&mut self) -> Option<Frame>;
+    /// Gives a frame back.
+    fn give(&mut self, frame: Frame);
+}
+
+/// One core with its private memory, its devices and its view of the shared area.
+pub trait Machine {
+    /// The page tables of one address space.
+    type Space;
+
+    /// Who we are.
+    fn identity(&self) -> &Identity;
+    /// The machine's monotonic clock.
+    fn now(&self) -> Nanos;
+    /// CLOCK_REALTIME, in nanoseconds since 1970.
+    fn wall_clock(&self) -> u64;
+    /// 64 random bits.
+    fn random(&mut self) -> u64;
+
+    /// The shared memory area. Storing where this kernel is no writer is a fault and kills it.
+    fn shared(&self) -> &'static [AtomicU64];
+    /// How the shared area is laid out.
+    fn layout(&self) -> Layout {
+        Layout::new(self.identity().kernels)
+    }
+    /// Interrupts a peer's core ([`Events::IKC`] there).
+    fn notify(&self, peer: KernelId);
+
+    /// Copies out of a frame of the pool or of memory mapped by [`Machine::map_dead`] or [`Machine::map_lent`].
+    /// `offset + into.len()` is at most a page.
+    fn read_frame(&self, frame: Frame, offset: usize, into: &mut [u8]);
+    /// Copies into a frame of the pool.
+    fn write_frame(&mut self, frame: Frame, offset: usize, from: &[u8]);
+    /// Copies a whole frame into one of the pool.
+    fn copy_frame(&mut self, from: Frame, to: Frame);
+    /// Fills a frame of the pool with zeros.
+    fn zero_frame(&mut self, frame: Frame);
+    /// Reads the 64-bit word at place `index` (below 512) of a readable frame.
+    fn read_word(&self, frame: Frame, index: usize) -> u64;
+    /// Writes the 64-bit word at place `index` of a frame of the pool, in one store.
+    fn write_word(&mut self, frame: Frame, index: usize, value: u64);
+    /// Whether `frame` may be read now: what an image says must pass here first.
+    fn readable(&self, frame: Frame) -> bool;
+
+    /// An empty address space.
+    fn new_space(&mut self, frames: &mut dyn FrameSource) -> Result<Self::Space, OutOfFrames>;
+    /// Ends an address space and gives its page-table frames back. Frames mapped in it are not touched.
+    fn drop_space(&mut self, space: Self::Space, frames: &mut dyn FrameSource);
+    /// Maps a page, in place of whatever was mapped there.
+    fn map(
+        &mut self,
+        space: &mut Self::Space,
+        page: UserPage,
+        frame: Frame,
+        rights: Rights,
+        frames: &mut dyn FrameSource,
+    ) -> Result<(), OutOfFrames>;
+    /// Unmaps a page; returns what was there.
+    fn unmap(&mut self, space: &mut Self::Space, page: UserPage) -> Option<Mapping>;
+    /// What is mapped at a page.
+    fn lookup(&self, space: &Self::Space, page: UserPage) -> Option<Mapping>;
+    /// Calls `visit` for every mapped page in `first..end`, in order, skipping what is empty in large steps. The mapping
+    /// is changed to what `visit` returns: other rights, or `None` to unmap it.
+    fn update(
+        &mut self,
+        space: &mut Self::Space,
+        first: UserPage,
+        end: UserPage,
+        visit: &mut dyn FnMut(UserPage, Mapping) -> Option<Rights>,
+    );
+
+    /// Runs a thread in user mode until it traps, an interrupt comes, or the clock reaches `until`.
+    fn run(&mut self, space: &Self::Space, regs: &mut Regs, fpu: &mut Fpu, until: Nanos) -> Trap;
+    /// Writes the thread's live vector registers back into `fpu` if they are loaded.
+    fn save_fpu(&mut self, fpu: &mut Fpu);
+    /// Forgets what vector registers are loaded; the next run reloads them from memory (after the area was changed).
+    fn forget_fpu(&mut self);
+    /// Waits for an interrupt or until the clock reaches `until`.
+    fn idle(&mut self, until: Nanos);
+    /// What has happened since the last call.
+    fn take_events(&mut self) -> Events;
+
+    /// Takes a device: resets it, waits for the reset to be confirmed, sets it up, aims its interrupts here.
+    fn claim(&mut self, device: Device) -> Result<(), DeviceError>;
+    /// Writes to the console; returns how many bytes it took. Owner only.
+    fn console_write(&mut self, bytes: &[u8]) -> usize;
+    /// Reads what was typed at the console. Owner only.
+    fn console_read(&mut self, into: &mut [u8]) -> usize;
+    /// Size of the disk in 4 KiB blocks. Owner only.
+    fn block_count(&self) -> u64;
+    /// Starts to read 4 KiB block `block` into `frame` of the pool. Owner only.
+    fn block_read(&mut self, tag: u64, block: u64, frame: Frame) -> Result<(), DeviceError>;
+    /// A finished request. Owner only.
+    fn block_done(&mut self) -> Option<(u64, Result<(), DeviceError>)>;
+    /// Sends an Ethernet frame. Owner only.
+    fn net_send(&mut self, packet: &[u8]) -> Result<(), DeviceError>;
+    /// Takes a received Ethernet frame, if there is one; returns its length. Owner only.
+    fn net_receive(&mut self, into: &mut [u8]) -> Option<usize>;
+
+    /// Sends a non-maskable interrupt: a probe, or the order to park if the mailbox's fence word says so.
+    fn send_nmi(&mut self, peer: KernelId);
+    /// Sends INIT and then SIPI into the park stub. Never to the boot core (multikernel trap 1): there it does nothing and
+    /// returns false.
+    fn send_init(&mut self, peer: KernelId) -> bool;
+    /// The proof that a life has ended, once its core has acknowledged that it is parked.
+    fn confirm_parked(&self, life: Life) -> Option<Fenced>;
+    /// Makes a dead kernel's private memory readable here.
+    fn map_dead(&mut self, dead: &Fenced);
+    /// Makes another kernel's private memory readable because it holds pages lent to a program that lives here now.
+    fn map_lent(&mut self, owner: KernelId);
+    /// Makes it unreadable again.
+    fn unmap_peer(&mut self, peer: KernelId);
+    /// Re-initialises the dead kernel's core and boots its next incarnation there. Frames of its pool are left as they
+    /// are: the new incarnation keeps those that its images still hold.
+    fn restart(&mut self, dead: Fenced) -> Life;
+    /// Parks this core, for good. The caller has said all it had to say.
+    fn park(&mut self) -> !;
+    /// Dies in the given way.
+    fn inject(&mut self, fault: Fault);
+    /// Switches the machine off.
+    fn power_off(&mut self) -> !;
+}
