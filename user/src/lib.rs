@@ -1,1 +1,5 @@
-//! TODO
+//! What the programs inside Shimos share: messages behind a length, and the device `/dev/shimos`.
+#![forbid(unsafe_code)]
+
+pub mod device;
+pub mod framing;

@@ -1,0 +1,226 @@
+//! The control command inside the machine: the same verbs as the host tool, through `/dev/shimos`.
+#![forbid(unsafe_code)]
+
+use shimos_abi::{
+    control::{
+        Fault, MAX_INTERVAL, MIN_INTERVAL, MachineStatus, Output, Protection, Request, Response,
+        Target,
+    },
+    ids::{KernelId, Pid},
+    time::Nanos,
+};
+use shimos_user::device::Device;
+use std::process::ExitCode;
+
+const USAGE: &str = "usage: shimosctl status | protect TARGET INTERVAL_MS [commit|free] | unprotect TARGET \
+    | kill TARGET [SIGNAL] | inject KERNEL FAULT | heartbeat MS | poweroff";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let request = match parse(&words) {
+        Ok(request) => request,
+        Err(why) => {
+            eprintln!("shimosctl: {why}");
+            return ExitCode::from(2);
+        }
+    };
+    match Device::open().and_then(|mut device| device.ask(&request)) {
+        Err(error) => {
+            eprintln!("shimosctl: {}: {error}", shimos_user::device::PATH);
+            ExitCode::FAILURE
+        }
+        Ok(Response::Failed(why)) => {
+            eprintln!("shimosctl: {why}");
+            ExitCode::FAILURE
+        }
+        Ok(Response::Status(status)) => {
+            print!("{}", table(&status));
+            ExitCode::SUCCESS
+        }
+        Ok(Response::Protected { exceptions, .. }) => {
+            for exception in exceptions {
+                println!("not protected: {exception}");
+            }
+            ExitCode::SUCCESS
+        }
+        Ok(_) => ExitCode::SUCCESS,
+    }
+}
+
+fn parse(words: &[&str]) -> Result<Request, String> {
+    match words {
+        ["status"] => Ok(Request::Status),
+        ["protect", name, interval] => protect(name, interval, Output::Commit),
+        ["protect", name, interval, "commit"] => protect(name, interval, Output::Commit),
+        ["protect", name, interval, "free"] => protect(name, interval, Output::Free),
+        ["unprotect", name] => Ok(Request::Unprotect {
+            target: target(name),
+        }),
+        ["kill", name] => Ok(Request::Kill {
+            target: target(name),
+            signal: 15,
+        }),
+        ["kill", name, signal] => match signal.parse() {
+            Ok(signal @ 1..=64) => Ok(Request::Kill {
+                target: target(name),
+                signal,
+            }),
+            _ => Err(format!(
+                "'{signal}' is no signal; give a number from 1 to 64"
+            )),
+        },
+        ["inject", kernel, name] => Ok(Request::Inject {
+            kernel: kernel_id(kernel)?,
+            fault: fault(name)?,
+        }),
+        ["heartbeat", interval] => Ok(Request::SetHeartbeat {
+            interval: millis(interval)?,
+        }),
+        ["poweroff"] => Ok(Request::PowerOff),
+        _ => Err(USAGE.to_string()),
+    }
+}
+
+fn protect(name: &str, interval: &str, output: Output) -> Result<Request, String> {
+    let interval = millis(interval)?;
+    if interval < MIN_INTERVAL || interval > MAX_INTERVAL {
+        return Err("the interval must be from 1 ms to 7 days".to_string());
+    }
+    Ok(Request::Protect {
+        target: target(name),
+        protection: Protection { interval, output },
+    })
+}
+
+fn target(word: &str) -> Target {
+    word.parse().map_or_else(
+        |_| Target::Name(word.to_string()),
+        |pid| Target::Pid(Pid(pid)),
+    )
+}
+
+fn kernel_id(word: &str) -> Result<KernelId, String> {
+    let number = word.strip_prefix('k').unwrap_or(word);
+    number
+        .parse()
+        .map(KernelId)
+        .map_err(|_| format!("'{word}' is no kernel; say k0, k1 and so on"))
+}
+
+fn millis(word: &str) -> Result<Nanos, String> {
+    match word.strip_suffix("ms").unwrap_or(word).parse() {
+        Ok(count @ 1..) => Ok(Nanos::millis(count)),
+        _ => Err(format!(
+            "'{word}' is no interval; give milliseconds, like 50"
+        )),
+    }
+}
+
+fn fault(word: &str) -> Result<Fault, String> {
+    Ok(match word {
+        "null-pointer" => Fault::NullPointer,
+        "panic" => Fault::Panic,
+        "infinite-loop" => Fault::InfiniteLoop,
+        "irq-deadlock" => Fault::IrqDeadlock,
+        "read-peer" => Fault::ReadPeer,
+        "write-peer" => Fault::WritePeer,
+        "write-text" => Fault::WriteText,
+        "write-rodata" => Fault::WriteRodata,
+        "execute-data" => Fault::ExecuteData,
+        "write-peer-shared" => Fault::WritePeerShared,
+        "stack-overflow" => Fault::StackOverflow,
+        _ => {
+            return Err(format!(
+                "'{word}' is no fault; one of null-pointer, panic, infinite-loop, irq-deadlock, read-peer, write-peer, \
+                 write-text, write-rodata, execute-data, write-peer-shared, stack-overflow"
+            ));
+        }
+    })
+}
+
+fn table(status: &MachineStatus) -> String {
+    let mut text = format!(
+        "monitor {} (term {}), heartbeat {} ms\n",
+        status.monitor,
+        status.term,
+        ms(status.heartbeat)
+    );
+    for kernel in &status.kernels {
+        text += &format!(
+            "{} incarnation {} {:?}, {} MiB, {} frames free\n",
+            kernel.id,
+            kernel.incarnation,
+            kernel.state,
+            kernel.memory >> 20,
+            kernel.free_frames
+        );
+        for program in &kernel.published.programs {
+            let protection = program
+                .protection
+                .map_or("unprotected".to_string(), |protection| {
+                    format!("protected every {} ms", ms(protection.interval))
+                });
+            let epoch = program.checkpoint.map_or(String::new(), |checkpoint| {
+                format!(", {}", checkpoint.epoch)
+            });
+            text += &format!("  {} {}: {protection}{epoch}\n", program.id, program.name);
+            for process in &program.processes {
+                text += &format!("    {} {}\n", process.pid.0, process.comm);
+            }
+        }
+    }
+    text
+}
+
+fn ms(span: Nanos) -> f64 {
+    span.0 as f64 / 1e6
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn verbs_are_understood() {
+        assert_eq!(
+            parse(&["protect", "httpd", "50ms"]),
+            Ok(Request::Protect {
+                target: Target::Name("httpd".to_string()),
+                protection: Protection {
+                    interval: Nanos::millis(50),
+                    output: Output::Commit
+                },
+            })
+        );
+        assert_eq!(
+            parse(&["inject", "k2", "panic"]),
+            Ok(Request::Inject {
+                kernel: KernelId(2),
+                fault: Fault::Panic
+            })
+        );
+        assert_eq!(
+            parse(&["unprotect", "16385"]),
+            Ok(Request::Unprotect {
+                target: Target::Pid(Pid(16385))
+            })
+        );
+    }
+
+    #[test]
+    fn nonsense_is_refused_in_one_line() {
+        for words in [
+            &["protect", "httpd", "0"][..],
+            &["protect", "httpd", "99999999999"],
+            &["inject", "kx", "panic"],
+            &["inject", "k1", "flood"],
+            &["kill", "httpd", "0"],
+            &["frobnicate"],
+            &[],
+        ] {
+            let why = parse(words).expect_err("refused");
+            assert!(!why.contains('\n'), "{why}");
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! The character device through which the kernel is asked.
+use crate::framing;
+use shimos_abi::control::{MAX_MESSAGE, Request, Response};
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, Read, Write},
+};
+
+/// Where the device is.
+pub const PATH: &str = "/dev/shimos";
+
+/// The open device.
+pub struct Device(File);
+
+impl Device {
+    /// Opens it.
+    pub fn open() -> io::Result<Device> {
+        OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(PATH)
+            .map(Device)
+    }
+
+    /// Passes one message on as it is, length and all, and returns the answer with its length.
+    pub fn exchange(&mut self, message: &[u8]) -> io::Result<Vec<u8>> {
+        self.0.write_all(message)?;
+        let mut answer = vec![0; framing::PREFIX + MAX_MESSAGE];
+        let mut have = 0;
+        loop {
+            let Some(room) = answer.get_mut(have..) else {
+                return Err(invalid("an answer that does not end"));
+            };
+            let read = self.0.read(room)?;
+            if read == 0 {
+                return Err(invalid("the device answered with nothing"));
+            }
+            have += read;
+            if let Some(length) =
+                framing::complete(answer.get(..have).unwrap_or_default()).map_err(invalid)?
+            {
+                answer.truncate(length);
+                return Ok(answer);
+            }
+        }
+    }
+
+    /// Asks and understands the answer.
+    pub fn ask(&mut self, request: &Request) -> io::Result<Response> {
+        let item = minicbor::to_vec(request).map_err(invalid)?;
+        let answer = self.exchange(&framing::frame(&item).map_err(invalid)?)?;
+        minicbor::decode(answer.get(framing::PREFIX..).unwrap_or_default()).map_err(invalid)
+    }
+}
+
+fn invalid(what: impl std::fmt::Display) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what.to_string())
+}
