@@ -1,1 +1,29 @@
-//! TODO
+//! The simulated machine: cores, frames, page tables, devices and a small processor in host memory, all of it
+//! deterministic from one seed (D5).
+//!
+//! A [`World`] is one whole machine. [`SoftMachine`] is one core of it as its kernel sees it. What happens next is asked
+//! of [`World::next`]; the caller runs one turn of that core's kernel and hands an unwound turn to [`World::settle`].
+#![forbid(unsafe_code)]
+
+pub mod asm;
+mod config;
+mod cores;
+mod death;
+mod devices;
+mod frames;
+mod machine;
+mod processor;
+mod rng;
+mod space;
+mod threads;
+mod wire;
+mod world;
+
+pub use config::{Config, Timing};
+pub use cores::Phase;
+pub use death::{Crash, Died, End};
+pub use machine::SoftMachine;
+pub use rng::Rng;
+pub use space::SoftSpace;
+pub use threads::{Threads, Turn};
+pub use world::{Next, SharedSnapshot, World};

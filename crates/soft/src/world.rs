@@ -1,0 +1,457 @@
+//! One whole simulated machine.
+use crate::{
+    config::Config,
+    cores::{Core, Phase},
+    death::{Crash, Died, End, write_record},
+    devices::{Card, Console, Disk},
+    frames::Frames,
+    rng::Rng,
+};
+use shimos_abi::{
+    addr::{Frame, FrameRange},
+    control::DeathCause,
+    ids::{KernelId, Life},
+    shared::{LAYOUT_VERSION, Layout, MASTER_MAGIC, commons, master},
+    time::Nanos,
+};
+use shimos_hal::Events;
+use std::{
+    any::Any,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+/// Frames in front of each pool that stand for the kernel itself.
+const KERNEL_FRAMES: u32 = 64;
+/// CLOCK_REALTIME at the machine's time 0: 2026-01-01.
+pub(crate) const WALL_BASE: u64 = 1_767_225_600_000_000_000;
+
+/// Shared areas of worlds that are gone, for the next ones. An area must live for ever (`&'static`), so it is used again
+/// instead of being freed.
+static SPARE_AREAS: Mutex<Vec<&'static [AtomicU64]>> = Mutex::new(Vec::new());
+
+fn shared_area(words: usize) -> &'static [AtomicU64] {
+    let mut spare = SPARE_AREAS.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(place) = spare.iter().position(|area| area.len() == words) {
+        let area = spare.swap_remove(place);
+        area.iter()
+            .for_each(|word| word.store(0, Ordering::Relaxed));
+        return area;
+    }
+    Box::leak((0..words).map(|_| AtomicU64::new(0)).collect())
+}
+
+/// What happens next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Next {
+    /// This core's kernel has a turn.
+    Turn(KernelId),
+    /// This core boots the life that [`World::life`] names.
+    Boot(KernelId),
+    /// The world outside has something to do: a frame came out, or the time it asked for has come.
+    Host,
+    /// The machine is switched off.
+    Off,
+    /// Nothing will ever happen again.
+    Still,
+}
+
+/// A copy of the shared area, to see who wrote what.
+pub struct SharedSnapshot(Vec<u64>);
+
+pub(crate) struct Inner {
+    pub config: Config,
+    pub rng: Rng,
+    pub now: Nanos,
+    pub shared: &'static [AtomicU64],
+    pub layout: Layout,
+    pub frames: Frames,
+    pub cores: Vec<Core>,
+    pub console: Console,
+    pub disk: Disk,
+    pub card: Card,
+    pub host_due: Nanos,
+    pub host_wanted: bool,
+    pub off: bool,
+    pub violations: Vec<String>,
+    /// The last thing a device does by itself is due then.
+    device_due: Nanos,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        SPARE_AREAS
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(self.shared);
+    }
+}
+
+/// One whole simulated machine. Clones are handles of the same one.
+#[derive(Clone)]
+pub struct World(Arc<Mutex<Inner>>);
+
+impl World {
+    /// Switches a machine on: its cores are about to boot their first incarnation.
+    pub fn new(config: Config) -> World {
+        let layout = Layout::new(config.kernels.max(1));
+        let shared = shared_area(layout.words());
+        let size = KERNEL_FRAMES + config.pool_frames.max(1);
+        let mut rng = Rng::new(config.seed);
+        let mut cores = Vec::new();
+        for index in 0..layout.kernels() {
+            let first = Frame(1 + index as u32 * size);
+            let pool = FrameRange {
+                first: Frame(first.0 + KERNEL_FRAMES),
+                count: size - KERNEL_FRAMES,
+            };
+            let boot = Nanos(rng.below(if index == 0 { 1_000 } else { 2_000_000 }));
+            cores.push(Core::new(
+                KernelId(index as u16),
+                FrameRange { first, count: size },
+                pool,
+                boot,
+            ));
+            let entry = master::ENTRIES + index * master::ENTRY_WORDS;
+            shared[entry].store(apic_id(index).into(), Ordering::Relaxed);
+            shared[entry + 1].store(first.0.into(), Ordering::Relaxed);
+            shared[entry + 2].store(size.into(), Ordering::Relaxed);
+        }
+        shared[master::KERNELS].store(layout.kernels() as u64, Ordering::Relaxed);
+        shared[master::VERSION].store(LAYOUT_VERSION, Ordering::Relaxed);
+        shared[master::TSC_HZ].store(1_000_000_000, Ordering::Relaxed);
+        shared[master::LAPIC_HZ].store(1_000_000_000, Ordering::Relaxed);
+        shared[master::WALL_BASE].store(WALL_BASE, Ordering::Relaxed);
+        shared[master::MAGIC].store(MASTER_MAGIC, Ordering::Release);
+        let frames = Frames::new((1 + layout.kernels() as u32 * size) as usize, config.fill);
+        let disk = Disk {
+            content: config.disk.clone(),
+            ..Disk::default()
+        };
+        World(Arc::new(Mutex::new(Inner {
+            rng,
+            now: Nanos(0),
+            shared,
+            layout,
+            frames,
+            cores,
+            console: Console::default(),
+            disk,
+            card: Card::default(),
+            host_due: Nanos::NEVER,
+            host_wanted: false,
+            off: false,
+            violations: Vec::new(),
+            device_due: Nanos::NEVER,
+            config,
+        })))
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Inner> {
+        // A turn that unwinds never does so in the middle of a change.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Decides what happens next, and lets the clock run until it does.
+    pub fn next(&self) -> Next {
+        let mut world = self.lock();
+        loop {
+            if world.off {
+                return Next::Off;
+            }
+            world.devices_act();
+            if world.host_wanted || world.host_due <= world.now {
+                world.host_wanted = false;
+                world.host_due = Nanos::NEVER;
+                return Next::Host;
+            }
+            let now = world.now;
+            let ready: Vec<usize> = (0..world.cores.len())
+                .filter(|i| world.cores[*i].due().is_some_and(|due| due <= now))
+                .collect();
+            if ready.is_empty() {
+                let due = world
+                    .cores
+                    .iter()
+                    .filter_map(Core::due)
+                    .min()
+                    .unwrap_or(Nanos::NEVER);
+                let due = due.min(world.host_due).min(world.device_due);
+                if due == Nanos::NEVER {
+                    return Next::Still;
+                }
+                world.now = world.now.max(due);
+                continue;
+            }
+            let index = ready[world.rng.below(ready.len() as u64) as usize];
+            if world.take_signals(index) {
+                continue;
+            }
+            let (ppm, stall) = (world.config.timing.stall_ppm, world.config.timing.stall);
+            if world.rng.ppm(ppm) {
+                let time = Nanos(world.rng.below(stall.0));
+                world.cores[index].stalled = now + time;
+                continue;
+            }
+            let kernel = KernelId(index as u16);
+            match world.cores[index].phase {
+                Phase::Booting(_) => {
+                    world.cores[index].phase = Phase::Running;
+                    return Next::Boot(kernel);
+                }
+                Phase::Running => return Next::Turn(kernel),
+                Phase::Idle(until) => {
+                    if until <= now {
+                        world.cores[index].events |= Events::TIMER;
+                    }
+                    world.cores[index].phase = Phase::Running;
+                    return Next::Turn(kernel);
+                }
+                Phase::Hung | Phase::Deaf | Phase::Parked => {}
+            }
+        }
+    }
+
+    /// What became of a turn that unwound with `payload`. A panic that nobody ordered is recorded as a death by panic.
+    pub fn settle(&self, kernel: KernelId, payload: Box<dyn Any + Send>) -> End {
+        let payload = match payload.downcast::<Died>() {
+            Ok(died) => return died.end,
+            Err(other) => other,
+        };
+        let text = payload
+            .downcast_ref::<String>()
+            .cloned()
+            .or_else(|| payload.downcast_ref::<&str>().map(|s| s.to_string()))
+            .unwrap_or_else(|| "panic".to_string());
+        self.lock().crash(kernel.index(), Crash::Panic, &text);
+        End::Panicked(text)
+    }
+
+    /// The machine's time.
+    pub fn now(&self) -> Nanos {
+        self.lock().now
+    }
+    /// How many kernels there are.
+    pub fn kernels(&self) -> usize {
+        self.lock().cores.len()
+    }
+    /// The shared area.
+    pub fn shared(&self) -> &'static [AtomicU64] {
+        self.lock().shared
+    }
+    /// How it is laid out.
+    pub fn layout(&self) -> Layout {
+        self.lock().layout
+    }
+    /// The present or last life of a kernel.
+    pub fn life(&self, kernel: KernelId) -> Life {
+        self.lock().cores[kernel.index()].life
+    }
+    /// What a core does now.
+    pub fn phase(&self, kernel: KernelId) -> Phase {
+        self.lock().cores[kernel.index()].phase
+    }
+    /// How many calls of the machine a core has made, all its incarnations together.
+    pub fn steps(&self, kernel: KernelId) -> u64 {
+        self.lock().cores[kernel.index()].steps
+    }
+    /// Lets a core die in its `step`-th call of the machine, before the call does anything.
+    pub fn kill_at(&self, kernel: KernelId, step: u64, crash: Crash) {
+        self.lock().cores[kernel.index()].kills.insert(step, crash);
+    }
+    /// Lets a core die between two turns. It must not be parked already.
+    pub fn kill(&self, kernel: KernelId, crash: Crash) {
+        self.lock().crash(kernel.index(), crash, "killed");
+    }
+    /// Takes the processor away from a core for a while.
+    pub fn stall(&self, kernel: KernelId, time: Nanos) {
+        let mut world = self.lock();
+        let end = world.now + time;
+        world.cores[kernel.index()].stalled = end;
+    }
+    /// What was done that must never be done, in words.
+    pub fn violations(&self) -> Vec<String> {
+        self.lock().violations.clone()
+    }
+    /// The content of a frame, for tests.
+    pub fn frame(&self, frame: Frame) -> [u8; shimos_abi::addr::PAGE] {
+        self.lock().frames.page(frame)
+    }
+    /// The pool of a kernel.
+    pub fn pool(&self, kernel: KernelId) -> FrameRange {
+        self.lock().cores[kernel.index()].pool
+    }
+    /// Changes how the rest of the run goes wrong.
+    pub fn set_timing(&self, change: impl FnOnce(&mut crate::Timing)) {
+        change(&mut self.lock().config.timing);
+    }
+
+    /// A copy of the shared area.
+    pub fn snapshot(&self) -> SharedSnapshot {
+        SharedSnapshot(
+            self.shared()
+                .iter()
+                .map(|word| word.load(Ordering::Relaxed))
+                .collect(),
+        )
+    }
+    /// Whether since `before` nobody but `writer` wrote to outgoing parts, and nobody wrote the master table. Says what
+    /// is wrong. To be called around one turn of `writer`.
+    pub fn check_shared_writers(
+        &self,
+        before: &SharedSnapshot,
+        writer: KernelId,
+    ) -> Result<(), String> {
+        let (shared, layout) = (self.shared(), self.layout());
+        let own = layout.outgoing(writer)..layout.outgoing(KernelId(writer.0 + 1));
+        let commons = commons::START..commons::START + commons::WORDS;
+        for (index, (word, old)) in shared.iter().zip(&before.0).enumerate() {
+            let new = word.load(Ordering::Relaxed);
+            if new != *old && !own.contains(&index) && !commons.contains(&index) {
+                return Err(format!(
+                    "{writer} changed shared word {index:#x} from {old:#x} to {new:#x}"
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Inner {
+    /// A word of a core's mailbox.
+    pub fn mailbox(&self, core: usize, word: usize) -> &'static AtomicU64 {
+        &self.shared[self.layout.mailbox(KernelId(core as u16)) + word]
+    }
+    /// Notes what must never happen, once each.
+    pub fn violation(&mut self, text: String) {
+        if !self.violations.contains(&text) {
+            self.violations.push(text);
+        }
+    }
+    /// Whether `frame` belongs to the pool of `core`.
+    pub fn owns(&self, core: usize, frame: Frame) -> bool {
+        self.cores[core].pool.contains(frame)
+    }
+    /// Whether `core` may read `frame`.
+    pub fn readable(&self, core: usize, frame: Frame) -> bool {
+        self.owns(core, frame)
+            || self.cores[core]
+                .mapped
+                .iter()
+                .any(|peer| self.cores[peer.index()].pool.contains(frame))
+    }
+    /// Interrupts a core.
+    pub fn ring(&mut self, core: usize, event: Events) {
+        if event == Events::IKC && self.rng.ppm(self.config.timing.lost_ipi_ppm) {
+            return;
+        }
+        if matches!(self.cores[core].phase, Phase::Running | Phase::Idle(_)) {
+            self.cores[core].events |= event;
+        }
+    }
+    /// Something of a device is due at `at`.
+    pub fn device_at(&mut self, at: Nanos) {
+        self.device_due = self.device_due.min(at);
+    }
+    /// Lets the devices do what is due.
+    pub fn devices_act(&mut self) {
+        if self.device_due > self.now {
+            return;
+        }
+        let now = self.now;
+        if self.disk.finish(now, &mut self.frames) {
+            self.ring_owner(self.disk.owner, Events::BLOCK);
+        }
+        if self.card.arrive(now) {
+            self.ring_owner(self.card.owner, Events::NETWORK);
+        }
+        let card = self.card.coming.front().map(|(due, _)| *due);
+        self.device_due = self
+            .disk
+            .due()
+            .unwrap_or(Nanos::NEVER)
+            .min(card.unwrap_or(Nanos::NEVER));
+    }
+    /// Interrupts a device's owner, if it still lives.
+    pub fn ring_owner(&mut self, owner: Option<Life>, event: Events) {
+        if let Some(owner) = owner
+            && self.cores[owner.kernel.index()].life == owner
+        {
+            self.ring(owner.kernel.index(), event);
+        }
+    }
+    /// A core gets its NMI or INIT; true if there was one.
+    fn take_signals(&mut self, core: usize) -> bool {
+        let (nmi, init) = (self.cores[core].nmi, self.cores[core].init);
+        if !nmi && !init {
+            return false;
+        }
+        let mark = u64::from(self.cores[core].life.incarnation.0) + 1;
+        if init {
+            self.cores[core].init = false;
+            self.cores[core].nmi = false;
+            self.park(core);
+        } else {
+            self.cores[core].nmi = false;
+            if self.cores[core].phase == Phase::Deaf {
+                return true;
+            }
+            if self
+                .mailbox(core, commons::MAILBOX_FENCE)
+                .load(Ordering::SeqCst)
+                == mark
+            {
+                self.park(core);
+            } else {
+                self.mailbox(core, commons::MAILBOX_PROBE_RIP)
+                    .store(0x1000, Ordering::SeqCst);
+                self.mailbox(core, commons::MAILBOX_PROBED)
+                    .fetch_add(1, Ordering::SeqCst);
+            }
+        }
+        true
+    }
+    /// The core goes to the park page.
+    pub fn park(&mut self, core: usize) {
+        let mark = u64::from(self.cores[core].life.incarnation.0) + 1;
+        self.cores[core].clear();
+        self.cores[core].phase = Phase::Parked;
+        self.mailbox(core, commons::MAILBOX_PARKED)
+            .store(mark, Ordering::SeqCst);
+    }
+    /// The kernel of a core dies.
+    pub fn crash(&mut self, core: usize, crash: Crash, message: &str) {
+        if self.cores[core].phase == Phase::Parked {
+            return;
+        }
+        let life = self.cores[core].life;
+        self.cores[core].clear();
+        match crash {
+            Crash::Panic | Crash::Exception => {
+                let cause = if crash == Crash::Panic {
+                    DeathCause::Panic
+                } else {
+                    DeathCause::Exception
+                };
+                write_record(self.shared, self.layout, life, self.now, cause, message);
+                for peer in (0..self.cores.len()).filter(|peer| *peer != core) {
+                    self.ring(peer, Events::IKC);
+                }
+                self.park(core);
+            }
+            Crash::Hang => self.cores[core].phase = Phase::Hung,
+            Crash::Deaf => self.cores[core].phase = Phase::Deaf,
+        }
+    }
+    /// Random time from a range of nanoseconds.
+    pub fn time(&mut self, range: (u64, u64)) -> Nanos {
+        Nanos(self.rng.between(range.0, range.1))
+    }
+}
+
+/// The APIC id of a core: not the core's number, so that nobody mixes them up.
+pub(crate) const fn apic_id(core: usize) -> u32 {
+    core as u32 * 2
+}
