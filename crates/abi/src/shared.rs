@@ -97,7 +97,7 @@ impl Queue {
 
 /// The outgoing part of one kernel: offsets inside it. Only that kernel writes here.
 pub mod outgoing {
-    use super::{MAX_KERNELS, PAGE_WORDS, Queue};
+    use super::{KernelId, MAX_KERNELS, PAGE_WORDS, Queue};
     /// Incarnation (plus one) that owns the part; 0 while there is none.
     pub const INCARNATION: usize = 0;
     /// Timer daemon's latest timestamp: a count that changes at every turn of the event loop that is due (D9).
@@ -130,17 +130,30 @@ pub mod outgoing {
     pub const LOG: usize = STATUS + STATUS_WORDS;
     /// Words of the log ring.
     pub const LOG_WORDS: usize = 4 * PAGE_WORDS;
-    /// Rings: ring of (peer, queue) at `RINGS + (peer * 4 + queue) * RING_WORDS`.
+    /// Rings: ring of (peer, queue) at `RINGS + (peer * 4 + queue) * RING_WORDS`. The heads of all four queues to one peer lie
+    /// in the first line of the first of them, so that a peer with nothing to read looks at one line.
     pub const RINGS: usize = LOG + LOG_WORDS;
     /// Descriptors in a ring.
     pub const RING_SLOTS: usize = 64;
-    /// Words of a ring: head word on its own cache line, then the descriptors.
+    /// Words of a ring: a cache line for head words, then the descriptors.
     pub const RING_WORDS: usize = 8 + RING_SLOTS;
     /// Words of a packet (2 KiB).
     pub const PACKET_WORDS: usize = 256;
     /// Packets in the pool.
     pub const PACKETS: usize = 256;
 
+    /// Offset of the head word of the queue to `peer`.
+    pub const fn head(peer: KernelId, queue: Queue) -> usize {
+        RINGS + peer.index() * Queue::ALL.len() * RING_WORDS + queue as usize
+    }
+    /// Offset of the descriptors of the queue to `peer`.
+    pub const fn slots(peer: KernelId, queue: Queue) -> usize {
+        RINGS + (peer.index() * Queue::ALL.len() + queue as usize) * RING_WORDS + 8
+    }
+    /// Offset of the consumed count of the queue from `peer`.
+    pub const fn tail(peer: KernelId, queue: Queue) -> usize {
+        TAILS + peer.index() * Queue::ALL.len() + queue as usize
+    }
     /// Offset of the packet pool, for a machine of `kernels`.
     pub const fn packets(kernels: usize) -> usize {
         (RINGS + kernels * Queue::ALL.len() * RING_WORDS).next_multiple_of(PAGE_WORDS)
