@@ -275,12 +275,8 @@ impl Asm {
         let page = PAGE as u64;
         let code_at = page;
         let data_at = (code_at + code.len() as u64).next_multiple_of(page);
-        let data_memory = if self.zeros == 0 {
-            self.data.len() as u64
-        } else {
-            0x40_0000 + self.zeros
-        }
-        .max(self.data.len() as u64);
+        let data_memory =
+            if self.zeros == 0 { self.data.len() as u64 } else { 0x40_0000 + self.zeros }.max(self.data.len() as u64);
         let mut headers = vec![(5_u32, code_at, CODE, code.len() as u64, code.len() as u64)];
         if data_memory != 0 {
             headers.push((6, data_at, DATA, self.data.len() as u64, data_memory));
@@ -299,9 +295,8 @@ impl Asm {
         }
         // PT_GNU_STACK: a stack that is not executable.
         let stack = (0x6474_e551_u32, 6_u32, 0, 0, 0, 0, 16);
-        let loads = headers
-            .into_iter()
-            .map(|(flags, at, addr, bytes, memory)| (1, flags, at, addr, bytes, memory, page));
+        let loads =
+            headers.into_iter().map(|(flags, at, addr, bytes, memory)| (1, flags, at, addr, bytes, memory, page));
         for (kind, flags, at, addr, bytes, memory, align) in loads.chain([stack]) {
             file.extend(kind.to_le_bytes());
             file.extend(flags.to_le_bytes());

@@ -21,14 +21,7 @@ pub struct Config {
 impl Config {
     /// A machine without accidents.
     pub fn new(kernels: usize, seed: u64) -> Config {
-        Config {
-            kernels,
-            pool_frames: 4096,
-            seed,
-            disk: Vec::new(),
-            fill: 0xa5,
-            timing: Timing::default(),
-        }
+        Config { kernels, pool_frames: 4096, seed, disk: Vec::new(), fill: 0xa5, timing: Timing::default() }
     }
 }
 

@@ -53,10 +53,7 @@ pub(crate) struct Core {
 impl Core {
     pub fn new(kernel: KernelId, private: FrameRange, pool: FrameRange, boot: Nanos) -> Core {
         Core {
-            life: Life {
-                kernel,
-                incarnation: Incarnation(1),
-            },
+            life: Life { kernel, incarnation: Incarnation(1) },
             phase: Phase::Booting(boot),
             stalled: Nanos(0),
             events: Events::empty(),

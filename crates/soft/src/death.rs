@@ -75,14 +75,7 @@ pub(crate) fn write_record(
     put(death::INCARNATION, u64::from(life.incarnation.0));
     put(death::CAUSE, cause as u64);
     put(death::TIME, now.0);
-    put(
-        death::VECTOR,
-        if cause == DeathCause::Exception {
-            14
-        } else {
-            0
-        },
-    );
+    put(death::VECTOR, if cause == DeathCause::Exception { 14 } else { 0 });
     for word in death::CODE..death::MESSAGE_LEN {
         put(word, 0);
     }

@@ -49,22 +49,11 @@ impl Disk {
         self.requests.clear();
         self.done.clear();
     }
-    pub fn read(
-        &mut self,
-        tag: u64,
-        block: u64,
-        frame: Frame,
-        due: Nanos,
-    ) -> Result<(), DeviceError> {
+    pub fn read(&mut self, tag: u64, block: u64, frame: Frame, due: Nanos) -> Result<(), DeviceError> {
         if self.requests.len() + self.done.len() >= DISK_QUEUE {
             return Err(DeviceError::Busy);
         }
-        self.requests.push(Request {
-            tag,
-            block,
-            frame,
-            due,
-        });
+        self.requests.push(Request { tag, block, frame, due });
         Ok(())
     }
     pub fn due(&self) -> Option<Nanos> {

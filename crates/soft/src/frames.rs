@@ -10,10 +10,7 @@ pub(crate) struct Frames {
 
 impl Frames {
     pub fn new(count: usize, fill: u8) -> Frames {
-        Frames {
-            pages: (0..count).map(|_| None).collect(),
-            fill,
-        }
+        Frames { pages: (0..count).map(|_| None).collect(), fill }
     }
     /// Copies out; false if the bytes do not lie in one frame of the machine.
     pub fn read(&self, frame: Frame, offset: usize, into: &mut [u8]) -> bool {

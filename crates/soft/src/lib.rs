@@ -2,7 +2,7 @@
 //! deterministic from one seed (D5).
 //!
 //! A [`World`] is one whole machine. [`SoftMachine`] is one core of it as its kernel sees it. What happens next is asked
-//! of [`World::next`]; the caller runs one turn of that core's kernel and hands an unwound turn to [`World::settle`].
+//! of [`World::advance`]; the caller runs one turn of that core's kernel and hands an unwound turn to [`World::settle`].
 #![forbid(unsafe_code)]
 
 pub mod asm;

@@ -16,8 +16,7 @@ use shimos_abi::{
     time::Nanos,
 };
 use shimos_hal::{
-    Events, Fenced, Fpu, FrameSource, Identity, Machine, Mapping, OutOfFrames, Regs, Rights, Trap,
-    machine::DeviceError,
+    Events, Fenced, Fpu, FrameSource, Identity, Machine, Mapping, OutOfFrames, Regs, Rights, Trap, machine::DeviceError,
 };
 use std::sync::{
     Arc,
@@ -62,13 +61,7 @@ impl SoftMachine {
             apic_ids,
         };
         drop(inner);
-        SoftMachine {
-            world: world.clone(),
-            core: kernel.index(),
-            identity,
-            baton,
-            vectors: Vectors::default(),
-        }
+        SoftMachine { world: world.clone(), core: kernel.index(), identity, baton, vectors: Vectors::default() }
     }
     /// The world that the core is part of.
     pub fn world(&self) -> &World {
@@ -78,9 +71,7 @@ impl SoftMachine {
     /// One step of this core: time passes, the step may be one to die in, and `work` is done.
     fn step<T>(&self, work: impl FnOnce(&mut Inner, usize) -> Step<T>) -> T {
         let mut inner = self.world.lock();
-        let result = self
-            .count(&mut inner)
-            .and_then(|()| work(&mut inner, self.core));
+        let result = self.count(&mut inner).and_then(|()| work(&mut inner, self.core));
         match result {
             Ok(value) => {
                 let ppm = inner.config.timing.preempt_ppm;
@@ -104,10 +95,7 @@ impl SoftMachine {
                     End::Panicked(_) | End::Stopped => {}
                 }
                 drop(inner);
-                unwind(Died {
-                    life: self.identity.life,
-                    end,
-                })
+                unwind(Died { life: self.identity.life, end })
             }
         }
     }
@@ -134,10 +122,7 @@ impl SoftMachine {
         if let Some(baton) = &self.baton
             && !baton.pass()
         {
-            unwind(Died {
-                life: self.identity.life,
-                end: End::Stopped,
-            });
+            unwind(Died { life: self.identity.life, end: End::Stopped });
         }
     }
     fn owner(inner: &Inner, device: Device) -> Option<Life> {
@@ -159,11 +144,7 @@ fn read(inner: &Inner, core: usize, frame: Frame, offset: usize, into: &mut [u8]
     if !inner.readable(core, frame) {
         return fault(format!("read of {frame:?}, which is not its own"));
     }
-    if inner.frames.read(frame, offset, into) {
-        Ok(())
-    } else {
-        fault(format!("read across the end of {frame:?}"))
-    }
+    if inner.frames.read(frame, offset, into) { Ok(()) } else { fault(format!("read across the end of {frame:?}")) }
 }
 
 fn write(inner: &mut Inner, core: usize, frame: Frame, offset: usize, from: &[u8]) -> Step<()> {
@@ -174,20 +155,14 @@ fn write(inner: &mut Inner, core: usize, frame: Frame, offset: usize, from: &[u8
         return fault(format!("write to {frame:?}, which holds page tables"));
     }
     lent(inner, core, frame)?;
-    if inner.frames.write(frame, offset, from) {
-        Ok(())
-    } else {
-        fault(format!("write across the end of {frame:?}"))
-    }
+    if inner.frames.write(frame, offset, from) { Ok(()) } else { fault(format!("write across the end of {frame:?}")) }
 }
 
 /// A frame that a program on another kernel still maps must not change.
 fn lent(inner: &Inner, core: usize, frame: Frame) -> Step<()> {
     for (peer, other) in inner.cores.iter().enumerate() {
         if peer != core && other.foreign.contains_key(&frame) {
-            return fault(format!(
-                "{frame:?} got a new use while k{peer} still maps it"
-            ));
+            return fault(format!("{frame:?} got a new use while k{peer} still maps it"));
         }
     }
     Ok(())
@@ -199,11 +174,7 @@ fn count_foreign(inner: &mut Inner, core: usize, frame: Frame, more: i32) {
         return;
     }
     let foreign = &mut inner.cores[core].foreign;
-    let count = foreign
-        .get(&frame)
-        .copied()
-        .unwrap_or(0)
-        .saturating_add_signed(more);
+    let count = foreign.get(&frame).copied().unwrap_or(0).saturating_add_signed(more);
     if count == 0 {
         foreign.remove(&frame);
     } else {
@@ -296,25 +267,14 @@ impl Machine for SoftMachine {
         })
     }
     fn write_word(&mut self, frame: Frame, index: usize, value: u64) {
-        self.step(|inner, core| {
-            write(
-                inner,
-                core,
-                frame,
-                index.saturating_mul(8),
-                &value.to_le_bytes(),
-            )
-        });
+        self.step(|inner, core| write(inner, core, frame, index.saturating_mul(8), &value.to_le_bytes()));
     }
     fn readable(&self, frame: Frame) -> bool {
         self.step(|inner, core| Ok(inner.readable(core, frame)))
     }
 
     fn new_space(&mut self, frames: &mut dyn FrameSource) -> Result<SoftSpace, OutOfFrames> {
-        let mut tables = Tables {
-            frames,
-            taken: Vec::new(),
-        };
+        let mut tables = Tables { frames, taken: Vec::new() };
         let space = SoftSpace::new(&mut tables)?;
         self.step(|inner, core| book(inner, core, &tables.taken));
         Ok(space)
@@ -329,10 +289,7 @@ impl Machine for SoftMachine {
             }
             Ok(())
         });
-        space
-            .tables
-            .into_iter()
-            .for_each(|frame| frames.give(frame));
+        space.tables.into_iter().for_each(|frame| frames.give(frame));
     }
     fn map(
         &mut self,
@@ -342,10 +299,7 @@ impl Machine for SoftMachine {
         rights: Rights,
         frames: &mut dyn FrameSource,
     ) -> Result<(), OutOfFrames> {
-        let mut tables = Tables {
-            frames,
-            taken: Vec::new(),
-        };
+        let mut tables = Tables { frames, taken: Vec::new() };
         let reached = space.reach(page, &mut tables);
         self.step(|inner, core| {
             book(inner, core, &tables.taken)?;
@@ -364,14 +318,7 @@ impl Machine for SoftMachine {
                 }
                 lent(inner, core, frame)?;
             }
-            let old = space.pages.borrow_mut().insert(
-                page,
-                Mapping {
-                    frame,
-                    rights,
-                    dirty: false,
-                },
-            );
+            let old = space.pages.borrow_mut().insert(page, Mapping { frame, rights, dirty: false });
             if let Some(old) = old {
                 count_foreign(inner, core, old.frame, -1);
             }
@@ -402,12 +349,8 @@ impl Machine for SoftMachine {
         if first >= end {
             return;
         }
-        let found: Vec<(UserPage, Mapping)> = space
-            .pages
-            .borrow()
-            .range(first..end)
-            .map(|(page, mapping)| (*page, *mapping))
-            .collect();
+        let found: Vec<(UserPage, Mapping)> =
+            space.pages.borrow().range(first..end).map(|(page, mapping)| (*page, *mapping)).collect();
         for (page, mapping) in found {
             let rights = visit(page, mapping);
             self.step(|inner, core| {
@@ -415,19 +358,12 @@ impl Machine for SoftMachine {
                 match rights {
                     Some(rights) => {
                         if rights.contains(Rights::WRITE) && !inner.owns(core, mapping.frame) {
-                            return fault(format!(
-                                "mapped {:?} of a peer for writing",
-                                mapping.frame
-                            ));
+                            return fault(format!("mapped {:?} of a peer for writing", mapping.frame));
                         }
                         if let Some(entry) = pages.get_mut(&page) {
                             // Write protection is what clears the bit; see `Mapping::dirty`.
                             let dirty = entry.dirty && rights.contains(Rights::WRITE);
-                            *entry = Mapping {
-                                rights,
-                                dirty,
-                                ..*entry
-                            };
+                            *entry = Mapping { rights, dirty, ..*entry };
                         }
                     }
                     None => {
@@ -443,8 +379,7 @@ impl Machine for SoftMachine {
     fn run(&mut self, space: &SoftSpace, regs: &mut Regs, fpu: &mut Fpu, until: Nanos) -> Trap {
         let mut vectors = std::mem::take(&mut self.vectors);
         vectors.load(fpu);
-        let trap =
-            self.step(|inner, core| processor::run(inner, core, space, regs, &mut vectors, until));
+        let trap = self.step(|inner, core| processor::run(inner, core, space, regs, &mut vectors, until));
         self.vectors = vectors;
         trap
     }
@@ -511,11 +446,7 @@ impl Machine for SoftMachine {
             self.owns_device(inner, Device::Console)?;
             // As a real one, it sometimes takes less than it is given.
             let most = bytes.len().min(64);
-            let taken = if inner.rng.below(4) == 0 {
-                inner.rng.below(most as u64 + 1) as usize
-            } else {
-                most
-            };
+            let taken = if inner.rng.below(4) == 0 { inner.rng.below(most as u64 + 1) as usize } else { most };
             inner.console.output.extend(bytes.iter().take(taken));
             Ok(taken)
         })
@@ -615,17 +546,11 @@ impl Machine for SoftMachine {
                 return Ok(None);
             };
             let mark = u64::from(life.incarnation.0) + 1;
-            if inner
-                .mailbox(life.kernel.index(), commons::MAILBOX_PARKED)
-                .load(Ordering::SeqCst)
-                != mark
-            {
+            if inner.mailbox(life.kernel.index(), commons::MAILBOX_PARKED).load(Ordering::SeqCst) != mark {
                 return Ok(None);
             }
             if core.life != life || core.phase != Phase::Parked {
-                return fault(format!(
-                    "the mailbox says that {life} is parked, and it is not"
-                ));
+                return fault(format!("the mailbox says that {life} is parked, and it is not"));
             }
             Ok(Some(Fenced::acknowledged(life)))
         })
@@ -650,14 +575,9 @@ impl Machine for SoftMachine {
     fn unmap_peer(&mut self, peer: KernelId) {
         self.step(|inner, core| {
             if let Some(pool) = inner.cores.get(peer.index()).map(|other| other.pool)
-                && let Some(frame) = inner.cores[core]
-                    .foreign
-                    .keys()
-                    .find(|frame| pool.contains(**frame))
+                && let Some(frame) = inner.cores[core].foreign.keys().find(|frame| pool.contains(**frame))
             {
-                return fault(format!(
-                    "unmapped {peer} while a program still maps its {frame:?}"
-                ));
+                return fault(format!("unmapped {peer} while a program still maps its {frame:?}"));
             }
             inner.cores[core].mapped.remove(&peer);
             Ok(())
@@ -666,10 +586,7 @@ impl Machine for SoftMachine {
     fn restart(&mut self, dead: Fenced) -> Life {
         self.step(|inner, _| {
             let life = dead.life();
-            let next = Life {
-                kernel: life.kernel,
-                incarnation: Incarnation(life.incarnation.0 + 1),
-            };
+            let next = Life { kernel: life.kernel, incarnation: Incarnation(life.incarnation.0 + 1) };
             let index = life.kernel.index();
             if inner.cores[index].life != life || inner.cores[index].phase != Phase::Parked {
                 return fault(format!("restart of {life}, which is not parked any more"));
@@ -681,11 +598,7 @@ impl Machine for SoftMachine {
             core.phase = Phase::Booting(boot);
             core.nmi = false;
             core.init = false;
-            for word in [
-                commons::MAILBOX_COMMAND,
-                commons::MAILBOX_FENCE,
-                commons::MAILBOX_PARKED,
-            ] {
+            for word in [commons::MAILBOX_COMMAND, commons::MAILBOX_FENCE, commons::MAILBOX_PARKED] {
                 inner.mailbox(index, word).store(0, Ordering::SeqCst);
             }
             Ok(next)
@@ -693,19 +606,13 @@ impl Machine for SoftMachine {
     }
     fn park(&mut self) -> ! {
         self.step::<()>(|_, _| Err(End::Parked));
-        unwind(Died {
-            life: self.identity.life,
-            end: End::Parked,
-        })
+        unwind(Died { life: self.identity.life, end: End::Parked })
     }
     fn inject(&mut self, fault: Fault) {
         self.step::<()>(|_, _| Err(End::Crashed(fault.into())));
     }
     fn power_off(&mut self) -> ! {
         self.step::<()>(|_, _| Err(End::PowerOff));
-        unwind(Died {
-            life: self.identity.life,
-            end: End::PowerOff,
-        })
+        unwind(Died { life: self.identity.life, end: End::PowerOff })
     }
 }

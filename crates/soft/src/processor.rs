@@ -66,11 +66,7 @@ impl Vectors {
         self.tag = Some(fpu.tag);
         self.registers = [0; 4];
         for (index, register) in self.registers.iter_mut().enumerate() {
-            if let Some(Ok(word)) = fpu
-                .area
-                .get(XMM + index * 16..XMM + index * 16 + 8)
-                .map(<[u8; 8]>::try_from)
-            {
+            if let Some(Ok(word)) = fpu.area.get(XMM + index * 16..XMM + index * 16 + 8).map(<[u8; 8]>::try_from) {
                 *register = u64::from_le_bytes(word);
             }
         }
@@ -88,8 +84,7 @@ impl Vectors {
         }
         fpu.area[512..520].copy_from_slice(&3_u64.to_le_bytes());
         for (index, register) in self.registers.iter().enumerate() {
-            fpu.area[XMM + index * 16..XMM + index * 16 + 8]
-                .copy_from_slice(&register.to_le_bytes());
+            fpu.area[XMM + index * 16..XMM + index * 16 + 8].copy_from_slice(&register.to_le_bytes());
         }
     }
 }
@@ -154,10 +149,7 @@ impl Memory<'_> {
                 return Err(trap);
             }
             if !self.inner.readable(self.core, mapping.frame) {
-                return Err(Stop::Kernel(format!(
-                    "a program maps {:?}, which is not readable",
-                    mapping.frame
-                )));
+                return Err(Stop::Kernel(format!("a program maps {:?}, which is not readable", mapping.frame)));
             }
             mapping.dirty |= access == Access::Write;
             let length = (PAGE - at.offset()).min(bytes.len() - done);
@@ -219,11 +211,7 @@ fn execute(memory: &mut Memory<'_>, regs: &mut Regs, vectors: &mut Vectors) -> R
             own
         }
         op::STORE_BYTE => {
-            memory.access(
-                left.wrapping_add(immediate),
-                &mut [own as u8],
-                Access::Write,
-            )?;
+            memory.access(left.wrapping_add(immediate), &mut [own as u8], Access::Write)?;
             own
         }
         op::ADD => left.wrapping_add(right),

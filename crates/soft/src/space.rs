@@ -19,18 +19,10 @@ pub struct SoftSpace {
 impl SoftSpace {
     pub(crate) fn new(frames: &mut dyn FrameSource) -> Result<SoftSpace, OutOfFrames> {
         let root = frames.take().ok_or(OutOfFrames)?;
-        Ok(SoftSpace {
-            pages: RefCell::default(),
-            tables: vec![root],
-            nodes: BTreeSet::new(),
-        })
+        Ok(SoftSpace { pages: RefCell::default(), tables: vec![root], nodes: BTreeSet::new() })
     }
     /// Makes sure that the tables for `page` exist. What was taken before the frames ran out stays.
-    pub(crate) fn reach(
-        &mut self,
-        page: UserPage,
-        frames: &mut dyn FrameSource,
-    ) -> Result<(), OutOfFrames> {
+    pub(crate) fn reach(&mut self, page: UserPage, frames: &mut dyn FrameSource) -> Result<(), OutOfFrames> {
         for level in [27_u8, 18, 9] {
             let node = (level, page.0 >> level);
             if !self.nodes.contains(&node) {

@@ -34,10 +34,7 @@ impl Baton {
     fn wait_while(&self, unwanted: Holder) -> Holder {
         let mut holder = self.holder.lock().unwrap_or_else(PoisonError::into_inner);
         while *holder == unwanted {
-            holder = self
-                .changed
-                .wait(holder)
-                .unwrap_or_else(PoisonError::into_inner);
+            holder = self.changed.wait(holder).unwrap_or_else(PoisonError::into_inner);
         }
         *holder
     }
@@ -74,15 +71,11 @@ impl<F: Fn(SoftMachine) + Send + Sync + 'static> Threads<F> {
     /// `kernel` boots a kernel on a machine and runs it for ever.
     pub fn new(world: World, kernel: F) -> Threads<F> {
         let threads = (0..world.kernels()).map(|_| None).collect();
-        Threads {
-            world,
-            kernel: Arc::new(kernel),
-            threads,
-        }
+        Threads { world, kernel: Arc::new(kernel), threads }
     }
-    /// [`World::next`], after the threads of cores that were parked meanwhile have ended.
-    pub fn next(&mut self) -> Next {
-        let next = self.world.next();
+    /// [`World::advance`], after the threads of cores that were parked meanwhile have ended.
+    pub fn advance(&mut self) -> Next {
+        let next = self.world.advance();
         for index in 0..self.threads.len() {
             if self.world.phase(KernelId(index as u16)) == Phase::Parked {
                 self.stop(index);
@@ -93,10 +86,7 @@ impl<F: Fn(SoftMachine) + Send + Sync + 'static> Threads<F> {
     /// Starts the life that is to boot on `core`.
     pub fn boot(&mut self, core: KernelId) {
         self.stop(core.index());
-        let baton = Arc::new(Baton {
-            holder: Mutex::new(Holder::Host),
-            changed: Condvar::new(),
-        });
+        let baton = Arc::new(Baton { holder: Mutex::new(Holder::Host), changed: Condvar::new() });
         let outcome = Arc::new(Mutex::new(None));
         let machine = SoftMachine::with_baton(&self.world, core, baton.clone());
         let (kernel, world) = (self.kernel.clone(), self.world.clone());
@@ -113,11 +103,7 @@ impl<F: Fn(SoftMachine) + Send + Sync + 'static> Threads<F> {
             *own_outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(end);
             own_baton.hand(Holder::Host);
         });
-        self.threads[core.index()] = Some(Thread {
-            baton,
-            handle,
-            outcome,
-        });
+        self.threads[core.index()] = Some(Thread { baton, handle, outcome });
     }
     /// Lets `core` run until it gives the processor back or dies.
     pub fn turn(&mut self, core: KernelId) -> Turn {
@@ -126,11 +112,7 @@ impl<F: Fn(SoftMachine) + Send + Sync + 'static> Threads<F> {
         };
         thread.baton.hand(Holder::Core);
         thread.baton.wait_while(Holder::Core);
-        let outcome = thread
-            .outcome
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let outcome = thread.outcome.lock().unwrap_or_else(PoisonError::into_inner).take();
         match outcome {
             None => Turn::Passed,
             Some(end) => {

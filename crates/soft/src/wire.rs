@@ -12,12 +12,7 @@ impl World {
             return;
         }
         // The cable keeps the order.
-        let due = world
-            .card
-            .coming
-            .back()
-            .map_or(Nanos(0), |(last, _)| *last)
-            .max(world.now + delay);
+        let due = world.card.coming.back().map_or(Nanos(0), |(last, _)| *last).max(world.now + delay);
         world.card.coming.push_back((due, packet));
         world.device_at(due);
     }
@@ -35,12 +30,7 @@ impl World {
     }
     /// What the console has shown from byte `start` on.
     pub fn console_since(&self, start: usize) -> Vec<u8> {
-        self.lock()
-            .console
-            .output
-            .get(start..)
-            .unwrap_or_default()
-            .to_vec()
+        self.lock().console.output.get(start..).unwrap_or_default().to_vec()
     }
     /// Types at the console.
     pub fn console_type(&self, bytes: &[u8]) {

@@ -36,8 +36,7 @@ fn shared_area(words: usize) -> &'static [AtomicU64] {
     let mut spare = SPARE_AREAS.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(place) = spare.iter().position(|area| area.len() == words) {
         let area = spare.swap_remove(place);
-        area.iter()
-            .for_each(|word| word.store(0, Ordering::Relaxed));
+        area.iter().for_each(|word| word.store(0, Ordering::Relaxed));
         return area;
     }
     Box::leak((0..words).map(|_| AtomicU64::new(0)).collect())
@@ -82,10 +81,7 @@ pub(crate) struct Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        SPARE_AREAS
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(self.shared);
+        SPARE_AREAS.lock().unwrap_or_else(PoisonError::into_inner).push(self.shared);
     }
 }
 
@@ -103,17 +99,9 @@ impl World {
         let mut cores = Vec::new();
         for index in 0..layout.kernels() {
             let first = Frame(1 + index as u32 * size);
-            let pool = FrameRange {
-                first: Frame(first.0 + KERNEL_FRAMES),
-                count: size - KERNEL_FRAMES,
-            };
+            let pool = FrameRange { first: Frame(first.0 + KERNEL_FRAMES), count: size - KERNEL_FRAMES };
             let boot = Nanos(rng.below(if index == 0 { 1_000 } else { 2_000_000 }));
-            cores.push(Core::new(
-                KernelId(index as u16),
-                FrameRange { first, count: size },
-                pool,
-                boot,
-            ));
+            cores.push(Core::new(KernelId(index as u16), FrameRange { first, count: size }, pool, boot));
             let entry = master::ENTRIES + index * master::ENTRY_WORDS;
             shared[entry].store(apic_id(index).into(), Ordering::Relaxed);
             shared[entry + 1].store(first.0.into(), Ordering::Relaxed);
@@ -126,10 +114,7 @@ impl World {
         shared[master::WALL_BASE].store(WALL_BASE, Ordering::Relaxed);
         shared[master::MAGIC].store(MASTER_MAGIC, Ordering::Release);
         let frames = Frames::new((1 + layout.kernels() as u32 * size) as usize, config.fill);
-        let disk = Disk {
-            content: config.disk.clone(),
-            ..Disk::default()
-        };
+        let disk = Disk { content: config.disk.clone(), ..Disk::default() };
         World(Arc::new(Mutex::new(Inner {
             rng,
             now: Nanos(0),
@@ -155,7 +140,7 @@ impl World {
     }
 
     /// Decides what happens next, and lets the clock run until it does.
-    pub fn next(&self) -> Next {
+    pub fn advance(&self) -> Next {
         let mut world = self.lock();
         loop {
             if world.off {
@@ -168,16 +153,10 @@ impl World {
                 return Next::Host;
             }
             let now = world.now;
-            let ready: Vec<usize> = (0..world.cores.len())
-                .filter(|i| world.cores[*i].due().is_some_and(|due| due <= now))
-                .collect();
+            let ready: Vec<usize> =
+                (0..world.cores.len()).filter(|i| world.cores[*i].due().is_some_and(|due| due <= now)).collect();
             if ready.is_empty() {
-                let due = world
-                    .cores
-                    .iter()
-                    .filter_map(Core::due)
-                    .min()
-                    .unwrap_or(Nanos::NEVER);
+                let due = world.cores.iter().filter_map(Core::due).min().unwrap_or(Nanos::NEVER);
                 let due = due.min(world.host_due).min(world.device_due);
                 if due == Nanos::NEVER {
                     return Next::Still;
@@ -290,29 +269,18 @@ impl World {
 
     /// A copy of the shared area.
     pub fn snapshot(&self) -> SharedSnapshot {
-        SharedSnapshot(
-            self.shared()
-                .iter()
-                .map(|word| word.load(Ordering::Relaxed))
-                .collect(),
-        )
+        SharedSnapshot(self.shared().iter().map(|word| word.load(Ordering::Relaxed)).collect())
     }
     /// Whether since `before` nobody but `writer` wrote to outgoing parts, and nobody wrote the master table. Says what
     /// is wrong. To be called around one turn of `writer`.
-    pub fn check_shared_writers(
-        &self,
-        before: &SharedSnapshot,
-        writer: KernelId,
-    ) -> Result<(), String> {
+    pub fn check_shared_writers(&self, before: &SharedSnapshot, writer: KernelId) -> Result<(), String> {
         let (shared, layout) = (self.shared(), self.layout());
         let own = layout.outgoing(writer)..layout.outgoing(KernelId(writer.0 + 1));
         let commons = commons::START..commons::START + commons::WORDS;
         for (index, (word, old)) in shared.iter().zip(&before.0).enumerate() {
             let new = word.load(Ordering::Relaxed);
             if new != *old && !own.contains(&index) && !commons.contains(&index) {
-                return Err(format!(
-                    "{writer} changed shared word {index:#x} from {old:#x} to {new:#x}"
-                ));
+                return Err(format!("{writer} changed shared word {index:#x} from {old:#x} to {new:#x}"));
             }
         }
         Ok(())
@@ -337,10 +305,7 @@ impl Inner {
     /// Whether `core` may read `frame`.
     pub fn readable(&self, core: usize, frame: Frame) -> bool {
         self.owns(core, frame)
-            || self.cores[core]
-                .mapped
-                .iter()
-                .any(|peer| self.cores[peer.index()].pool.contains(frame))
+            || self.cores[core].mapped.iter().any(|peer| self.cores[peer.index()].pool.contains(frame))
     }
     /// Interrupts a core.
     pub fn ring(&mut self, core: usize, event: Events) {
@@ -368,11 +333,7 @@ impl Inner {
             self.ring_owner(self.card.owner, Events::NETWORK);
         }
         let card = self.card.coming.front().map(|(due, _)| *due);
-        self.device_due = self
-            .disk
-            .due()
-            .unwrap_or(Nanos::NEVER)
-            .min(card.unwrap_or(Nanos::NEVER));
+        self.device_due = self.disk.due().unwrap_or(Nanos::NEVER).min(card.unwrap_or(Nanos::NEVER));
     }
     /// Interrupts a device's owner, if it still lives.
     pub fn ring_owner(&mut self, owner: Option<Life>, event: Events) {
@@ -398,17 +359,15 @@ impl Inner {
             if self.cores[core].phase == Phase::Deaf {
                 return true;
             }
-            if self
-                .mailbox(core, commons::MAILBOX_FENCE)
-                .load(Ordering::SeqCst)
-                == mark
-            {
+            if self.mailbox(core, commons::MAILBOX_FENCE).load(Ordering::SeqCst) == mark {
                 self.park(core);
             } else {
-                self.mailbox(core, commons::MAILBOX_PROBE_RIP)
-                    .store(0x1000, Ordering::SeqCst);
-                self.mailbox(core, commons::MAILBOX_PROBED)
-                    .fetch_add(1, Ordering::SeqCst);
+                self.mailbox(core, commons::MAILBOX_PROBE_RIP).store(0x1000, Ordering::SeqCst);
+                self.mailbox(core, commons::MAILBOX_PROBED).fetch_add(1, Ordering::SeqCst);
+                // It also ends a halt.
+                if matches!(self.cores[core].phase, Phase::Idle(_)) {
+                    self.cores[core].phase = Phase::Running;
+                }
             }
         }
         true
@@ -418,8 +377,7 @@ impl Inner {
         let mark = u64::from(self.cores[core].life.incarnation.0) + 1;
         self.cores[core].clear();
         self.cores[core].phase = Phase::Parked;
-        self.mailbox(core, commons::MAILBOX_PARKED)
-            .store(mark, Ordering::SeqCst);
+        self.mailbox(core, commons::MAILBOX_PARKED).store(mark, Ordering::SeqCst);
     }
     /// The kernel of a core dies.
     pub fn crash(&mut self, core: usize, crash: Crash, message: &str) {
@@ -430,11 +388,7 @@ impl Inner {
         self.cores[core].clear();
         match crash {
             Crash::Panic | Crash::Exception => {
-                let cause = if crash == Crash::Panic {
-                    DeathCause::Panic
-                } else {
-                    DeathCause::Exception
-                };
+                let cause = if crash == Crash::Panic { DeathCause::Panic } else { DeathCause::Exception };
                 write_record(self.shared, self.layout, life, self.now, cause, message);
                 for peer in (0..self.cores.len()).filter(|peer| *peer != core) {
                     self.ring(peer, Events::IKC);
