@@ -1,0 +1,149 @@
+//! The frames of the pool and who holds them.
+use alloc::vec;
+use alloc::vec::Vec;
+use shimos_abi::addr::{Frame, FrameRange};
+use shimos_hal::{FrameSource, Machine};
+
+/// The frames of one kernel's pool, each with a reference count.
+///
+/// A frame outside the pool is *foreign*: lent by a kernel that died. Sharing and releasing it does nothing, and it is
+/// never exclusive, so a write always copies it.
+pub struct Frames {
+    pool: FrameRange,
+    /// One bit a frame; set for free.
+    free: Vec<u64>,
+    counts: Vec<u32>,
+    /// The word of `free` where the last search ended.
+    next: usize,
+    free_count: usize,
+    zero: Option<Frame>,
+    mistakes: u64,
+}
+
+impl Frames {
+    /// All frames of the pool are free but the first: that is the head of the reserved memory.
+    pub fn new(pool: FrameRange) -> Frames {
+        let count = pool.count as usize;
+        let mut free = vec![u64::MAX; count.div_ceil(64)];
+        if !count.is_multiple_of(64)
+            && let Some(last) = free.last_mut()
+        {
+            *last = (1 << (count % 64)) - 1;
+        }
+        let mut frames =
+            Frames { pool, free, counts: vec![0; count], next: 0, free_count: count, zero: None, mistakes: 0 };
+        frames.reserve(pool.first);
+        frames
+    }
+
+    /// The pool.
+    pub fn pool(&self) -> FrameRange {
+        self.pool
+    }
+
+    /// Adds a reference to a frame that was not handed out here: one that an image still holds at boot.
+    pub fn reserve(&mut self, frame: Frame) {
+        let Some(index) = self.pool.index(frame) else { return };
+        let Some(count) = self.counts.get_mut(index) else { return };
+        if *count == 0 {
+            if let Some(word) = self.free.get_mut(index / 64) {
+                *word &= !(1 << (index % 64));
+            }
+            self.free_count = self.free_count.saturating_sub(1);
+        }
+        *count = count.saturating_add(1);
+    }
+
+    /// Adds a reference to a frame that is in use.
+    pub fn share(&mut self, frame: Frame) {
+        let Some(index) = self.pool.index(frame) else { return };
+        match self.counts.get_mut(index) {
+            Some(count) if *count > 0 => *count = count.saturating_add(1),
+            _ => self.mistakes += 1,
+        }
+    }
+
+    /// Gives a reference up. The frame is free when nobody holds it any more.
+    pub fn release(&mut self, frame: Frame) {
+        let Some(index) = self.pool.index(frame) else { return };
+        match self.counts.get_mut(index) {
+            Some(count) if *count > 0 => {
+                *count -= 1;
+                if *count == 0 {
+                    if let Some(word) = self.free.get_mut(index / 64) {
+                        *word |= 1 << (index % 64);
+                    }
+                    self.free_count += 1;
+                }
+            }
+            _ => self.mistakes += 1,
+        }
+    }
+
+    /// How many hold `frame`; 0 for a free or a foreign one.
+    pub fn references(&self, frame: Frame) -> u32 {
+        self.pool.index(frame).and_then(|index| self.counts.get(index)).copied().unwrap_or(0)
+    }
+
+    /// Whether the frame is of the pool and held by one alone, who may therefore write to it.
+    pub fn exclusive(&self, frame: Frame) -> bool {
+        self.references(frame) == 1
+    }
+
+    /// Whether the frame lies outside the pool.
+    pub fn is_foreign(&self, frame: Frame) -> bool {
+        !self.pool.contains(frame)
+    }
+
+    /// How many frames are free.
+    pub fn free_count(&self) -> usize {
+        self.free_count
+    }
+
+    /// How many frames there are.
+    pub fn total(&self) -> usize {
+        self.pool.count as usize
+    }
+
+    /// Calls that made no sense (a reference given up twice, a free frame shared). Not 0 means a bug in this kernel.
+    pub fn mistakes(&self) -> u64 {
+        self.mistakes
+    }
+
+    /// The one frame of zeros that all untouched pages share. No reference is added; it is never freed.
+    pub fn zero_frame<M: Machine>(&mut self, machine: &mut M) -> Option<Frame> {
+        if self.zero.is_none() {
+            let frame = self.take()?;
+            machine.zero_frame(frame);
+            self.zero = Some(frame);
+        }
+        self.zero
+    }
+}
+
+impl FrameSource for Frames {
+    fn take(&mut self) -> Option<Frame> {
+        if self.free_count == 0 {
+            return None;
+        }
+        let words = self.free.len();
+        for step in 0..words {
+            let at = (self.next + step) % words;
+            let word = self.free.get_mut(at)?;
+            if *word != 0 {
+                let bit = word.trailing_zeros() as usize;
+                *word &= *word - 1;
+                self.next = at;
+                self.free_count -= 1;
+                let index = at * 64 + bit;
+                *self.counts.get_mut(index)? = 1;
+                return Some(self.pool.at(index));
+            }
+        }
+        None
+    }
+
+    fn give(&mut self, frame: Frame) {
+        self.release(frame);
+    }
+}

@@ -1,0 +1,189 @@
+//! Sets of page numbers.
+use alloc::collections::BTreeMap;
+
+const WORDS: usize = 8;
+/// Pages in one chunk of a set: as many as one page table maps.
+pub const CHUNK: u64 = WORDS as u64 * 64;
+
+/// A set of page numbers, kept as bit maps of [`CHUNK`] pages: dense sets cost little, and it is walked in order.
+#[derive(Clone, Default, Debug, PartialEq, Eq)]
+pub struct PageSet {
+    chunks: BTreeMap<u64, [u64; WORDS]>,
+    len: usize,
+}
+
+/// The members of a set within one chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Chunk {
+    base: u64,
+    words: [u64; WORDS],
+}
+
+impl Chunk {
+    /// How many members.
+    pub fn len(&self) -> usize {
+        self.words.iter().map(|word| word.count_ones() as usize).sum()
+    }
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.words.iter().all(|word| *word == 0)
+    }
+    /// Whether `page` is a member of this chunk.
+    pub fn contains(&self, page: u64) -> bool {
+        page.checked_sub(self.base)
+            .and_then(|at| Some((self.words.get((at / 64) as usize)? >> (at % 64)) & 1 == 1))
+            .unwrap_or(false)
+    }
+    /// The members in order.
+    pub fn iter(&self) -> impl Iterator<Item = u64> + use<> {
+        let base = self.base;
+        self.words
+            .into_iter()
+            .enumerate()
+            .flat_map(move |(at, word)| bits(word).map(move |bit| base + at as u64 * 64 + bit))
+    }
+    /// The first member and the page behind the last one.
+    pub fn bounds(&self) -> Option<(u64, u64)> {
+        let first = self.words.iter().position(|word| *word != 0)?;
+        let last = self.words.iter().rposition(|word| *word != 0)?;
+        let low = self.words.get(first)?.trailing_zeros() as u64;
+        let high = 64 - self.words.get(last)?.leading_zeros() as u64;
+        Some((self.base + first as u64 * 64 + low, self.base + last as u64 * 64 + high))
+    }
+}
+
+fn bits(word: u64) -> impl Iterator<Item = u64> {
+    core::iter::successors(Some(word), |word| Some(*word & word.wrapping_sub(1)))
+        .take_while(|word| *word != 0)
+        .map(|word| word.trailing_zeros() as u64)
+}
+
+/// The bits of word `at` of the chunk at `base` that lie in `first..end`.
+fn mask(base: u64, at: usize, first: u64, end: u64) -> u64 {
+    let start = base + at as u64 * 64;
+    let low = first.saturating_sub(start).min(64);
+    let high = end.saturating_sub(start).min(64);
+    let below = |n: u64| if n >= 64 { u64::MAX } else { (1 << n) - 1 };
+    below(high) & !below(low)
+}
+
+impl PageSet {
+    /// An empty set.
+    pub const fn new() -> PageSet {
+        PageSet { chunks: BTreeMap::new(), len: 0 }
+    }
+    /// How many members.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+    /// Removes all.
+    pub fn clear(&mut self) {
+        self.chunks.clear();
+        self.len = 0;
+    }
+    /// Adds a page; whether it is new.
+    pub fn insert(&mut self, page: u64) -> bool {
+        let words = self.chunks.entry(page / CHUNK).or_default();
+        let at = page % CHUNK;
+        let Some(word) = words.get_mut((at / 64) as usize) else { return false };
+        let new = (*word >> (at % 64)) & 1 == 0;
+        *word |= 1 << (at % 64);
+        self.len += usize::from(new);
+        new
+    }
+    /// Removes a page; whether it was there.
+    pub fn remove(&mut self, page: u64) -> bool {
+        let Some(words) = self.chunks.get_mut(&(page / CHUNK)) else { return false };
+        let at = page % CHUNK;
+        let Some(word) = words.get_mut((at / 64) as usize) else { return false };
+        let there = (*word >> (at % 64)) & 1 == 1;
+        *word &= !(1 << (at % 64));
+        self.len -= usize::from(there);
+        if there && words.iter().all(|word| *word == 0) {
+            self.chunks.remove(&(page / CHUNK));
+        }
+        there
+    }
+    /// Whether a page is a member.
+    pub fn contains(&self, page: u64) -> bool {
+        let Some(words) = self.chunks.get(&(page / CHUNK)) else { return false };
+        let at = page % CHUNK;
+        words.get((at / 64) as usize).is_some_and(|word| (word >> (at % 64)) & 1 == 1)
+    }
+    /// Adds the members of another set.
+    pub fn merge(&mut self, other: &PageSet) {
+        for (key, words) in &other.chunks {
+            let own = self.chunks.entry(*key).or_default();
+            for (own, word) in own.iter_mut().zip(words) {
+                self.len += (word & !*own).count_ones() as usize;
+                *own |= word;
+            }
+        }
+    }
+    /// The first member at or above `page`.
+    pub fn first_from(&self, page: u64) -> Option<u64> {
+        self.chunk_from(page, u64::MAX).and_then(|chunk| chunk.bounds()).map(|(first, _)| first)
+    }
+    /// The members within `from..end` of the first chunk that has any there.
+    pub fn chunk_from(&self, from: u64, end: u64) -> Option<Chunk> {
+        if from >= end {
+            return None;
+        }
+        for (key, words) in self.chunks.range(from / CHUNK..=(end - 1) / CHUNK) {
+            let chunk = Self::masked(*key, words, from, end);
+            if !chunk.is_empty() {
+                return Some(chunk);
+            }
+        }
+        None
+    }
+    /// The members of the chunk that holds `page`.
+    pub fn chunk_of(&self, page: u64) -> Chunk {
+        let key = page / CHUNK;
+        Chunk { base: key * CHUNK, words: self.chunks.get(&key).copied().unwrap_or_default() }
+    }
+    /// All chunks with members, in order.
+    pub fn chunks(&self) -> impl Iterator<Item = Chunk> {
+        self.chunks.iter().map(|(key, words)| Chunk { base: key * CHUNK, words: *words })
+    }
+    /// The members in order.
+    pub fn iter(&self) -> impl Iterator<Item = u64> {
+        self.chunks().flat_map(|chunk| chunk.iter())
+    }
+    /// Removes the members in `first..end`; how many they were.
+    pub fn remove_range(&mut self, first: u64, end: u64) -> usize {
+        if first >= end {
+            return 0;
+        }
+        let mut removed = 0;
+        let mut from = first;
+        while let Some(chunk) = self.chunk_from(from, end) {
+            let key = chunk.base / CHUNK;
+            let mut empty = true;
+            for (own, word) in self.chunks.get_mut(&key).into_iter().flatten().zip(chunk.words) {
+                removed += word.count_ones() as usize;
+                *own &= !word;
+                empty &= *own == 0;
+            }
+            if empty {
+                self.chunks.remove(&key);
+            }
+            from = chunk.base.saturating_add(CHUNK);
+        }
+        self.len -= removed;
+        removed
+    }
+
+    fn masked(key: u64, words: &[u64; WORDS], first: u64, end: u64) -> Chunk {
+        let base = key * CHUNK;
+        let mut words = *words;
+        for (at, word) in words.iter_mut().enumerate() {
+            *word &= mask(base, at, first, end);
+        }
+        Chunk { base, words }
+    }
+}

@@ -1,0 +1,298 @@
+//! Change tracking for checkpoints, and pages that come from an image.
+use crate::{
+    fault::read_rights,
+    frames::Frames,
+    objects::{ObjectId, Objects},
+    page_set::PageSet,
+    space::{AddressSpace, Progress, Tracking},
+    vma::Sharing,
+};
+use alloc::vec::Vec;
+use shimos_abi::addr::{Frame, UserPage};
+use shimos_hal::{FrameSource, Machine, OutOfFrames, Rights};
+
+/// Up to this many pages of one chunk are looked up one by one.
+const FEW: usize = 6;
+
+/// Why a page of an image cannot be taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AdoptError {
+    /// No private mapping or no object holds such a page: the image contradicts itself.
+    NotMapped,
+    /// There is no free frame for a page table.
+    OutOfMemory,
+}
+
+impl AddressSpace {
+    /// Starts or ends change tracking. When it starts, all owned pages count as changed.
+    pub fn set_tracking(&mut self, tracking: Tracking) {
+        self.tracking = tracking;
+        self.changed.clear();
+        if tracking == Tracking::On {
+            self.changed = self.owned.clone();
+        }
+    }
+    /// How many pages [`AddressSpace::collect`] would report.
+    pub fn changed_pages(&self) -> usize {
+        self.changed.len()
+    }
+
+    /// Write-protects and reports every changed page to `visit`, with its frame, or `None` when it has none of its own
+    /// any more. The image takes a reference to each frame; from then on a store copies. Pages of shared mappings are
+    /// write-protected as well; their objects report them ([`Objects::collect`]), in the same pause.
+    ///
+    /// The reported pages are returned: if the checkpoint does not commit, they go to
+    /// [`AddressSpace::restore_changes`]. If `visit` fails that is done here.
+    pub fn collect<M: Machine, E>(
+        &mut self,
+        machine: &mut M,
+        tables: &mut M::Space,
+        mut visit: impl FnMut(&mut M, UserPage, Option<Frame>) -> Result<(), E>,
+    ) -> Result<PageSet, E> {
+        for chunk in core::mem::take(&mut self.shared_writable).chunks() {
+            if let Some((low, high)) = chunk.bounds() {
+                machine.update(tables, UserPage(low), UserPage(high), &mut |page, mapping| {
+                    Some(if chunk.contains(page.0) { mapping.rights - Rights::WRITE } else { mapping.rights })
+                });
+            }
+        }
+        let changed = core::mem::take(&mut self.changed);
+        match self.report(machine, tables, &changed, &mut visit) {
+            Ok(()) => Ok(changed),
+            Err(error) => {
+                self.changed = changed;
+                Err(error)
+            }
+        }
+    }
+
+    fn report<M: Machine, E>(
+        &self,
+        machine: &mut M,
+        tables: &mut M::Space,
+        changed: &PageSet,
+        visit: &mut impl FnMut(&mut M, UserPage, Option<Frame>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut found: Vec<(u64, Frame)> = Vec::new();
+        for chunk in changed.chunks() {
+            let Some((low, high)) = chunk.bounds() else { continue };
+            let owned = self.owned.chunk_of(low);
+            found.clear();
+            let mut protect = |page: UserPage, mapping: shimos_hal::Mapping| {
+                if !chunk.contains(page.0) || !owned.contains(page.0) {
+                    return Some(mapping.rights);
+                }
+                found.push((page.0, mapping.frame));
+                Some(mapping.rights - Rights::WRITE)
+            };
+            if chunk.len() <= FEW {
+                for page in chunk.iter() {
+                    machine.update(tables, UserPage(page), UserPage(page + 1), &mut protect);
+                }
+            } else {
+                machine.update(tables, UserPage(low), UserPage(high), &mut protect);
+            }
+            let mut mapped = found.iter().peekable();
+            for page in chunk.iter() {
+                let frame = match mapped.next_if(|(at, _)| *at == page) {
+                    Some((_, frame)) => Some(*frame),
+                    None => self.hidden.get(&page).copied(),
+                };
+                visit(machine, UserPage(page), frame)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The checkpoint that [`AddressSpace::collect`] was for did not commit.
+    pub fn restore_changes(&mut self, changes: &PageSet) {
+        if self.tracking == Tracking::On {
+            self.changed.merge(changes);
+        }
+    }
+
+    /// Takes a page from an image where it lies. Its frame is never written; a frame of the own pool gets one more
+    /// reference.
+    pub fn adopt<M: Machine>(
+        &mut self,
+        machine: &mut M,
+        frames: &mut Frames,
+        tables: &mut M::Space,
+        page: UserPage,
+        frame: Frame,
+    ) -> Result<(), AdoptError> {
+        let area = self.mappings.area(page).ok_or(AdoptError::NotMapped)?;
+        if area.sharing != Sharing::Private || self.owned.contains(page.0) || self.borrowed.contains(page.0) {
+            return Err(AdoptError::NotMapped);
+        }
+        if area.prot.is_empty() {
+            self.hidden.insert(page.0, frame);
+        } else {
+            machine.map(tables, page, frame, read_rights(area.prot), frames).map_err(|_| AdoptError::OutOfMemory)?;
+        }
+        frames.share(frame);
+        if frames.is_foreign(frame) {
+            self.lent.insert(page.0);
+        }
+        self.owned.insert(page.0);
+        self.note_change(page);
+        Ok(())
+    }
+
+    /// How many pages still lie in another kernel's memory.
+    pub fn lent_pages(&self) -> usize {
+        self.lent.len()
+    }
+
+    /// Copies up to `pages` pages that lie in another kernel's memory into frames of the own pool.
+    pub fn pull_step<M: Machine>(
+        &mut self,
+        machine: &mut M,
+        frames: &mut Frames,
+        tables: &mut M::Space,
+        pages: usize,
+    ) -> Result<Progress, OutOfFrames> {
+        for _ in 0..pages {
+            let Some(page) = self.lent.first_from(0) else { return Ok(Progress::Done) };
+            if let Some(hidden) = self.hidden.get_mut(&page) {
+                let new = frames.take().ok_or(OutOfFrames)?;
+                machine.copy_frame(*hidden, new);
+                *hidden = new;
+                self.note_change(UserPage(page));
+            } else if let Some(mapping) = machine.lookup(tables, UserPage(page)) {
+                let new = frames.take().ok_or(OutOfFrames)?;
+                machine.copy_frame(mapping.frame, new);
+                if machine.map(tables, UserPage(page), new, mapping.rights, frames).is_err() {
+                    frames.release(new);
+                    return Err(OutOfFrames);
+                }
+                self.note_change(UserPage(page));
+            }
+            self.lent.remove(page);
+        }
+        Ok(if self.lent.is_empty() { Progress::Done } else { Progress::More })
+    }
+}
+
+/// Changed pages of objects, as [`Objects::collect`] reported them.
+#[derive(Debug, Default)]
+pub struct ObjectChanges(Vec<(ObjectId, PageSet)>);
+
+impl ObjectChanges {
+    /// How many pages.
+    pub fn len(&self) -> usize {
+        self.0.iter().map(|(_, pages)| pages.len()).sum()
+    }
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl Objects {
+    /// Starts or ends change tracking. When it starts, all pages count as changed. It ends only together with the image:
+    /// from then on pages are written in place.
+    pub fn set_tracking(&mut self, tracking: Tracking) {
+        self.tracking = tracking;
+        self.dirty.clear();
+        let ids: Vec<ObjectId> = self.iter().map(|(id, _)| id).collect();
+        for id in ids {
+            let Some(object) = self.object_mut(id) else { continue };
+            match tracking {
+                Tracking::Off => drop(object.take_changed()),
+                Tracking::On => {
+                    object.track_all();
+                    self.dirty.insert(id);
+                }
+            }
+        }
+    }
+
+    /// Reports every changed page with its frame, or `None` for one that is gone. Mappings must be write-protected in the
+    /// same pause ([`AddressSpace::collect`] of every space).
+    pub fn collect<E>(
+        &mut self,
+        mut visit: impl FnMut(ObjectId, u64, Option<Frame>) -> Result<(), E>,
+    ) -> Result<ObjectChanges, E> {
+        let mut changes = ObjectChanges::default();
+        for id in core::mem::take(&mut self.dirty) {
+            let Some(object) = self.object_mut(id) else { continue };
+            changes.0.push((id, object.take_changed()));
+        }
+        for (id, pages) in &changes.0 {
+            for index in pages.iter() {
+                let frame = self.get(*id).and_then(|object| object.frame(index));
+                if let Err(error) = visit(*id, index, frame) {
+                    self.restore_changes(&changes);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(changes)
+    }
+
+    /// The checkpoint that [`Objects::collect`] was for did not commit.
+    pub fn restore_changes(&mut self, changes: &ObjectChanges) {
+        if self.tracking == Tracking::Off {
+            return;
+        }
+        for (id, pages) in &changes.0 {
+            if let Some(object) = self.object_mut(*id) {
+                object.restore_changed(pages);
+                self.dirty.insert(*id);
+            }
+        }
+    }
+
+    /// Takes a page from an image where it lies. It is never written in place.
+    pub fn adopt(&mut self, frames: &mut Frames, id: ObjectId, index: u64, frame: Frame) -> Result<(), AdoptError> {
+        let tracked = self.tracking == Tracking::On;
+        let object = self.object_mut(id).ok_or(AdoptError::NotMapped)?;
+        frames.share(frame);
+        if let Some(old) = object.adopt(index, frame) {
+            frames.release(old);
+        }
+        if tracked {
+            let mut one = PageSet::new();
+            one.insert(index);
+            object.restore_changed(&one);
+            self.dirty.insert(id);
+        }
+        Ok(())
+    }
+
+    /// How many pages still are those of an image.
+    pub fn lent_pages(&self) -> usize {
+        self.iter().map(|(_, object)| object.lent_pages()).sum()
+    }
+
+    /// Copies up to `pages` pages of an image into frames of the objects' own. Mappings of them become stale.
+    pub fn pull_step<M: Machine>(
+        &mut self,
+        machine: &mut M,
+        frames: &mut Frames,
+        pages: usize,
+    ) -> Result<Progress, OutOfFrames> {
+        let mut left = pages;
+        let ids: Vec<ObjectId> = self.iter().filter(|(_, object)| object.lent_pages() > 0).map(|(id, _)| id).collect();
+        for id in ids {
+            while let Some((index, frame)) = self.get(id).and_then(|object| {
+                let index = object.first_lent()?;
+                Some((index, object.frame(index)))
+            }) {
+                if left == 0 {
+                    return Ok(Progress::More);
+                }
+                left -= 1;
+                let Some(frame) = frame else {
+                    self.forget_lent(id, index);
+                    continue;
+                };
+                let new = frames.take().ok_or(OutOfFrames)?;
+                machine.copy_frame(frame, new);
+                self.place(frames, id, index, new);
+            }
+        }
+        Ok(Progress::Done)
+    }
+}
