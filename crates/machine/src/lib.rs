@@ -1,2 +1,4 @@
 //! TODO
 #![no_std]
+
+pub mod device;

@@ -57,7 +57,7 @@ impl Line {
                 // The load pushes the store out to the device.
                 confirm(table.load::<u32>(MSIX_CONTROL) & MSIX_MASKED != 0)
             }
-            // Edge mode for a moment: that clears the "remote IRR" bit a dead owner left set, which would keep the pin quiet.
+            // Edge mode also clears the "remote IRR" bit, which would keep the pin quiet if somebody had left it set.
             Line::Pin { registers, pin } => write_pin(registers, *pin, PIN_MASKED | 0x20, 0),
         }
     }
@@ -78,8 +78,9 @@ impl Line {
                 confirm(table.load::<u32>(MSIX_CONTROL) & MSIX_MASKED == 0)
             }
             Line::Pin { registers, pin } => {
-                let low = PIN_LEVEL | u32::from(aim.vector);
-                write_pin(registers, *pin, low, u32::from(destination) << 24)
+                // Edge mode, active high: one interrupt when the device raises its line, and the next one only after the line was
+                // lowered (`ack_interrupt`). So an interrupt that nobody has acknowledged yet does not come again and again.
+                write_pin(registers, *pin, u32::from(aim.vector), u32::from(destination) << 24)
             }
         }
     }
@@ -90,7 +91,6 @@ const MSIX_CONTROL: usize = 12;
 const MSIX_MASKED: u32 = 1;
 
 const PIN_MASKED: u32 = 1 << 16;
-const PIN_LEVEL: u32 = 1 << 15;
 /// Bits of an entry that only the I/O APIC changes: delivery status and remote IRR.
 const PIN_STATUS: u32 = 1 << 12 | 1 << 14;
 const PIN_TABLE: u32 = 0x10;

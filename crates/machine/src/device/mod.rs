@@ -9,8 +9,8 @@
 //! 3. Each kernel keeps `Devices::new(found)`. `Machine::claim(Block)` calls [`Devices::claim_block`] with the kernel's own
 //!    APIC id and a vector of its choice, `claim(Network)` calls [`Devices::claim_net`]. Claiming works from any state
 //!    that a dead owner may have left, and again in the same kernel. It touches only the device's own registers.
-//! 4. When the vector comes: [`Devices::ack_interrupt`], then end of interrupt at the local APIC (in this order: a line
-//!    interrupt of an emulated microvm is level-triggered). It says which event to raise.
+//! 4. Every time the vector has come, sooner or later and before the device is looked at: [`Devices::ack_interrupt`]. It says
+//!    which event to raise. The end of interrupt at the local APIC may come before or after.
 //! 5. The other methods of `Machine` are one call each: [`Devices::block`] and [`Devices::net`] give the device if this kernel
 //!    has claimed it.
 //!
@@ -218,7 +218,7 @@ impl Devices {
         self.net.device.as_mut()
     }
 
-    /// Quiets the devices that interrupt with `vector`; says which want attention. Call it before the end of interrupt.
+    /// Quiets the devices that interrupt with `vector`, so that they can interrupt again; says which want attention.
     pub fn ack_interrupt(&self, vector: u8) -> Events {
         let mut events = Events::empty();
         if let (Some((transport, _)), true) = (&self.block.link, self.block.vector == vector) {

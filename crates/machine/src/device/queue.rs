@@ -218,15 +218,18 @@ impl Queue {
 
 #[cfg(test)]
 mod tests {
+    extern crate std;
+
     use super::super::window::Window;
     use super::{Broken, Dma, ENTRIES, INDEX, Interrupts, Queue, RING_BYTES, USED, Writer};
     use core::ptr::NonNull;
+    use std::{boxed::Box, vec::Vec};
 
     #[repr(align(4096))]
     struct Memory([u8; RING_BYTES]);
 
     fn ring() -> Dma {
-        let memory = std::boxed::Box::leak(std::boxed::Box::new(Memory([0xaa; RING_BYTES])));
+        let memory = Box::leak(Box::new(Memory([0xaa; RING_BYTES])));
         // SAFETY: leaked, so it stays; the reference is given up here.
         let window = unsafe { Window::new(NonNull::from(&mut memory.0).cast(), RING_BYTES) };
         Dma::new(window, 0x10_0000)
@@ -319,7 +322,7 @@ mod tests {
             let slot = queue.take().unwrap();
             queue.submit(slot, 1);
         }
-        let mut seen = std::vec::Vec::new();
+        let mut seen = Vec::new();
         while let Some(slot) = queue.abandon() {
             seen.push(slot);
         }
