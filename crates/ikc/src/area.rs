@@ -14,8 +14,8 @@ use shimos_abi::{
 
 /// The words of the shared area, with names. A copy is as good as the original.
 ///
-/// A place outside the area reads as zero, and stores there are dropped: nothing that a peer writes can make a kernel panic
-/// here.
+/// A place outside the area reads as zero, and stores there are dropped: nothing that a peer writes can make a kernel
+/// panic here.
 #[derive(Clone, Copy)]
 pub struct Area {
     words: &'static [AtomicU64],

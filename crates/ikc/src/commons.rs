@@ -1,4 +1,5 @@
-//! The words that any kernel may change, by compare-and-swap alone: election, devices' owners, programs' homes, mailboxes.
+//! The words that any kernel may change, by compare-and-swap alone: election, devices' owners, programs' homes,
+//! mailboxes.
 //!
 //! Each is one word that says everything, so a kernel that dies between two of them leaves nothing half done.
 use crate::{Area, sync::Ordering};
@@ -76,8 +77,8 @@ pub enum Home {
     Protected {
         /// Where it lives.
         life: Life,
-        /// Whose private memory holds its last committed image. After a takeover this is the dead kernel (in whatever later
-        /// incarnation) until the taker has committed a checkpoint of its own.
+        /// Whose private memory holds its last committed image. After a takeover this is the dead kernel (in whatever
+        /// later incarnation) until the taker has committed a checkpoint of its own.
         image: KernelId,
     },
 }

@@ -1,15 +1,13 @@
 //! One kernel's end of inter-kernel communication: the only writer of its outgoing part.
 //!
-//! # Who is up
-//! A queue links two lives (see [`crate::ring`]). The sender looks at the receiver's incarnation word before every packet; a new
-//! one drops what was in flight. The receiver looks at the sender's when a head word has changed, before and after it copies:
-//! a new life first clears its incarnation word and only then touches its part, so a copy that an incarnation change did not
-//! overtake is of one life.
+//! # Who is up A queue links two lives (see [`crate::ring`]). The sender looks at the receiver's incarnation word
+//! before every packet; a new one drops what was in flight. The receiver looks at the sender's when a head word has
+//! changed, before and after it copies: a new life first clears its incarnation word and only then touches its part,
+//! so a copy that an incarnation change did not overtake is of one life.
 //!
-//! # Packets
-//! They come from a pool in the sender's own part. Which packets are in flight is kept in private memory, so nothing that a
-//! peer writes can make a packet be given out twice. A packet is free again when the receiver's tail has passed it, or when the
-//! receiver is known to be fenced ([`Endpoint::forget`]) or rebooted.
+//! # Packets They come from a pool in the sender's own part. Which packets are in flight is kept in private memory,
+//! so nothing that a peer writes can make a packet be given out twice. A packet is free again when the receiver's
+//! tail has passed it, or when the receiver is known to be fenced ([`Endpoint::forget`]) or rebooted.
 use crate::{
     Area,
     packet::{self, Envelope, MAX_PAYLOAD},
@@ -121,8 +119,8 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// Takes over the outgoing part of `me.kernel` for a new life and empties its queues. State is [`KernelState::Booting`].
-    /// The death record and the log of earlier lives stay readable.
+    /// Takes over the outgoing part of `me.kernel` for a new life and empties its queues. State is
+    /// [`KernelState::Booting`]. The death record and the log of earlier lives stay readable.
     pub fn new(words: &'static [AtomicU64], layout: Layout, me: Life) -> Endpoint {
         let area = Area::new(words, layout);
         let queue = || Outgoing {
@@ -335,8 +333,8 @@ impl Endpoint {
             polling::begin(word);
         }
     }
-    /// Says that it does not any more. Returns whether something is waiting after all; then it still polls, and the caller
-    /// must receive before it calls this again and sleeps.
+    /// Says that it does not any more. Returns whether something is waiting after all; then it still polls, and the
+    /// caller must receive before it calls this again and sleeps.
     pub fn end_polling(&mut self) -> bool {
         let Some(word) = self.own(outgoing::POLLING) else {
             return false;

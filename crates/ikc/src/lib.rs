@@ -1,8 +1,8 @@
-//! Inter-kernel communication (paper 2.4) over the words of the shared memory area: packets and packet queues, the monitoring
-//! table, published status, log, death record, and the words that kernels change by compare-and-swap.
+//! Inter-kernel communication (paper 2.4) over the words of the shared memory area: packets and packet queues, the
+//! monitoring table, published status, log, death record, and the words that kernels change by compare-and-swap.
 //!
-//! Every word has one writer, but for the commons, and whatever a peer writes is taken for hostile: it is copied first and
-//! checked then, and what is wrong costs the link to that peer and nothing else (D7).
+//! Every word has one writer, but for the commons, and whatever a peer writes is taken for hostile: it is copied
+//! first and checked then, and what is wrong costs the link to that peer and nothing else (D7).
 //!
 //! * [`Area`]: reads anything of any kernel, and changes the commons.
 //! * [`Endpoint`]: writes the outgoing part of this kernel; sends and receives packets.

@@ -13,8 +13,8 @@ pub const fn capacity(words: usize) -> u64 {
         .saturating_sub(CHUNK)
 }
 
-/// Appends `bytes`. Only the owner of the words calls this. The count goes on from an earlier life's, whose last words stay
-/// readable.
+/// Appends `bytes`. Only the owner of the words calls this. The count goes on from an earlier life's, whose last
+/// words stay readable.
 pub fn append(words: &[AtomicU64], bytes: &[u8]) {
     let [count, data @ ..] = words else { return };
     let ring = data.len() as u64 * 8;
@@ -38,8 +38,8 @@ pub fn append(words: &[AtomicU64], bytes: &[u8]) {
     }
 }
 
-/// Appends to `into` what was written from place `from` on, as far as it is still there, at most `limit` bytes; returns the
-/// place to go on from.
+/// Appends to `into` what was written from place `from` on, as far as it is still there, at most `limit` bytes;
+/// returns the place to go on from.
 pub fn read(words: &[AtomicU64], from: u64, limit: usize, into: &mut Vec<u8>) -> u64 {
     let [count, data @ ..] = words else {
         return from;

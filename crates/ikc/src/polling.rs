@@ -4,8 +4,8 @@
 //! sender:   head := n;    fence(SeqCst);  polling == 0 ?  -> interrupt
 //! sleeper:  polling := 0; fence(SeqCst);  any head new ?  -> stay awake
 //! ```
-//! Of two fences one is first. If the sender's is, the sleeper sees the head and stays awake; if the sleeper's is, the sender
-//! sees that it does not poll and interrupts. It may be that both happen, never that neither does.
+//! Of two fences one is first. If the sender's is, the sleeper sees the head and stays awake; if the sleeper's is,
+//! the sender sees that it does not poll and interrupts. It may be that both happen, never that neither does.
 use crate::sync::{AtomicU64, Ordering, fence};
 
 /// Sender, after the head was published: whether the peer must be interrupted.

@@ -1,7 +1,8 @@
 //! A blob that one kernel publishes and all may read: a sequence word, a length word, the bytes.
 //!
-//! The sequence is odd while the writer writes. A reader copies, and believes its copy only if the sequence was even and is
-//! unchanged. A writer that dies in the middle leaves it odd: then there is nothing to read until the next life publishes.
+//! The sequence is odd while the writer writes. A reader copies, and believes its copy only if the sequence was even
+//! and is unchanged. A writer that dies in the middle leaves it odd: then there is nothing to read until the next
+//! life publishes.
 use crate::sync::{AtomicU64, Ordering, fence};
 use alloc::vec::Vec;
 

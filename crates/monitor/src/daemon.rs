@@ -1,0 +1,211 @@
+//! The monitor daemon (paper 2.3.2). Every kernel has one; it acts only while the election word names its kernel.
+use crate::{
+    Action, Config, Election, KernelView, Phase, Refusal, View, Work,
+    core_state::{Context, CoreState},
+    history::History,
+    watch::Gap,
+    work::{Candidate, WorkList},
+};
+use alloc::vec::Vec;
+use shimos_abi::{
+    control::Recovery,
+    ids::{KernelId, Life},
+    time::Nanos,
+};
+
+/// What to do after a step.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Step {
+    /// To be done in this order, each only if [`MonitorDaemon::permits`] it just before.
+    pub actions: Vec<Action>,
+    /// When to call again at the latest.
+    pub next: Nanos,
+}
+
+/// The monitor daemon of one kernel.
+#[derive(Clone, Debug)]
+pub struct MonitorDaemon {
+    me: Life,
+    config: Config,
+    /// The election as seen last.
+    election: Option<Election>,
+    /// One entry a kernel while active, empty in a shadow. What is in it can all be found again in the shared words.
+    cores: Vec<CoreState>,
+    works: WorkList,
+    history: History,
+    /// When the next step was due.
+    due: Nanos,
+}
+
+impl MonitorDaemon {
+    /// The daemon of a kernel that has just booted: a shadow, until the election word says otherwise.
+    pub fn new(me: Life, config: Config) -> MonitorDaemon {
+        MonitorDaemon {
+            me,
+            config,
+            election: None,
+            cores: Vec::new(),
+            works: WorkList::default(),
+            history: History::default(),
+            due: Nanos::NEVER,
+        }
+    }
+
+    /// Whether it was active at its last step.
+    pub fn is_active(&self) -> bool {
+        self.election
+            .is_some_and(|election| election.monitor == self.me.kernel)
+    }
+
+    /// The recoveries that this daemon led, the latest last.
+    pub fn recoveries(&self) -> impl Iterator<Item = &Recovery> {
+        self.history.iter()
+    }
+
+    /// A target refused an order.
+    pub fn refused(&mut self, work: Work, from: Life, by: KernelId, why: Refusal) {
+        self.works.refused(work, from, by, why);
+    }
+
+    /// Whether `action` may be done now. A monitor that was superseded while it acted must stop between two actions;
+    /// and what hurts a core is done only under the claim of this term for that very life.
+    pub fn permits(&self, action: &Action, view: &impl View) -> bool {
+        let Some(election) = self
+            .election
+            .filter(|e| *e == view.election() && e.monitor == self.me.kernel)
+        else {
+            return false;
+        };
+        let Some(life) = action.hurts() else {
+            return true;
+        };
+        let claim = view.kernel(life.kernel).claim;
+        let expected = match action {
+            Action::Restart(_) => life.incarnation.0.wrapping_add(1),
+            _ => life.incarnation.0,
+        };
+        claim.term == election.term && claim.incarnation.0 == expected
+    }
+
+    /// One step: at every interval, when a peer rings, and when [`Step::next`] has come.
+    pub fn step(&mut self, view: &impl View, now: Nanos) -> Step {
+        let interval = self.config.interval(view.heartbeat());
+        let election = view.election();
+        let before = self.election.replace(election);
+        if election.monitor != self.me.kernel {
+            self.cores.clear();
+            self.works.clear();
+            self.due = Nanos::NEVER;
+            return Step {
+                actions: Vec::new(),
+                next: now + interval,
+            };
+        }
+        let kernels = view.kernels();
+        let seen: Vec<KernelView> = (0..kernels as u16)
+            .map(|k| view.kernel(KernelId(k)))
+            .collect();
+        let phases: Vec<Phase> = (0..kernels as u16)
+            .map(KernelId)
+            .zip(&seen)
+            .map(|(k, seen)| {
+                if k == self.me.kernel {
+                    Phase::Running(self.me.incarnation)
+                } else {
+                    seen.phase(|| view.death(k))
+                }
+            })
+            .collect();
+        if before != Some(election) || self.cores.len() != kernels {
+            let failed = before.map(|e| e.monitor).filter(|k| *k != self.me.kernel);
+            let kernel = |k: usize| KernelId(k as u16);
+            let cores = seen.iter().zip(&phases).enumerate();
+            self.cores = cores
+                .map(|(k, (s, p))| CoreState::new(kernel(k), s, *p, failed, now, &self.config))
+                .collect();
+            self.works.clear();
+            self.due = now;
+        }
+        // Late by more than an interval: it cannot be told who else stood still.
+        let gap = if now > self.due + interval {
+            Gap::Stalled
+        } else {
+            Gap::Usual
+        };
+
+        let mut out = Vec::new();
+        for (k, seen) in seen
+            .iter()
+            .enumerate()
+            .map(|(k, seen)| (KernelId(k as u16), seen))
+        {
+            if k != self.me.kernel && view.acknowledged(self.me.kernel, k) != seen.stamp {
+                out.push(Action::Acknowledge {
+                    kernel: k,
+                    stamp: seen.stamp,
+                });
+            }
+        }
+        self.works.refresh(view, &phases, &mut out);
+        let mut context = Context {
+            view,
+            me: self.me.kernel,
+            term: election.term,
+            now,
+            interval,
+            gap,
+            config: &self.config,
+            works: &self.works,
+            history: &mut self.history,
+            out: &mut out,
+        };
+        for (place, core) in self.cores.iter_mut().enumerate() {
+            if let (true, Some(seen), Some(phase)) = (
+                place != self.me.kernel.index(),
+                seen.get(place),
+                phases.get(place),
+            ) {
+                core.step(seen, *phase, &mut context);
+            }
+        }
+        let candidates = self.candidates(&seen);
+        self.works
+            .step(&candidates, election.term, now, &self.config, &mut out);
+        let others = self
+            .cores
+            .iter()
+            .enumerate()
+            .filter(|(place, _)| *place != self.me.kernel.index());
+        let next = others
+            .map(|(_, core)| core.next(now, interval, &self.config))
+            .fold(now + interval, Nanos::min);
+        let next = if self.works.is_empty() {
+            next
+        } else {
+            next.min(now + Nanos::millis(1))
+        };
+        self.due = next;
+        Step { actions: out, next }
+    }
+
+    /// The kernels that may be given work, this one among them.
+    fn candidates(&self, seen: &[KernelView]) -> Vec<Candidate> {
+        let lives = self.cores.iter().enumerate().filter_map(|(place, core)| {
+            if place == self.me.kernel.index() {
+                Some(self.me)
+            } else {
+                core.trusted()
+            }
+        });
+        lives
+            .filter_map(|life| {
+                let seen = seen.get(life.kernel.index())?;
+                Some(Candidate {
+                    life,
+                    free_frames: seen.free_frames,
+                    load: seen.load,
+                })
+            })
+            .collect()
+    }
+}
