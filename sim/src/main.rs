@@ -1,15 +1,66 @@
-//! The deterministic simulator: the whole machine, seeded, in one host process.
+//! The deterministic simulator: the whole machine, seeded, in one host process (D5).
 #![forbid(unsafe_code)]
 
+mod checks;
+mod console;
 mod image;
+mod kernel;
+mod options;
+mod plan;
 mod programs;
+mod run;
+mod sweep;
 
-fn main() {
-    let mut image = image::Image::new();
-    image.program("counter", programs::counter(b'C', 1));
-    image.program("ping", programs::ping_pong(b'P'));
-    image.program("touch", programs::toucher(b'T', 8));
-    image.program("echo", programs::echo_server(b'E'));
-    image.program("init", programs::init(&[]));
-    println!("{}", image.build().len());
+use options::Options;
+use plan::Plan;
+use run::Outcome;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let options = Options::read(std::env::args().skip(1));
+    // A kernel that panics is a result, which is told with its seed.
+    if !options.verbose {
+        std::panic::set_hook(Box::new(|_| {}));
+    }
+    let (mut passed, mut failed) = (0_u64, 0_u64);
+    let mut report = |plan: &Plan, outcome: &Outcome| {
+        if options.json {
+            println!("{}", outcome.json(plan));
+        } else if outcome.failure.is_some() || !options.sweep {
+            println!("{}", outcome.line(plan));
+        }
+        if outcome.failure.is_none() {
+            passed += 1;
+            return;
+        }
+        failed += 1;
+        if !options.json {
+            let kills: String = plan
+                .kills
+                .iter()
+                .map(|k| format!(" --kill {}:{}:{}", k.kernel.0, k.step, format!("{:?}", k.crash).to_lowercase()))
+                .collect();
+            let crashes = options.crashes.map_or(String::new(), |n| format!(" --crashes {n}"));
+            let every = options.crash_every.map_or(String::new(), |n| format!(" --crash-every {n}"));
+            println!(
+                "  replay: shimos-sim --seed {} --steps {} --kernels {}{crashes}{every}{kills} --verbose; failed at turn {}",
+                plan.seed, plan.steps, plan.kernels, outcome.turns
+            );
+            if options.verbose {
+                println!("{}", String::from_utf8_lossy(&outcome.console));
+            }
+        }
+    };
+    if options.sweep {
+        sweep::sweep(&options, &mut report);
+    } else {
+        for seed in (options.seed..).take(options.runs as usize) {
+            let plan = Plan::new(seed, &options);
+            report(&plan, &run::run(&plan, options.verbose));
+        }
+    }
+    if options.runs > 1 || options.sweep {
+        println!("{passed} passed, {failed} failed");
+    }
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -72,7 +72,8 @@ impl Program {
         self.asm.set(Rdx, 0).if_less_signed(Rax, Rdx, self.failed);
     }
     fn sleep(&mut self, nanos: u64) {
-        let time = self.asm.data(&[(nanos / 1_000_000_000).to_le_bytes(), (nanos % 1_000_000_000).to_le_bytes()].concat());
+        let time =
+            self.asm.data(&[(nanos / 1_000_000_000).to_le_bytes(), (nanos % 1_000_000_000).to_le_bytes()].concat());
         self.asm.call_system(system::NANOSLEEP, &[Arg::Is(time), Arg::Is(0)]);
         self.check();
     }

@@ -30,6 +30,8 @@ pub enum Phase {
 pub(crate) struct Core {
     pub life: Life,
     pub phase: Phase,
+    /// The incarnation that boots next.
+    pub next: Incarnation,
     /// The core gets no time until then, as if the host had taken it away.
     pub stalled: Nanos,
     pub events: Events,
@@ -53,7 +55,8 @@ pub(crate) struct Core {
 impl Core {
     pub fn new(kernel: KernelId, private: FrameRange, pool: FrameRange, boot: Nanos) -> Core {
         Core {
-            life: Life { kernel, incarnation: Incarnation(1) },
+            life: Life { kernel, incarnation: Incarnation(0) },
+            next: Incarnation(1),
             phase: Phase::Booting(boot),
             stalled: Nanos(0),
             events: Events::empty(),

@@ -417,7 +417,7 @@ impl Machine for SoftMachine {
                 && owner != life
             {
                 let other = &inner.cores[owner.kernel.index()];
-                if other.life == owner && other.phase != Phase::Parked {
+                if other.life == owner && !matches!(other.phase, Phase::Parked | Phase::Booting(_)) {
                     return fault(format!("took {device:?} from {owner}, which is not fenced"));
                 }
             }
@@ -549,7 +549,7 @@ impl Machine for SoftMachine {
             if inner.mailbox(life.kernel.index(), commons::MAILBOX_PARKED).load(Ordering::SeqCst) != mark {
                 return Ok(None);
             }
-            if core.life != life || core.phase != Phase::Parked {
+            if core.life != life || !matches!(core.phase, Phase::Parked | Phase::Booting(_)) {
                 return fault(format!("the mailbox says that {life} is parked, and it is not"));
             }
             Ok(Some(Fenced::acknowledged(life)))
@@ -588,18 +588,15 @@ impl Machine for SoftMachine {
             let life = dead.life();
             let next = Life { kernel: life.kernel, incarnation: Incarnation(life.incarnation.0 + 1) };
             let index = life.kernel.index();
-            if inner.cores[index].life != life || inner.cores[index].phase != Phase::Parked {
-                return fault(format!("restart of {life}, which is not parked any more"));
+            if inner.cores[index].life != life {
+                return fault(format!("restart of {life}, which has been restarted"));
             }
-            let boot = inner.now + inner.time(inner.config.timing.boot);
-            let core = &mut inner.cores[index];
-            core.clear();
-            core.life = next;
-            core.phase = Phase::Booting(boot);
-            core.nmi = false;
-            core.init = false;
-            for word in [commons::MAILBOX_COMMAND, commons::MAILBOX_FENCE, commons::MAILBOX_PARKED] {
-                inner.mailbox(index, word).store(0, Ordering::SeqCst);
+            if inner.cores[index].phase == Phase::Parked {
+                let boot = inner.now + inner.time(inner.config.timing.boot);
+                inner.cores[index].next = next.incarnation;
+                inner.cores[index].phase = Phase::Booting(boot);
+                let mark = u64::from(next.incarnation.0) + 1;
+                inner.mailbox(index, commons::MAILBOX_COMMAND).store(mark, Ordering::SeqCst);
             }
             Ok(next)
         })

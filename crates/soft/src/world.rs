@@ -103,9 +103,16 @@ impl World {
             let boot = Nanos(rng.below(if index == 0 { 1_000 } else { 2_000_000 }));
             cores.push(Core::new(KernelId(index as u16), FrameRange { first, count: size }, pool, boot));
             let entry = master::ENTRIES + index * master::ENTRY_WORDS;
-            shared[entry].store(apic_id(index).into(), Ordering::Relaxed);
-            shared[entry + 1].store(first.0.into(), Ordering::Relaxed);
-            shared[entry + 2].store(size.into(), Ordering::Relaxed);
+            for (word, value) in [
+                (master::ENTRY_APIC, apic_id(index)),
+                (master::ENTRY_PRIVATE, first.0),
+                (master::ENTRY_PRIVATE_FRAMES, size),
+                (master::ENTRY_POOL, pool.first.0),
+                (master::ENTRY_POOL_FRAMES, pool.count),
+            ] {
+                shared[entry + word].store(value.into(), Ordering::Relaxed);
+            }
+            shared[layout.mailbox(KernelId(index as u16)) + commons::MAILBOX_COMMAND].store(2, Ordering::Relaxed);
         }
         shared[master::KERNELS].store(layout.kernels() as u64, Ordering::Relaxed);
         shared[master::VERSION].store(LAYOUT_VERSION, Ordering::Relaxed);
@@ -177,7 +184,7 @@ impl World {
             let kernel = KernelId(index as u16);
             match world.cores[index].phase {
                 Phase::Booting(_) => {
-                    world.cores[index].phase = Phase::Running;
+                    world.start(index);
                     return Next::Boot(kernel);
                 }
                 Phase::Running => return Next::Turn(kernel),
@@ -372,6 +379,17 @@ impl Inner {
         }
         true
     }
+    /// The core leaves the park page for its next incarnation.
+    fn start(&mut self, core: usize) {
+        let next = self.cores[core].next;
+        self.cores[core].life.incarnation = next;
+        self.cores[core].clear();
+        self.cores[core].nmi = false;
+        self.cores[core].init = false;
+        self.cores[core].phase = Phase::Running;
+        self.mailbox(core, commons::MAILBOX_PARKED).store(0, Ordering::SeqCst);
+        self.mailbox(core, commons::MAILBOX_RUNNING).store(u64::from(next.0) + 1, Ordering::SeqCst);
+    }
     /// The core goes to the park page.
     pub fn park(&mut self, core: usize) {
         let mark = u64::from(self.cores[core].life.incarnation.0) + 1;
@@ -381,7 +399,7 @@ impl Inner {
     }
     /// The kernel of a core dies.
     pub fn crash(&mut self, core: usize, crash: Crash, message: &str) {
-        if self.cores[core].phase == Phase::Parked {
+        if matches!(self.cores[core].phase, Phase::Parked | Phase::Booting(_)) {
             return;
         }
         let life = self.cores[core].life;

@@ -1,0 +1,118 @@
+//! What must hold after every step, looked at from outside the kernels.
+use crate::console::Console;
+use shimos_abi::{
+    control::Published,
+    ids::{KernelId, Life, ProgramId},
+};
+use shimos_ikc::{Area, Election, Home};
+use shimos_soft::{Phase, SharedSnapshot, World};
+use std::collections::BTreeMap;
+
+/// How many steps lie between two looks at what is dear to look at.
+const SELDOM: u64 = 64;
+
+/// What was seen at the last look.
+pub struct Checks {
+    area: Area,
+    election: Election,
+    homes: BTreeMap<ProgramId, Home>,
+    before: Option<SharedSnapshot>,
+    looks: u64,
+    /// How often a program's home moved from one kernel to another.
+    pub takeovers: u64,
+    /// What the console has shown.
+    pub console: Console,
+}
+
+impl Checks {
+    /// Starts at a machine that has just been switched on.
+    pub fn new(world: &World) -> Checks {
+        let area = Area::new(world.shared(), world.layout());
+        Checks {
+            area,
+            election: area.election(),
+            homes: BTreeMap::new(),
+            before: None,
+            looks: 0,
+            takeovers: 0,
+            console: Console::default(),
+        }
+    }
+
+    /// Before a step.
+    pub fn before(&mut self, world: &World) {
+        self.looks += 1;
+        self.before = (self.looks % SELDOM == 0).then(|| world.snapshot());
+    }
+
+    /// After a step of `writer`. Says what is wrong.
+    pub fn after(&mut self, world: &World, writer: KernelId) -> Result<(), String> {
+        if let Some(first) = world.violations().first() {
+            return Err(first.clone());
+        }
+        if let Some(before) = self.before.take() {
+            world.check_shared_writers(&before, writer)?;
+            self.copies(world)?;
+        }
+        self.elections()?;
+        self.home_words(world)?;
+        if world.console_len() > self.console.position() {
+            self.console.feed(&world.console_since(self.console.position()))?;
+        }
+        Ok(())
+    }
+
+    /// A term has one monitor, and terms only grow.
+    fn elections(&mut self) -> Result<(), String> {
+        let (old, new) = (self.election, self.area.election());
+        self.election = new;
+        if new.term < old.term || (new.term == old.term && new.monitor != old.monitor) {
+            return Err(format!("election went from {old:?} to {new:?}"));
+        }
+        Ok(())
+    }
+
+    /// A program leaves a life only when that life has ended.
+    fn home_words(&mut self, world: &World) -> Result<(), String> {
+        let mut now = BTreeMap::new();
+        for (program, home) in self.area.programs() {
+            now.insert(program, home);
+            let (Some(old), Some(new)) = (self.homes.get(&program).and_then(|home| home.life()), home.life()) else {
+                continue;
+            };
+            if old != new {
+                self.takeovers += 1;
+                if !ended(world, old) {
+                    return Err(format!("{program} moved from {old} to {new}, but {old} still runs"));
+                }
+            }
+        }
+        self.homes = now;
+        Ok(())
+    }
+
+    /// No two living kernels say that they have the same program.
+    fn copies(&self, world: &World) -> Result<(), String> {
+        let mut holders: BTreeMap<ProgramId, KernelId> = BTreeMap::new();
+        for kernel in self.area.kernels() {
+            if !matches!(world.phase(kernel), Phase::Running | Phase::Idle(_))
+                || self.area.incarnation(kernel) != Some(world.life(kernel).incarnation)
+            {
+                continue;
+            }
+            let Some(bytes) = self.area.read_published(kernel) else { continue };
+            let Ok(published) = minicbor::decode::<Published>(&bytes) else { continue };
+            for program in published.programs {
+                if let Some(other) = holders.insert(program.id, kernel) {
+                    return Err(format!("{} lives on {other} and on {kernel}", program.id));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether a life has ended, in truth.
+fn ended(world: &World, life: Life) -> bool {
+    world.life(life.kernel) != life || matches!(world.phase(life.kernel), Phase::Parked | Phase::Booting(_))
+}

@@ -1,0 +1,70 @@
+//! Reads the console as a person would: every program's lines must come exactly once and in order.
+use std::collections::BTreeMap;
+
+/// What the console has shown so far.
+#[derive(Debug, Default)]
+pub struct Console {
+    read: usize,
+    line: Vec<u8>,
+    /// The last number each program has shown.
+    pub counts: BTreeMap<u8, u64>,
+    /// Lines of any kind.
+    pub lines: u64,
+}
+
+impl Console {
+    /// How many bytes have been read.
+    pub fn position(&self) -> usize {
+        self.read
+    }
+
+    /// Reads further bytes; says what is wrong with them.
+    pub fn feed(&mut self, bytes: &[u8]) -> Result<(), String> {
+        self.read += bytes.len();
+        for byte in bytes {
+            if *byte != b'\n' {
+                self.line.push(*byte);
+                continue;
+            }
+            let line = std::mem::take(&mut self.line);
+            self.lines += 1;
+            self.whole(line.trim_ascii_end())?;
+        }
+        Ok(())
+    }
+
+    fn whole(&mut self, line: &[u8]) -> Result<(), String> {
+        let text = String::from_utf8_lossy(line);
+        if text.ends_with(" FAILED") {
+            return Err(format!("a program says: {text}"));
+        }
+        // The progress line may stand behind a prefix of the console.
+        let Some(start) = line.len().checked_sub(10) else { return Ok(()) };
+        let (letter, number) = (line[start], &line[start + 2..]);
+        if line[start + 1] != b' ' || !letter.is_ascii_uppercase() || !number.iter().all(u8::is_ascii_digit) {
+            return Ok(());
+        }
+        let number: u64 = String::from_utf8_lossy(number).parse().unwrap_or(0);
+        let last = self.counts.entry(letter).or_insert(0);
+        if number != *last + 1 {
+            return Err(format!("console: {} {number} after {last}", letter as char));
+        }
+        *last = number;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_twice_or_missing_is_seen() {
+        let mut console = Console::default();
+        assert_eq!(console.feed(b"C 00000001\r\nbooting\nD 00000001\n[c] C 00000002\n"), Ok(()));
+        assert_eq!(console.counts.get(&b'C'), Some(&2));
+        assert!(console.feed(b"C 00000002\n").is_err());
+        assert!(console.feed(b"D 00000003\n").is_err());
+        assert!(console.feed(b"D FAILED\n").is_err());
+    }
+}

@@ -1,0 +1,117 @@
+//! The command line.
+use crate::plan::Kill;
+use shimos_abi::ids::KernelId;
+use shimos_soft::Crash;
+use std::process::exit;
+
+/// What to do.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The (first) seed.
+    pub seed: u64,
+    /// Turns of kernels in one run, at most.
+    pub steps: u64,
+    /// How many kernels; left to the seed otherwise.
+    pub kernels: Option<usize>,
+    /// How many kernels die in a run; left to the seed otherwise.
+    pub crashes: Option<u32>,
+    /// A kernel dies whenever this many turns have passed.
+    pub crash_every: Option<u64>,
+    /// How many seeds to run, one after the other.
+    pub runs: u64,
+    /// Deaths at exact places.
+    pub kills: Vec<Kill>,
+    /// Crash at every step of a checkpoint and of a takeover.
+    pub sweep: bool,
+    /// In a sweep, how many steps to go on from one run to the next.
+    pub stride: u64,
+    /// Results as JSON, one object a line.
+    pub json: bool,
+    /// Say what happens as it happens.
+    pub verbose: bool,
+}
+
+const USAGE: &str = "\
+Runs a whole Shimos machine in one process, the same for the same seed, and crashes kernels in it.
+
+usage: shimos-sim [options]
+  --seed S          first seed (default 1)
+  --runs R          how many seeds, from the first on (default 1)
+  --steps N         turns of kernels in a run, at most (default 400000)
+  --kernels K       how many kernels (default: from the seed, 3 to 5)
+  --crashes N       how many kernels die in a run (default: from the seed, 0 to 4)
+  --crash-every N   let a kernel die whenever N turns have passed
+  --kill K:STEP:HOW let kernel K die in its STEP-th step; HOW is panic, exception, hang or deaf
+  --sweep           crash at every step of a checkpoint, and of a takeover
+  --stride N        with --sweep: every N-th step only (default 1)
+  --json            results as JSON, one object a line
+  --verbose         say what happens as it happens
+";
+
+fn wrong(text: &str) -> ! {
+    eprintln!("shimos-sim: {text}\n\n{USAGE}");
+    exit(2)
+}
+
+fn kill(text: &str) -> Option<Kill> {
+    let mut parts = text.split(':');
+    let kernel = KernelId(parts.next()?.parse().ok()?);
+    let step = parts.next()?.parse().ok()?;
+    let crash = match parts.next()? {
+        "panic" => Crash::Panic,
+        "exception" => Crash::Exception,
+        "hang" => Crash::Hang,
+        "deaf" => Crash::Deaf,
+        _ => return None,
+    };
+    Some(Kill { kernel, step, crash })
+}
+
+impl Options {
+    /// Reads the command line; ends the process if it cannot be understood.
+    pub fn read(args: impl Iterator<Item = String>) -> Options {
+        let mut options = Options {
+            seed: 1,
+            steps: 400_000,
+            kernels: None,
+            crashes: None,
+            crash_every: None,
+            kills: Vec::new(),
+            runs: 1,
+            sweep: false,
+            stride: 1,
+            json: false,
+            verbose: false,
+        };
+        let mut args = args;
+        while let Some(arg) = args.next() {
+            if arg == "--kill" {
+                let text = args.next().unwrap_or_default();
+                options.kills.push(kill(&text).unwrap_or_else(|| wrong(&format!("--kill: {text} is not K:STEP:HOW"))));
+                continue;
+            }
+            let mut number = || -> u64 {
+                let text = args.next().unwrap_or_else(|| wrong(&format!("{arg} needs a number")));
+                text.parse().unwrap_or_else(|_| wrong(&format!("{arg}: {text} is not a number")))
+            };
+            match arg.as_str() {
+                "--seed" => options.seed = number(),
+                "--steps" => options.steps = number(),
+                "--kernels" => options.kernels = Some(number().clamp(2, 64) as usize),
+                "--crashes" => options.crashes = Some(number().min(1_000_000) as u32),
+                "--crash-every" => options.crash_every = Some(number().max(1)),
+                "--runs" => options.runs = number(),
+                "--sweep" => options.sweep = true,
+                "--stride" => options.stride = number().max(1),
+                "--json" => options.json = true,
+                "--verbose" => options.verbose = true,
+                "--help" | "-h" => {
+                    print!("{USAGE}");
+                    exit(0)
+                }
+                _ => wrong(&format!("{arg} is unknown")),
+            }
+        }
+        options
+    }
+}

@@ -1,0 +1,122 @@
+//! What one run is made of, all of it from the seed.
+use crate::{image::Image, options::Options, programs};
+use shimos_abi::{
+    control::{Output, Protection, Request, Start},
+    ids::KernelId,
+    time::Nanos,
+};
+use shimos_soft::{Config, Crash, Rng};
+
+/// A death that was planned.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Kill {
+    /// Whose.
+    pub kernel: KernelId,
+    /// In which call of the machine.
+    pub step: u64,
+    /// How.
+    pub crash: Crash,
+}
+
+/// What one run is made of.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The seed.
+    pub seed: u64,
+    /// Turns at most.
+    pub steps: u64,
+    /// How many kernels.
+    pub kernels: usize,
+    /// How many deaths are left to chance.
+    pub crashes: u32,
+    /// A death whenever this many turns have passed.
+    pub crash_every: Option<u64>,
+    /// Deaths at exact places.
+    pub kills: Vec<Kill>,
+    /// Time between checkpoints.
+    pub interval: Nanos,
+    /// The letters of the programs that run.
+    pub programs: Vec<u8>,
+    /// Whether cores stall, rings and packets get lost.
+    pub rough: Rough,
+}
+
+/// How rough the machine is with its kernels.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Rough {
+    /// Nothing goes wrong but the planned deaths.
+    Smooth,
+    /// Cores stall, interrupts and packets get lost.
+    Rough,
+}
+
+impl Plan {
+    /// The plan for a seed.
+    pub fn new(seed: u64, options: &Options) -> Plan {
+        let mut rng = Rng::new(seed ^ 0x005e_ed0f_9a11);
+        let kernels = options.kernels.unwrap_or(rng.between(3, 5) as usize);
+        let crashes = options.crashes.unwrap_or(rng.below(5) as u32);
+        let all = b"CDPTE";
+        let start = rng.below(all.len() as u64) as usize;
+        let count = rng.between(2, all.len() as u64) as usize;
+        let programs = (0..count).map(|i| all[(start + i) % all.len()]).collect();
+        Plan {
+            seed,
+            steps: options.steps,
+            kernels,
+            crashes: if options.crash_every.is_some() || !options.kills.is_empty() { 0 } else { crashes },
+            crash_every: options.crash_every,
+            kills: options.kills.clone(),
+            interval: Nanos::millis(rng.between(3, 30)),
+            programs,
+            // A sweep and its replays are smooth.
+            rough: if !options.kills.is_empty() || options.sweep || rng.below(2) == 0 {
+                Rough::Smooth
+            } else {
+                Rough::Rough
+            },
+        }
+    }
+
+    /// The machine it runs on.
+    pub fn machine(&self) -> Config {
+        let mut config = Config::new(self.kernels, self.seed);
+        config.disk = self.image();
+        let mut rng = Rng::new(self.seed ^ 0x7141_1465);
+        config.timing.preempt_ppm = rng.below(3) as u32 * 5_000;
+        if self.rough == Rough::Rough {
+            config.timing.stall_ppm = rng.below(300) as u32;
+            config.timing.lost_ipi_ppm = rng.below(20_000) as u32;
+            config.timing.lost_packet_ppm = rng.below(20_000) as u32;
+        }
+        config
+    }
+
+    /// The root image: `/bin/init` starts the programs.
+    fn image(&self) -> Vec<u8> {
+        let mut image = Image::new();
+        let mut requests = Vec::new();
+        let mut rng = Rng::new(self.seed ^ 0x0914_a3e5);
+        for letter in &self.programs {
+            let name = format!("prog-{}", (*letter as char).to_ascii_lowercase());
+            let elf = match letter {
+                b'C' => programs::counter(*letter, 2_000_000),
+                b'D' => programs::counter(*letter, 100_000),
+                b'P' => programs::ping_pong(*letter),
+                b'T' => programs::toucher(*letter, 48),
+                _ => programs::echo_server(*letter),
+            };
+            image.program(&name, elf);
+            requests.push(Request::Start(Start {
+                name: name.clone(),
+                argv: vec![format!("/bin/{name}")],
+                env: Vec::new(),
+                cwd: "/".into(),
+                kernel: Some(KernelId(rng.below(self.kernels as u64) as u16)),
+                protection: Some(Protection { interval: self.interval, output: Output::Commit }),
+            }));
+        }
+        image.program("init", programs::init(&requests));
+        image.build()
+    }
+}

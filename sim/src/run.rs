@@ -1,0 +1,316 @@
+//! One run: a machine, its kernels, what is done to them, and whether the promise was kept.
+use crate::{
+    checks::Checks,
+    kernel,
+    plan::{Kill, Plan, Rough},
+};
+use shimos_abi::{ids::KernelId, time::Nanos};
+use shimos_soft::{Crash, End, Next, Phase, Rng, SoftMachine, Threads, Turn, World};
+use std::collections::BTreeMap;
+
+/// How long the programs may be without visible progress after a death.
+const PATIENCE: Nanos = Nanos::secs(8);
+/// Lines that a program must show after the last death.
+const LINES: u64 = 3;
+
+/// How a run went.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// What broke, if anything did.
+    pub failure: Option<String>,
+    /// Turns that were run.
+    pub turns: u64,
+    /// The machine's time at the end.
+    pub time: Nanos,
+    /// Deaths, in order.
+    pub deaths: Vec<(Nanos, KernelId, u64, Crash)>,
+    /// Kernels that were parked though nobody had killed them (stalls that were too long).
+    pub suspected: u32,
+    /// How often a program went on in another kernel.
+    pub takeovers: u64,
+    /// The last line of each program.
+    pub lines: BTreeMap<u8, u64>,
+    /// Steps of each kernel when all programs had shown their first lines.
+    pub steps_at_start: Vec<u64>,
+    /// Steps of each kernel at the last death.
+    pub steps_at_death: Vec<u64>,
+    /// Steps of each kernel when all programs had shown that they had survived.
+    pub steps_at_end: Vec<u64>,
+    /// The console's output, for a failure's sake.
+    pub console: Vec<u8>,
+}
+
+/// What the run waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stage {
+    /// All programs have shown lines.
+    Starting,
+    /// The next death has come about, at a random time.
+    Calm(Nanos),
+    /// A death was ordered for one of the next steps of this kernel.
+    Ordered(KernelId),
+    /// All programs have shown new lines.
+    Surviving,
+}
+
+struct Run<'a> {
+    plan: &'a Plan,
+    world: World,
+    checks: Checks,
+    rng: Rng,
+    stage: Stage,
+    kills_left: u32,
+    since: Nanos,
+    goals: BTreeMap<u8, u64>,
+    outcome: Outcome,
+    verbose: bool,
+}
+
+/// Does one run.
+pub fn run(plan: &Plan, verbose: bool) -> Outcome {
+    let world = World::new(plan.machine());
+    for kill in &plan.kills {
+        world.kill_at(kill.kernel, kill.step, kill.crash);
+    }
+    let mut run = Run {
+        plan,
+        checks: Checks::new(&world),
+        rng: Rng::new(plan.seed ^ 0x0c4a_5e50),
+        stage: Stage::Starting,
+        kills_left: plan.crashes,
+        since: Nanos(0),
+        goals: plan.programs.iter().map(|letter| (*letter, LINES)).collect(),
+        outcome: Outcome::default(),
+        world: world.clone(),
+        verbose,
+    };
+    let mut threads = Threads::new(world.clone(), |machine: SoftMachine| kernel::run(machine));
+    let result = run.go(&mut threads);
+    drop(threads);
+    let mut outcome = run.outcome;
+    outcome.failure = result.err();
+    outcome.time = world.now();
+    outcome.takeovers = run.checks.takeovers;
+    outcome.lines = run.checks.console.counts.clone();
+    outcome.console = world.console_output();
+    outcome
+}
+
+impl Run<'_> {
+    fn go<F: Fn(SoftMachine) + Send + Sync + 'static>(&mut self, threads: &mut Threads<F>) -> Result<(), String> {
+        while self.outcome.turns < self.plan.steps {
+            match threads.advance() {
+                Next::Boot(kernel) => {
+                    self.say(&format!("{} boots", self.world.life(kernel)));
+                    threads.boot(kernel);
+                }
+                Next::Turn(kernel) => {
+                    self.outcome.turns += 1;
+                    self.checks.before(&self.world);
+                    let turn = threads.turn(kernel);
+                    self.checks.after(&self.world, kernel)?;
+                    if let Turn::Ended(end) = turn {
+                        self.ended(kernel, end)?;
+                    }
+                    if self.stages()? {
+                        return Ok(());
+                    }
+                }
+                Next::Host => {}
+                Next::Off => return Err("the machine was switched off".into()),
+                Next::Still => return Err("nothing will ever happen again".into()),
+            }
+        }
+        match self.stage {
+            Stage::Calm(_) | Stage::Ordered(_) => Ok(()),
+            Stage::Starting | Stage::Surviving => Err(format!("out of steps; {}", self.waiting())),
+        }
+    }
+
+    fn say(&self, text: &str) {
+        if self.verbose {
+            eprintln!("{} turn {}: {text}", self.world.now(), self.outcome.turns);
+        }
+    }
+
+    fn ended(&mut self, kernel: KernelId, end: End) -> Result<(), String> {
+        let life = self.world.life(kernel);
+        self.say(&format!("{life} ended: {end:?}"));
+        match end {
+            End::Crashed(crash) => {
+                self.outcome.deaths.push((self.world.now(), kernel, self.world.steps(kernel), crash));
+                self.outcome.steps_at_death = self.steps();
+                self.died();
+                Ok(())
+            }
+            // It was told to park, or found itself parked: a suspicion, which must do no harm.
+            End::Parked | End::Stopped => {
+                self.outcome.suspected += 1;
+                Ok(())
+            }
+            End::PowerOff => Err(format!("{life} switched the machine off")),
+            End::Fault(text) => Err(text),
+            End::Panicked(text) => Err(format!("{life} panicked: {text}")),
+        }
+    }
+
+    /// A kernel has died as it should: decide what comes next.
+    fn died(&mut self) {
+        self.since = self.world.now();
+        self.goals = self.checks.console.counts.iter().map(|(letter, count)| (*letter, count + LINES)).collect();
+        // Sometimes the next one dies while this one is still being recovered.
+        let soon = self.kills_left > 0 && self.rng.below(3) == 0;
+        self.stage =
+            if soon { Stage::Calm(self.since + Nanos::micros(self.rng.below(60_000))) } else { Stage::Surviving };
+    }
+
+    fn reached(&self) -> bool {
+        self.goals
+            .iter()
+            .all(|(letter, goal)| self.checks.console.counts.get(letter).is_some_and(|count| count >= goal))
+    }
+
+    fn waiting(&self) -> String {
+        let missing: Vec<String> = self
+            .goals
+            .iter()
+            .map(|(letter, goal)| (letter, goal, self.checks.console.counts.get(letter).copied().unwrap_or(0)))
+            .filter(|(_, goal, count)| count < goal)
+            .map(|(letter, goal, count)| format!("{} is at {count}, not {goal}", *letter as char))
+            .collect();
+        format!("no progress since {}: {}", self.since, missing.join(", "))
+    }
+
+    /// Moves on to the next stage; true at the end of the run.
+    fn stages(&mut self) -> Result<bool, String> {
+        if let Some(every) = self.plan.crash_every
+            && self.outcome.turns % every == 0
+            && self.stage != Stage::Starting
+        {
+            self.order();
+        }
+        let now = self.world.now();
+        match self.stage {
+            Stage::Starting | Stage::Surviving => {
+                if self.reached() {
+                    if self.stage == Stage::Starting {
+                        self.outcome.steps_at_start = self.steps();
+                        self.say("all programs run");
+                    } else {
+                        self.say("all programs have survived");
+                    }
+                    self.outcome.steps_at_end = self.steps();
+                    let pending = self.plan.kills.iter().any(|kill| self.world.steps(kill.kernel) < kill.step);
+                    if self.kills_left == 0 && !pending && self.plan.crash_every.is_none() {
+                        return Ok(true);
+                    }
+                    self.stage = Stage::Calm(now + Nanos::micros(self.rng.below(300_000)));
+                } else if now > self.since + PATIENCE {
+                    return Err(self.waiting());
+                }
+            }
+            Stage::Calm(at) => {
+                if at <= now {
+                    if self.kills_left == 0 || !self.order() {
+                        self.since = now;
+                        self.goals =
+                            self.checks.console.counts.iter().map(|(letter, count)| (*letter, count + LINES)).collect();
+                        self.stage = Stage::Surviving;
+                    } else {
+                        self.kills_left -= 1;
+                    }
+                }
+            }
+            // It may be parked by suspicion before it gets there.
+            Stage::Ordered(kernel) => {
+                if !self.alive(kernel) || now > self.since + PATIENCE {
+                    self.died();
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    fn alive(&self, kernel: KernelId) -> bool {
+        matches!(self.world.phase(kernel), Phase::Running | Phase::Idle(_))
+    }
+
+    /// Orders a death; false if too few kernels are alive for one more.
+    fn order(&mut self) -> bool {
+        let living: Vec<KernelId> =
+            (0..self.plan.kernels as u16).map(KernelId).filter(|kernel| self.alive(*kernel)).collect();
+        if living.len() < 2 {
+            return false;
+        }
+        let kernel = living[self.rng.below(living.len() as u64) as usize];
+        let crash = match self.rng.below(8) {
+            0 | 1 => Crash::Panic,
+            2 | 3 => Crash::Exception,
+            // Nothing wakes core 0 from there: INIT would reset the machine.
+            4 if kernel != KernelId(0) => Crash::Deaf,
+            _ => Crash::Hang,
+        };
+        let step = self.world.steps(kernel) + 1 + self.rng.below(3_000);
+        self.say(&format!("{kernel} is to die at its step {step}: {crash:?}"));
+        self.world.kill_at(kernel, step, crash);
+        self.since = self.world.now();
+        self.stage = Stage::Ordered(kernel);
+        true
+    }
+
+    fn steps(&self) -> Vec<u64> {
+        (0..self.plan.kernels as u16).map(|kernel| self.world.steps(KernelId(kernel))).collect()
+    }
+}
+
+impl Outcome {
+    /// One line that says how it went.
+    pub fn line(&self, plan: &Plan) -> String {
+        let rough = if plan.rough == Rough::Rough { ", rough" } else { "" };
+        let lines: Vec<String> = self.lines.iter().map(|(l, n)| format!("{}{n}", *l as char)).collect();
+        format!(
+            "seed {}: {} ({} kernels{rough}, {} turns, {} s, {} deaths, {} takeovers, {} suspected, {})",
+            plan.seed,
+            self.failure.as_deref().unwrap_or("passed"),
+            plan.kernels,
+            self.turns,
+            self.time,
+            self.deaths.len(),
+            self.takeovers,
+            self.suspected,
+            lines.join(" ")
+        )
+    }
+
+    /// The same as a JSON object.
+    pub fn json(&self, plan: &Plan) -> String {
+        let deaths: Vec<String> = self
+            .deaths
+            .iter()
+            .map(|(at, kernel, step, crash)| {
+                format!(r#"{{"at_ns":{},"kernel":{},"step":{step},"crash":"{crash:?}"}}"#, at.0, kernel.0)
+            })
+            .collect();
+        let lines: Vec<String> = self.lines.iter().map(|(l, n)| format!(r#""{}":{n}"#, *l as char)).collect();
+        let kills: Vec<String> = plan
+            .kills
+            .iter()
+            .map(|Kill { kernel, step, crash }| {
+                format!(r#"{{"kernel":{},"step":{step},"crash":"{crash:?}"}}"#, kernel.0)
+            })
+            .collect();
+        let failure = self.failure.as_deref().map_or("null".to_string(), |text| format!("{text:?}"));
+        format!(
+            r#"{{"seed":{},"kernels":{},"turns":{},"time_ns":{},"kills":[{}],"deaths":[{}],"takeovers":{},"suspected":{},"lines":{{{}}},"failure":{failure}}}"#,
+            plan.seed,
+            plan.kernels,
+            self.turns,
+            self.time.0,
+            kills.join(","),
+            deaths.join(","),
+            self.takeovers,
+            self.suspected,
+            lines.join(",")
+        )
+    }
+}
