@@ -1,11 +1,13 @@
 //! One kernel's end of inter-kernel communication: the only writer of its outgoing part.
 //!
-//! # Who is up A queue links two lives (see [`crate::ring`]). The sender looks at the receiver's incarnation word
+//! # Who is up
+//! A queue links two lives (see [`crate::ring`]). The sender looks at the receiver's incarnation word
 //! before every packet; a new one drops what was in flight. The receiver looks at the sender's when a head word has
 //! changed, before and after it copies: a new life first clears its incarnation word and only then touches its part,
 //! so a copy that an incarnation change did not overtake is of one life.
 //!
-//! # Packets They come from a pool in the sender's own part. Which packets are in flight is kept in private memory,
+//! # Packets
+//! They come from a pool in the sender's own part. Which packets are in flight is kept in private memory,
 //! so nothing that a peer writes can make a packet be given out twice. A packet is free again when the receiver's
 //! tail has passed it, or when the receiver is known to be fenced ([`Endpoint::forget`]) or rebooted.
 use crate::{

@@ -4,13 +4,11 @@
 //! owns. Head and tail count descriptors ever sent and ever consumed, and never go back. Each carries a *tag*, made
 //! of the two incarnations that the queue links. A word with another tag says nothing:
 //!
-//! * The consumer reboots: its new tail words are zero, which has another tag, so the producer learns nothing from
-//!   them until
-//!   it has seen the new incarnation itself, has dropped what was in flight and counts from 0 with the new tag. Heads of the old
-//!   tag mean nothing to the new consumer.
+//! * The consumer reboots: its new tail words are zero, which has another tag, so the producer learns nothing from them
+//!   until it has seen the new incarnation itself, has dropped what was in flight and counts from 0 with the new tag.
+//!   Heads of the old tag mean nothing to the new consumer.
 //! * The producer reboots: its new heads carry its new incarnation; the consumer starts at 0 when it sees the new
-//!   incarnation.
-//!   Its old tail has another tag, so the new producer takes it for nothing.
+//!   incarnation. Its old tail has another tag, so the new producer takes it for nothing.
 //! * Both reboot, in any order: both tags are new, and whichever is first finds only words of other tags.
 //!
 //! So neither ever resets a word of the other, and no order of reboots can make an old count look like a new one.
