@@ -1,0 +1,115 @@
+//! Records: the kernel's objects, one after the other, each with a kind, a version and a checksum.
+use crate::error::ImageError;
+use alloc::vec::Vec;
+
+/// Bytes of a record's header.
+pub const HEADER: usize = 12;
+
+/// Collects records.
+#[derive(Default, Debug)]
+pub struct RecordWriter {
+    bytes: Vec<u8>,
+}
+
+impl RecordWriter {
+    /// An empty one.
+    pub fn new() -> RecordWriter {
+        RecordWriter::default()
+    }
+    /// An empty one that uses the memory of an old buffer.
+    pub fn reuse(mut buffer: Vec<u8>) -> RecordWriter {
+        buffer.clear();
+        RecordWriter { bytes: buffer }
+    }
+    /// Adds a record. A payload of 4 GiB or more is cut; none comes near.
+    pub fn add(&mut self, kind: u16, version: u16, payload: &[u8]) {
+        self.add_with(kind, version, |bytes| bytes.extend_from_slice(payload));
+    }
+    /// Adds a record whose payload `write` appends to the buffer it is given.
+    pub fn add_with<T>(&mut self, kind: u16, version: u16, write: impl FnOnce(&mut Vec<u8>) -> T) -> T {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(&[0; HEADER]);
+        let result = write(&mut self.bytes);
+        let payload = self.bytes.get(start + HEADER..).unwrap_or_default();
+        let length = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+        let header = encode_header(kind, version, length, payload);
+        if let Some(place) = self.bytes.get_mut(start..start + HEADER) {
+            place.copy_from_slice(&header);
+        }
+        result
+    }
+    /// All records so far.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+    /// All records.
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.bytes
+    }
+}
+
+fn encode_header(kind: u16, version: u16, length: u32, payload: &[u8]) -> [u8; HEADER] {
+    let mut header = [0; HEADER];
+    header[..2].copy_from_slice(&kind.to_le_bytes());
+    header[2..4].copy_from_slice(&version.to_le_bytes());
+    header[4..8].copy_from_slice(&length.to_le_bytes());
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&header[..8]);
+    hasher.update(payload);
+    header[8..].copy_from_slice(&hasher.finalize().to_le_bytes());
+    header
+}
+
+/// One record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Record<'a> {
+    /// What it is.
+    pub kind: u16,
+    /// Version of its payload's form.
+    pub version: u16,
+    /// The payload.
+    pub payload: &'a [u8],
+}
+
+/// The records of a byte string, checked one by one. Ends after the first error.
+#[derive(Clone, Debug)]
+pub struct Records<'a> {
+    left: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Records<'a> {
+    /// Over `bytes`.
+    pub fn new(bytes: &'a [u8]) -> Records<'a> {
+        Records { left: bytes, at: 0 }
+    }
+    fn parse(&mut self) -> Result<Record<'a>, ImageError> {
+        let bad_header = ImageError::RecordHeader(self.at);
+        let (header, rest) = self.left.split_first_chunk::<HEADER>().ok_or(bad_header)?;
+        let [k0, k1, v0, v1, l0, l1, l2, l3, ..] = *header;
+        let length = u32::from_le_bytes([l0, l1, l2, l3]);
+        let (payload, rest) =
+            usize::try_from(length).ok().and_then(|length| rest.split_at_checked(length)).ok_or(bad_header)?;
+        let (kind, version) = (u16::from_le_bytes([k0, k1]), u16::from_le_bytes([v0, v1]));
+        if encode_header(kind, version, length, payload) != *header {
+            return Err(ImageError::RecordPayload(self.at));
+        }
+        self.at += HEADER + payload.len();
+        self.left = rest;
+        Ok(Record { kind, version, payload })
+    }
+}
+
+impl<'a> Iterator for Records<'a> {
+    type Item = Result<Record<'a>, ImageError>;
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.left.is_empty() {
+            return None;
+        }
+        let record = self.parse();
+        if record.is_err() {
+            self.left = &[];
+        }
+        Some(record)
+    }
+}

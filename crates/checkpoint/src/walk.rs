@@ -1,0 +1,137 @@
+//! A walk over a tree of an image, step by step, that trusts nothing it reads.
+use crate::{
+    error::ImageError,
+    layout::{ENTRY_WORDS, Entry, LEAF_ENTRIES, MAX_PAGE, Node, PageKey, Tree, WORDS},
+};
+use alloc::vec::Vec;
+use shimos_abi::addr::{Frame, FrameRange};
+use shimos_hal::Machine;
+
+/// What a walk comes by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Event {
+    /// A node is entered.
+    Enter(Frame),
+    /// All below it was seen.
+    Leave(Frame),
+    /// A page's entry, not empty.
+    Entry { key: PageKey, page: u64, entry: Entry },
+    /// Something is wrong here; the walk goes on beside it.
+    Damaged(ImageError),
+}
+
+struct Level {
+    tree: Tree,
+    node: Node,
+    prefix: u64,
+    at: usize,
+}
+
+/// The walk. Nodes lie in `pool`; in a valid image each lies in a frame of its own, so their number is bounded.
+pub(crate) struct Walk {
+    pool: FrameRange,
+    stack: Vec<Level>,
+    nodes_left: u32,
+}
+
+impl Walk {
+    /// From the root that `word` points to. A damaged root is the one event of the walk.
+    pub fn new(pool: FrameRange, tree: Tree, word: u64) -> Result<Walk, ImageError> {
+        let mut walk = Walk { pool, stack: Vec::new(), nodes_left: pool.count };
+        match tree.node(word, 0) {
+            Ok(Some(node)) => walk.stack.push(Level { tree, node, prefix: 0, at: 0 }),
+            Ok(None) => {}
+            Err(_) => return Err(ImageError::Pointer(pool.first)),
+        }
+        Ok(walk)
+    }
+
+    fn usable<M: Machine>(&self, machine: &M, frame: Frame) -> bool {
+        self.pool.contains(frame) && frame != self.pool.first && machine.readable(frame)
+    }
+
+    /// The next event; `None` at the end.
+    pub fn next<M: Machine>(&mut self, machine: &M) -> Option<Event> {
+        loop {
+            let pool = self.pool;
+            let level = self.stack.last_mut()?;
+            let frame = level.node.frame;
+            if level.at == 0 {
+                let usable = pool.contains(frame) && frame != pool.first && machine.readable(frame);
+                if !usable || self.nodes_left == 0 {
+                    self.stack.pop();
+                    let error = if usable { ImageError::Endless } else { ImageError::Outside(frame) };
+                    return Some(Event::Damaged(error));
+                }
+                self.nodes_left -= 1;
+                level.at = 1;
+                return Some(Event::Enter(frame));
+            }
+            let place = level.at - 1;
+            level.at += 1;
+            if let (Tree::Pages(key), 0) = (level.tree, level.node.height) {
+                let page = level.prefix * LEAF_ENTRIES as u64 + place as u64;
+                if place >= LEAF_ENTRIES || page >= MAX_PAGE {
+                    self.stack.pop();
+                    return Some(Event::Leave(frame));
+                }
+                if (0..ENTRY_WORDS - 1).all(|word| machine.read_word(frame, place * ENTRY_WORDS + word) == 0) {
+                    continue;
+                }
+                return Some(match Entry::read(machine, frame, key, page) {
+                    Ok(entry) => Event::Entry { key, page, entry },
+                    Err(error) => Event::Damaged(error),
+                });
+            }
+            if place >= WORDS {
+                self.stack.pop();
+                return Some(Event::Leave(frame));
+            }
+            let word = machine.read_word(frame, place);
+            if word == 0 {
+                continue;
+            }
+            let below = level.prefix * WORDS as u64 + place as u64;
+            let (tree, prefix, height) = match (level.tree, level.node.height) {
+                // A leaf of the directory leads to the page tree of a key, of any height.
+                (Tree::Directory, 0) => match u32::try_from(below) {
+                    Ok(key) => (Tree::Pages(PageKey(key)), 0, None),
+                    Err(_) => return Some(Event::Damaged(ImageError::Pointer(frame))),
+                },
+                (tree, height) => (tree, below, Some(height - 1)),
+            };
+            match tree.node(word, prefix) {
+                Ok(Some(node)) if height.is_none_or(|height| height == node.height) => {
+                    self.stack.push(Level { tree, node, prefix, at: 0 });
+                }
+                _ => return Some(Event::Damaged(ImageError::Pointer(frame))),
+            }
+        }
+    }
+
+    /// Follows pointers from the root down to the page tree of `key`; the word that points to it.
+    pub fn find_key<M: Machine>(mut self, machine: &M, key: PageKey) -> Result<u64, ImageError> {
+        let index = u64::from(key.0);
+        let Some(root) = self.stack.pop() else { return Ok(0) };
+        if root.node.height < Tree::Directory.height_for(index) {
+            return Ok(0);
+        }
+        let mut node = root.node;
+        while node.height > 0 {
+            if !self.usable(machine, node.frame) {
+                return Err(ImageError::Outside(node.frame));
+            }
+            let below = node.height - 1;
+            let word = machine.read_word(node.frame, Tree::Directory.place(index, node.height));
+            match Tree::Directory.node(word, Tree::Directory.prefix(index, below)) {
+                Ok(None) => return Ok(0),
+                Ok(Some(next)) if next.height == below => node = next,
+                _ => return Err(ImageError::Pointer(node.frame)),
+            }
+        }
+        if !self.usable(machine, node.frame) {
+            return Err(ImageError::Outside(node.frame));
+        }
+        Ok(machine.read_word(node.frame, (index % WORDS as u64) as usize))
+    }
+}

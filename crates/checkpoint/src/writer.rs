@@ -1,0 +1,309 @@
+//! Writes the generations of one image.
+use crate::{
+    error::WriteError,
+    layout::{
+        Descriptor, MAX_PAGE, PageKey, SLOT_COMMIT, SLOT_ROOT, SLOT_STATE, SlotState, Tree, encode_state, slot_start,
+    },
+    page_map::{Effect, PageMap, Place, Swept},
+    record_frames::{Stored, store},
+    teardown::Teardown,
+};
+use alloc::{
+    collections::{BTreeMap, VecDeque},
+    vec::Vec,
+};
+use shimos_abi::{
+    addr::{Frame, FrameRange, PAGE},
+    ids::{Epoch, ProgramId},
+};
+use shimos_hal::Machine;
+use shimos_memory::{Frames, space::Progress};
+
+/// A page that an epoch changed.
+#[derive(Clone, Copy, Debug)]
+struct Touched {
+    at: (PageKey, u64),
+    effect: Effect,
+}
+
+/// The image of one program under construction.
+///
+/// `begin`, any number of `page`, `records`, then `commit`: until the one store in it, the two last generations are
+/// whole; after it, this one and the one before. `sweep` gives back what no kept generation needs.
+pub struct Writer {
+    head: Frame,
+    pool: FrameRange,
+    slot: usize,
+    program: ProgramId,
+    committed: u32,
+    writing: Option<u32>,
+    map: PageMap,
+    pages_of: BTreeMap<PageKey, u32>,
+    pages: u32,
+    touched: Vec<Touched>,
+    /// Changed pages with superseded versions, by epoch.
+    superseded: VecDeque<(u32, Vec<(PageKey, u64)>)>,
+    /// Keys to drop, with the first epoch that has no use for them.
+    drops: VecDeque<(u32, PageKey)>,
+    teardown: Option<Teardown>,
+    prune: Option<(PageKey, u64)>,
+    new_records: Option<Stored>,
+    kept_records: VecDeque<(u32, Stored)>,
+}
+
+impl Writer {
+    /// For a slot that was just made active, empty.
+    pub(crate) fn new(pool: FrameRange, slot: usize, program: ProgramId, after: Epoch) -> Writer {
+        let head = pool.first;
+        Writer {
+            head,
+            pool,
+            slot,
+            program,
+            committed: after.0,
+            writing: None,
+            map: PageMap::new(Place { frame: head, word: slot_start(slot) + SLOT_ROOT }),
+            pages_of: BTreeMap::new(),
+            pages: 0,
+            touched: Vec::new(),
+            superseded: VecDeque::new(),
+            drops: VecDeque::new(),
+            teardown: None,
+            prune: None,
+            new_records: None,
+            kept_records: VecDeque::new(),
+        }
+    }
+
+    /// Whose image it is.
+    pub fn program(&self) -> ProgramId {
+        self.program
+    }
+    /// The last committed epoch (or the one that the image started after).
+    pub fn committed(&self) -> Epoch {
+        Epoch(self.committed)
+    }
+    /// Pages of the image as it stands.
+    pub fn pages(&self) -> u32 {
+        self.pages
+    }
+    /// References to frames outside the own pool. When it is 0 the image needs no loan any more.
+    pub fn foreign_frames(&self) -> u64 {
+        self.map.foreign
+    }
+
+    /// Begins the next generation.
+    pub fn begin(&mut self) -> Result<Epoch, WriteError> {
+        if self.writing.is_some() {
+            return Err(WriteError::OutOfTurn);
+        }
+        let epoch = self.committed.checked_add(1).ok_or(WriteError::NoEpoch)?;
+        self.writing = Some(epoch);
+        Ok(Epoch(epoch))
+    }
+
+    /// Says what a page is in this generation. The image takes a reference to the frame, which must never be written
+    /// again while it holds it.
+    pub fn page<M: Machine>(
+        &mut self,
+        machine: &mut M,
+        frames: &mut Frames,
+        key: PageKey,
+        page: u64,
+        frame: Option<Frame>,
+    ) -> Result<(), WriteError> {
+        let epoch = self.writing.ok_or(WriteError::OutOfTurn)?;
+        if page >= MAX_PAGE {
+            return Err(WriteError::BadPage);
+        }
+        let changed = self.map.set(machine, frames, epoch, (key, page), frame)?;
+        if matches!(changed.effect, Effect::First | Effect::Superseded) {
+            self.touched.push(Touched { at: (key, page), effect: changed.effect });
+        }
+        self.count(key, changed.was, changed.is);
+        Ok(())
+    }
+
+    fn count(&mut self, key: PageKey, was: bool, is: bool) {
+        if was == is {
+            return;
+        }
+        let of_key = self.pages_of.entry(key).or_default();
+        if is {
+            *of_key += 1;
+            self.pages += 1;
+        } else {
+            *of_key = of_key.saturating_sub(1);
+            self.pages = self.pages.saturating_sub(1);
+        }
+    }
+
+    /// Stores this generation's records, all of them.
+    pub fn records<M: Machine>(
+        &mut self,
+        machine: &mut M,
+        frames: &mut Frames,
+        bytes: &[u8],
+    ) -> Result<(), WriteError> {
+        if self.writing.is_none() {
+            return Err(WriteError::OutOfTurn);
+        }
+        let stored = store(machine, frames, bytes)?;
+        if let Some(old) = self.new_records.replace(stored) {
+            old.release(frames);
+        }
+        Ok(())
+    }
+
+    /// Commits this generation with one store, after which it is the image.
+    pub fn commit<M: Machine>(&mut self, machine: &mut M, frames: &mut Frames) -> Result<Epoch, WriteError> {
+        let epoch = self.writing.take().ok_or(WriteError::OutOfTurn)?;
+        let stored = self.new_records.take().unwrap_or_default();
+        let descriptor = Descriptor {
+            epoch,
+            record_bytes: stored.bytes,
+            record_list: stored.list,
+            record_crc: stored.crc,
+            pages: self.pages,
+        };
+        let words = descriptor.words(self.program);
+        let start = Descriptor::start(self.slot, epoch);
+        for (at, word) in words.iter().enumerate() {
+            machine.write_word(self.head, start + at, *word);
+        }
+        machine.write_word(self.head, slot_start(self.slot) + SLOT_COMMIT, descriptor.commit_word(&words));
+
+        self.committed = epoch;
+        self.kept_records.push_back((epoch, stored));
+        while let Some((old, _)) = self.kept_records.front()
+            && old.saturating_add(1) < epoch
+        {
+            if let Some((_, stored)) = self.kept_records.pop_front() {
+                stored.release(frames);
+            }
+        }
+        let superseded: Vec<(PageKey, u64)> = self
+            .touched
+            .drain(..)
+            .filter(|touched| touched.effect == Effect::Superseded)
+            .map(|touched| touched.at)
+            .collect();
+        if !superseded.is_empty() {
+            self.superseded.push_back((epoch, superseded));
+        }
+        Ok(Epoch(epoch))
+    }
+
+    /// Takes everything of this generation back. Its number is used again.
+    pub fn abort<M: Machine>(&mut self, machine: &mut M, frames: &mut Frames) -> Result<(), WriteError> {
+        let epoch = self.writing.take().ok_or(WriteError::OutOfTurn)?;
+        if let Some(stored) = self.new_records.take() {
+            stored.release(frames);
+        }
+        for touched in core::mem::take(&mut self.touched) {
+            let changed = self.map.undo(machine, frames, epoch, touched.at)?;
+            self.count(touched.at.0, changed.was, changed.is);
+        }
+        Ok(())
+    }
+
+    /// From the next generation on nobody asks for the pages of `key`, and it is never used again. Between checkpoints,
+    /// before the one that no longer has it in its records.
+    pub fn drop_key(&mut self, key: PageKey) {
+        self.pages = self.pages.saturating_sub(self.pages_of.remove(&key).unwrap_or(0));
+        let in_turn = u32::from(self.writing.is_some());
+        self.drops.push_back((self.committed.saturating_add(1 + in_turn), key));
+    }
+
+    /// Gives back what no kept generation needs: about `max` pages' worth of work. After every commit, when there is time.
+    pub fn sweep<M: Machine>(
+        &mut self,
+        machine: &mut M,
+        frames: &mut Frames,
+        max: usize,
+    ) -> Result<Progress, WriteError> {
+        let oldest = self.committed.saturating_sub(1);
+        for _ in 0..max {
+            if let Some(teardown) = &mut self.teardown {
+                // Entries are walked one by one; a step does a few of them.
+                if teardown.step_in(machine, frames, 8, &mut self.map) == Progress::Done {
+                    self.teardown = None;
+                }
+                continue;
+            }
+            if let Some((epoch, pages)) = self.superseded.front_mut()
+                && *epoch <= oldest
+            {
+                match pages.pop() {
+                    Some(at) => self.sweep_page(machine, frames, oldest, at)?,
+                    None => drop(self.superseded.pop_front()),
+                }
+                continue;
+            }
+            if let Some((key, page)) = self.prune.take() {
+                self.map.prune(machine, frames, key, page)?;
+                continue;
+            }
+            match self.drops.front() {
+                Some((epoch, key)) if *epoch <= oldest => {
+                    let key = *key;
+                    self.drops.pop_front();
+                    let word = self.map.unlink(machine, key)?;
+                    self.teardown = Some(Teardown::new(self.pool, Tree::Pages(key), word, Vec::new()));
+                }
+                _ => return Ok(Progress::Done),
+            }
+        }
+        Ok(Progress::More)
+    }
+
+    fn sweep_page<M: Machine>(
+        &mut self,
+        machine: &mut M,
+        frames: &mut Frames,
+        oldest: u32,
+        at: (PageKey, u64),
+    ) -> Result<(), WriteError> {
+        let leaf = |(key, page): (PageKey, u64)| (key, page / crate::layout::LEAF_ENTRIES as u64);
+        if let Some(due) = self.prune
+            && leaf(due) != leaf(at)
+        {
+            self.prune = None;
+            self.map.prune(machine, frames, due.0, due.1)?;
+        }
+        if self.map.sweep(machine, frames, oldest, at)? == Swept::Empty {
+            self.prune = Some(at);
+        }
+        Ok(())
+    }
+
+    /// How much memory the image takes besides the pages themselves: bytes of records of the last generation.
+    pub fn record_bytes(&self) -> u32 {
+        self.kept_records.back().map_or(0, |(_, stored)| stored.bytes)
+    }
+    /// Frames that the kept records take.
+    pub fn record_frames(&self) -> usize {
+        self.kept_records.iter().map(|(_, stored)| stored.bytes as usize).map(|bytes| bytes.div_ceil(PAGE)).sum()
+    }
+
+    /// Ends the image: the slot is free at once, its frames after the returned work.
+    pub fn close<M: Machine>(mut self, machine: &mut M) -> Teardown {
+        let start = slot_start(self.slot);
+        machine.write_word(self.head, start + SLOT_STATE, encode_state(SlotState::Free, self.program));
+        let mut kept: Vec<Frame> = Vec::new();
+        for (_, stored) in self.kept_records.drain(..) {
+            kept.extend(stored.frames);
+        }
+        if let Some(stored) = self.new_records.take() {
+            kept.extend(stored.frames);
+        }
+        let root = machine.read_word(self.head, start + SLOT_ROOT);
+        machine.write_word(self.head, start + SLOT_ROOT, 0);
+        let mut teardown = Teardown::new(self.pool, Tree::Directory, root, kept);
+        // A dropped tree that was already taken out of the directory is not found from the root.
+        if let Some(dropped) = self.teardown.take() {
+            teardown.join(dropped);
+        }
+        teardown
+    }
+}
