@@ -1,0 +1,66 @@
+//! Numbers that outsiders cannot guess, from a key that moves with the stack.
+use crate::{endpoint::Tuple, tcp::Seq};
+use core::hash::Hasher;
+use minicbor::{Decode, Encode};
+use shimos_abi::time::Nanos;
+use siphasher::sip::SipHasher13;
+
+#[derive(Clone, Debug, Encode, Decode)]
+pub(crate) struct Secret {
+    #[n(0)]
+    key: (u64, u64),
+    /// Counts the random numbers given.
+    #[n(1)]
+    count: u64,
+}
+
+impl Secret {
+    pub fn new(seed: u64) -> Secret {
+        let derive = |what| {
+            let mut hasher = SipHasher13::new_with_keys(seed, what);
+            hasher.write_u64(seed);
+            hasher.finish()
+        };
+        Secret {
+            key: (derive(1), derive(2)),
+            count: 0,
+        }
+    }
+
+    fn hash(&self, purpose: u64, tuple: Option<Tuple>) -> u64 {
+        let mut hasher = SipHasher13::new_with_keys(self.key.0, self.key.1 ^ purpose);
+        if let Some(tuple) = tuple {
+            for end in [tuple.local, tuple.remote] {
+                hasher.write_u64(u64::from(end.address.to_bits()) << 16 | u64::from(end.port));
+            }
+        }
+        hasher.write_u64(if tuple.is_none() { self.count } else { 0 });
+        hasher.finish()
+    }
+
+    /// The first sequence number of a connection (RFC 6528). It grows with time, so that a successor of the same name
+    /// begins after its predecessor.
+    pub fn sequence(&self, tuple: Tuple, now: Nanos) -> Seq {
+        Seq(self.hash(1, Some(tuple)) as u32) + (now.0 >> 6) as u32
+    }
+
+    /// What the timestamps of a connection are ahead of the clock.
+    pub fn offset(&self, tuple: Tuple) -> u32 {
+        // By address only, so that timestamps also grow from one connection to the next (RFC 7323, appendix B.2).
+        let mut pair = tuple;
+        pair.local.port = 0;
+        pair.remote.port = 0;
+        self.hash(2, Some(pair)) as u32
+    }
+
+    /// Which of the listeners that share a port gets a connection.
+    pub fn choice(&self, tuple: Tuple) -> u64 {
+        self.hash(3, Some(tuple))
+    }
+
+    /// A random number.
+    pub fn random(&mut self) -> u64 {
+        self.count = self.count.wrapping_add(1);
+        self.hash(4, None)
+    }
+}

@@ -1,0 +1,655 @@
+//! The stack as a whole: its state, the way of a packet through it, and time.
+use crate::{
+    endpoint::{Endpoint, Tuple},
+    icmp,
+    link::{self, Config, ETHERNET, Incoming, Link},
+    secret::Secret,
+    socket::{Kind, Owner, Protocol, Socket, SocketId},
+    tcp::{AckMode, Connection, Context, Segment, State, TimeWait, Verdict, reset_for},
+    udp,
+};
+use alloc::{
+    collections::{BTreeMap, BTreeSet},
+    vec::Vec,
+};
+use core::net::Ipv4Addr;
+use minicbor::{
+    Decode, Encode,
+    decode::{self, Decoder},
+    encode::{self, Encoder, Write},
+};
+use shimos_abi::{errno::Errno, time::Nanos};
+use smoltcp::wire::IpProtocol;
+
+/// Packets to itself that one poll delivers.
+const LOOPED: usize = 2048;
+
+/// What is saved.
+#[derive(Clone, Debug, Encode, Decode)]
+pub(crate) struct Saved {
+    #[n(0)]
+    pub link: Link,
+    #[n(1)]
+    pub secret: Secret,
+    #[n(2)]
+    pub sockets: BTreeMap<SocketId, Socket>,
+    #[n(3)]
+    next_id: u32,
+    #[n(4)]
+    pub time_wait: BTreeMap<Tuple, TimeWait>,
+    #[n(5)]
+    acks: AckMode,
+}
+
+/// What follows from what is saved.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Derived {
+    /// Which socket has a connection.
+    pub connections: BTreeMap<Tuple, SocketId>,
+    /// Sockets with a local port of their own.
+    pub ports: BTreeMap<(Protocol, u16), Vec<SocketId>>,
+    /// Sockets in the order of their timers.
+    timers: BTreeSet<(Nanos, SocketId)>,
+    /// Sockets for the caller to look at.
+    pub changed: BTreeSet<SocketId>,
+    /// Connections that had no room to send.
+    blocked: BTreeSet<SocketId>,
+    /// Not later than the first TIME_WAIT entry ends.
+    time_wait: Option<Nanos>,
+    version: u64,
+}
+
+/// The network of one program.
+#[derive(Clone, Debug)]
+pub struct Stack {
+    pub(crate) saved: Saved,
+    pub(crate) derived: Derived,
+}
+
+impl<C> Encode<C> for Stack {
+    fn encode<W: Write>(
+        &self,
+        e: &mut Encoder<W>,
+        ctx: &mut C,
+    ) -> Result<(), encode::Error<W::Error>> {
+        self.saved.encode(e, ctx)
+    }
+}
+
+impl<'b, C> Decode<'b, C> for Stack {
+    /// Also checks what was decoded and rebuilds what follows from it.
+    fn decode(d: &mut Decoder<'b>, ctx: &mut C) -> Result<Self, decode::Error> {
+        let saved = Saved::decode(d, ctx)?;
+        let mut stack = Stack {
+            saved,
+            derived: Derived::default(),
+        };
+        stack.validate().map_err(decode::Error::message)?;
+        stack.derive();
+        Ok(stack)
+    }
+}
+
+impl Stack {
+    /// A stack without sockets. `seed` is random: what must not be guessed is made from it.
+    pub fn new(config: Config, seed: u64) -> Stack {
+        let saved = Saved {
+            link: Link::new(config),
+            secret: Secret::new(seed),
+            sockets: BTreeMap::new(),
+            next_id: 1,
+            time_wait: BTreeMap::new(),
+            acks: AckMode::Delayed,
+        };
+        Stack {
+            saved,
+            derived: Derived::default(),
+        }
+    }
+
+    /// The addresses it was made with.
+    pub fn config(&self) -> Config {
+        self.saved.link.config
+    }
+
+    /// Changes when received data is acknowledged.
+    pub fn set_ack_mode(&mut self, acks: AckMode) {
+        self.saved.acks = acks;
+    }
+
+    /// Changes whenever the saved state may have changed. Says that a checkpoint can keep what it has.
+    pub fn version(&self) -> u64 {
+        self.derived.version
+    }
+
+    pub(crate) fn touch(&mut self) {
+        self.derived.version += 1;
+    }
+
+    /// Whether what was decoded hangs together.
+    fn validate(&self) -> Result<(), &'static str> {
+        for (id, socket) in &self.saved.sockets {
+            if id.0 >= self.saved.next_id {
+                return Err("a socket that was never made");
+            }
+            match &socket.kind {
+                Kind::Connection(connection) => connection.validate()?,
+                Kind::Listener(listener) => {
+                    listener.validate()?;
+                    if !listener
+                        .ready
+                        .iter()
+                        .all(|child| self.is_child(*child, *id))
+                    {
+                        return Err("a queue of strangers");
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn is_child(&self, child: SocketId, of: SocketId) -> bool {
+        self.saved
+            .sockets
+            .get(&child)
+            .is_some_and(|socket| socket.owner == Owner::Listener(of))
+    }
+
+    /// Builds what follows from the saved state.
+    fn derive(&mut self) {
+        let ids: Vec<SocketId> = self.saved.sockets.keys().copied().collect();
+        self.derived.time_wait = self.saved.time_wait.values().map(|entry| entry.ends).min();
+        for id in ids {
+            let Some(socket) = self.saved.sockets.get(&id) else {
+                continue;
+            };
+            if let Some(bound) = socket.bound {
+                self.derived
+                    .ports
+                    .entry((socket.protocol(), bound.port))
+                    .or_default()
+                    .push(id);
+            }
+            if let Kind::Connection(connection) = &socket.kind
+                && connection.state != State::Closed
+            {
+                self.derived.connections.insert(connection.tuple, id);
+                self.derived.blocked.insert(id);
+            }
+            if socket.owner == Owner::Program {
+                self.derived.changed.insert(id);
+            }
+            self.arm(id);
+        }
+    }
+
+    /// The program goes on in this kernel: every peer is told so at once, instead of when its timer runs out.
+    pub fn after_takeover(&mut self, now: Nanos) {
+        self.touch();
+        let ids: Vec<SocketId> = self.saved.sockets.keys().copied().collect();
+        for id in ids {
+            self.with_connection(now, id, |connection, cx| connection.after_takeover(cx));
+            self.with_listener(now, id, |listener, _, cx| listener.after_takeover(cx));
+        }
+    }
+
+    /// Takes the next Ethernet frame to send.
+    pub fn take_frame(&mut self) -> Option<Vec<u8>> {
+        let frame = self.saved.link.take_frame();
+        if frame.is_some() {
+            self.touch();
+        }
+        frame
+    }
+
+    /// Takes a socket whose readiness may have changed. Only sockets that the program has are named.
+    pub fn take_changed(&mut self) -> Option<SocketId> {
+        self.derived.changed.pop_first()
+    }
+
+    /// Deals with an Ethernet frame from the wire, whatever is in it.
+    pub fn receive(&mut self, now: Nanos, ethernet_frame: &[u8]) {
+        self.touch();
+        if let Some(incoming) = self.saved.link.receive(now, ethernet_frame) {
+            self.dispatch(now, &incoming);
+        }
+    }
+
+    /// Deals with timers that are due, with packets to the program itself, and with what could not be sent before.
+    pub fn poll(&mut self, now: Nanos) {
+        if self.next_deadline().is_none_or(|at| at > now) {
+            return;
+        }
+        self.touch();
+        self.saved.link.poll(now);
+        while let Some(hop) = self.saved.link.take_unreachable() {
+            self.neighbour_absent(now, hop);
+        }
+        self.forget_time_wait(now);
+        let due: Vec<SocketId> = self
+            .derived
+            .timers
+            .iter()
+            .take_while(|(at, _)| *at <= now)
+            .map(|(_, id)| *id)
+            .collect();
+        for id in due {
+            self.with_connection(now, id, |connection, cx| connection.poll(cx));
+            self.with_listener(now, id, |listener, _, cx| listener.poll(cx));
+        }
+        for id in core::mem::take(&mut self.derived.blocked) {
+            self.with_connection(now, id, |connection, cx| connection.output(cx));
+        }
+        for _ in 0..LOOPED {
+            let Some(frame) = self.saved.link.take_looped() else {
+                break;
+            };
+            if let Some(mut incoming) = frame.get(ETHERNET..).and_then(link::parse) {
+                incoming.looped = true;
+                self.dispatch(now, &incoming);
+            }
+        }
+    }
+
+    /// When [`Stack::poll`] has something to do; a time that has passed means now.
+    pub fn next_deadline(&self) -> Option<Nanos> {
+        let room = self.saved.link.has_room(Ipv4Addr::BROADCAST);
+        if self.saved.link.looped() > 0 || (room && !self.derived.blocked.is_empty()) {
+            return Some(Nanos(0));
+        }
+        let timer = self.derived.timers.first().map(|(at, _)| *at);
+        [
+            timer,
+            self.derived.time_wait,
+            self.saved.link.next_deadline(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    fn dispatch(&mut self, now: Nanos, incoming: &Incoming<'_>) {
+        match incoming.protocol {
+            IpProtocol::Tcp => {
+                if let Some(segment) = Segment::parse(incoming) {
+                    self.receive_tcp(now, &segment);
+                }
+            }
+            IpProtocol::Udp => {
+                if let Some((tuple, bytes)) = udp::parse(incoming) {
+                    self.receive_udp(now, incoming, tuple, bytes);
+                }
+            }
+            IpProtocol::Icmp => match icmp::parse(incoming) {
+                Some(icmp::Message::Request(request)) => {
+                    icmp::reply(&mut self.saved.link, now, incoming, request)
+                }
+                Some(icmp::Message::Reply(ident, bytes)) => {
+                    self.receive_echo(incoming, ident, bytes)
+                }
+                Some(icmp::Message::Failure(protocol, tuple, error)) => {
+                    self.receive_failure(now, protocol, tuple, error);
+                }
+                None => {}
+            },
+            _ => {}
+        }
+    }
+
+    fn receive_tcp(&mut self, now: Nanos, segment: &Segment<'_>) {
+        let tuple = segment.tuple;
+        if let Some(id) = self.derived.connections.get(&tuple).copied() {
+            self.with_connection(now, id, |connection, cx| connection.input(segment, cx));
+            return;
+        }
+        if let Some(entry) = self.saved.time_wait.get_mut(&tuple) {
+            if !entry.gives_way_to(segment) {
+                return entry.input(tuple, segment, &mut self.saved.link, now);
+            }
+            self.saved.time_wait.remove(&tuple);
+        }
+        let Some(listener) = self.listener_for(tuple) else {
+            return reset_for(segment, &mut self.saved.link, now);
+        };
+        match self.with_listener(now, listener, |l, secret, cx| l.input(segment, secret, cx)) {
+            Some(Verdict::Done) => {}
+            Some(Verdict::Established(connection)) => self.enqueue(listener, *connection),
+            Some(Verdict::Unknown) | None => reset_for(segment, &mut self.saved.link, now),
+        }
+    }
+
+    /// The listener that gets new connections of this name.
+    fn listener_for(&self, tuple: Tuple) -> Option<SocketId> {
+        let sockets = self.derived.ports.get(&(Protocol::Tcp, tuple.local.port))?;
+        let mut named = 0;
+        let mut found: Vec<SocketId> = Vec::new();
+        for id in sockets {
+            let Some(socket) = self.saved.sockets.get(id) else {
+                continue;
+            };
+            let (Kind::Listener(_), Some(bound)) = (&socket.kind, socket.bound) else {
+                continue;
+            };
+            let rank = u8::from(!bound.address.is_unspecified());
+            if !bound.covers(tuple.local) || rank < named {
+                continue;
+            }
+            if rank > named {
+                found.clear();
+                named = rank;
+            }
+            found.push(*id);
+        }
+        match found.len() as u64 {
+            0 | 1 => found.first().copied(),
+            count => found
+                .get((self.saved.secret.choice(tuple) % count) as usize)
+                .copied(),
+        }
+    }
+
+    /// Adds a new connection to those that wait to be accepted.
+    fn enqueue(&mut self, listener: SocketId, connection: Connection) {
+        let child = self.new_id();
+        let Some(parent) = self.saved.sockets.get_mut(&listener) else {
+            return;
+        };
+        let Kind::Listener(queue) = &mut parent.kind else {
+            return;
+        };
+        queue.ready.push_back(child);
+        let tuple = connection.tuple;
+        let blocked = connection.blocked;
+        let mut socket = Socket::new(Kind::Connection(connection.into()), parent.options.clone());
+        socket.owner = Owner::Listener(listener);
+        self.saved.sockets.insert(child, socket);
+        self.derived.connections.insert(tuple, child);
+        if blocked {
+            self.derived.blocked.insert(child);
+        }
+        self.derived.changed.insert(listener);
+        self.arm(child);
+    }
+
+    pub(crate) fn new_id(&mut self) -> SocketId {
+        let id = SocketId(self.saved.next_id);
+        self.saved.next_id = self.saved.next_id.saturating_add(1);
+        id
+    }
+
+    fn receive_udp(&mut self, now: Nanos, incoming: &Incoming<'_>, tuple: Tuple, bytes: &[u8]) {
+        let broadcast = self.saved.link.config.is_broadcast(incoming.target);
+        let mut best: Option<(u8, SocketId)> = None;
+        let mut all = Vec::new();
+        for id in self
+            .derived
+            .ports
+            .get(&(Protocol::Udp, tuple.local.port))
+            .into_iter()
+            .flatten()
+        {
+            let Some(socket) = self.saved.sockets.get(id) else {
+                continue;
+            };
+            let (Kind::Udp(udp), Some(bound)) = (&socket.kind, socket.bound) else {
+                continue;
+            };
+            let Some(fit) = udp.fit(bound, tuple) else {
+                continue;
+            };
+            if broadcast {
+                all.push(*id);
+            } else if best.is_none_or(|(other, _)| fit >= other) {
+                best = Some((fit, *id));
+            }
+        }
+        all.extend(best.map(|(_, id)| id));
+        if all.is_empty() && !broadcast {
+            icmp::port_unreachable(&mut self.saved.link, now, incoming);
+        }
+        for id in all {
+            let Some(socket) = self.saved.sockets.get_mut(&id) else {
+                continue;
+            };
+            let Kind::Udp(udp) = &mut socket.kind else {
+                continue;
+            };
+            if udp
+                .queue
+                .push(tuple.remote, bytes, &socket.options)
+                .is_some()
+            {
+                self.derived.changed.insert(id);
+            }
+        }
+    }
+
+    fn receive_echo(&mut self, incoming: &Incoming<'_>, ident: u16, bytes: &[u8]) {
+        let from = Endpoint::new(incoming.source, 0);
+        for id in self
+            .derived
+            .ports
+            .get(&(Protocol::Echo, ident))
+            .into_iter()
+            .flatten()
+        {
+            let Some(socket) = self.saved.sockets.get_mut(id) else {
+                continue;
+            };
+            let Kind::Ping(ping) = &mut socket.kind else {
+                continue;
+            };
+            if ping.queue.push(from, bytes, &socket.options).is_some() {
+                self.derived.changed.insert(*id);
+            }
+        }
+    }
+
+    /// Something we sent could not be delivered.
+    fn receive_failure(&mut self, now: Nanos, protocol: IpProtocol, tuple: Tuple, error: Errno) {
+        match protocol {
+            IpProtocol::Tcp => {
+                if let Some(id) = self.derived.connections.get(&tuple).copied() {
+                    self.with_connection(now, id, |connection, cx| {
+                        // Once established, the connection tries on: the network may recover (RFC 1122, 4.2.3.9).
+                        if connection.state == State::SynSent {
+                            connection.fail(error, cx);
+                        }
+                    });
+                }
+            }
+            IpProtocol::Udp => {
+                for id in self
+                    .derived
+                    .ports
+                    .get(&(Protocol::Udp, tuple.local.port))
+                    .into_iter()
+                    .flatten()
+                {
+                    let Some(socket) = self.saved.sockets.get_mut(id) else {
+                        continue;
+                    };
+                    if let Kind::Udp(udp) = &socket.kind
+                        && udp.peer == Some(tuple.remote)
+                    {
+                        socket.error = Some(error);
+                        self.derived.changed.insert(*id);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// A neighbour does not answer: who waits for it alone need not wait on.
+    fn neighbour_absent(&mut self, now: Nanos, hop: Ipv4Addr) {
+        let config = self.saved.link.config;
+        let ids: Vec<SocketId> = self
+            .derived
+            .connections
+            .iter()
+            .filter(|(tuple, _)| config.next_hop(tuple.remote.address) == Some(hop))
+            .map(|(_, id)| *id)
+            .collect();
+        for id in ids {
+            self.with_connection(now, id, |connection, cx| {
+                if connection.state == State::SynSent {
+                    connection.fail(Errno::EHOSTUNREACH, cx);
+                }
+            });
+        }
+    }
+
+    fn forget_time_wait(&mut self, now: Nanos) {
+        if self.derived.time_wait.is_some_and(|at| at <= now) {
+            self.saved.time_wait.retain(|_, entry| entry.ends > now);
+            // Not more often than once a second, for there may be many.
+            self.derived.time_wait = self
+                .saved
+                .time_wait
+                .values()
+                .map(|entry| entry.ends)
+                .min()
+                .map(|at| at.max(now + Nanos::secs(1)));
+        }
+    }
+
+    /// Lets a connection do something, and draws the consequences.
+    pub(crate) fn with_connection<R>(
+        &mut self,
+        now: Nanos,
+        id: SocketId,
+        act: impl FnOnce(&mut Connection, &mut Context<'_>) -> R,
+    ) -> Option<R> {
+        let socket = self.saved.sockets.get_mut(&id)?;
+        let Kind::Connection(connection) = &mut socket.kind else {
+            return None;
+        };
+        let mut cx = Context {
+            now,
+            link: &mut self.saved.link,
+            options: &socket.options,
+            owner: socket.owner,
+            acks: self.saved.acks,
+            error: None,
+        };
+        let result = act(connection, &mut cx);
+        socket.error = cx.error.or(socket.error);
+        self.settle(now, id);
+        Some(result)
+    }
+
+    /// Lets a listener do something.
+    fn with_listener<R>(
+        &mut self,
+        now: Nanos,
+        id: SocketId,
+        act: impl FnOnce(&mut crate::tcp::Listener, &Secret, &mut Context<'_>) -> R,
+    ) -> Option<R> {
+        let socket = self.saved.sockets.get_mut(&id)?;
+        let Kind::Listener(listener) = &mut socket.kind else {
+            return None;
+        };
+        let mut cx = Context {
+            now,
+            link: &mut self.saved.link,
+            options: &socket.options,
+            owner: Owner::Listener(id),
+            acks: self.saved.acks,
+            error: None,
+        };
+        let result = act(listener, &self.saved.secret, &mut cx);
+        self.arm(id);
+        Some(result)
+    }
+
+    /// Draws the consequences of what a connection did.
+    fn settle(&mut self, now: Nanos, id: SocketId) {
+        let Some(socket) = self.saved.sockets.get_mut(&id) else {
+            return;
+        };
+        let Kind::Connection(connection) = &mut socket.kind else {
+            return;
+        };
+        if core::mem::take(&mut connection.event) && socket.owner == Owner::Program {
+            self.derived.changed.insert(id);
+        }
+        if connection.blocked {
+            self.derived.blocked.insert(id);
+        }
+        let tuple = connection.tuple;
+        match (connection.state, socket.owner) {
+            (State::TimeWait, Owner::Nobody) if !connection.blocked => {
+                let entry = TimeWait::new(connection, now);
+                let ends = entry.ends;
+                self.derived.time_wait =
+                    Some(self.derived.time_wait.map_or(ends, |at| at.min(ends)));
+                self.saved.time_wait.insert(tuple, entry);
+                self.remove(id);
+            }
+            (State::Closed, Owner::Nobody) => self.remove(id),
+            (State::Closed, _) => {
+                self.forget_tuple(tuple, id);
+                self.arm(id);
+            }
+            _ => self.arm(id),
+        }
+    }
+
+    fn forget_tuple(&mut self, tuple: Tuple, id: SocketId) {
+        if self.derived.connections.get(&tuple) == Some(&id) {
+            self.derived.connections.remove(&tuple);
+        }
+    }
+
+    /// Puts a socket where its next timer says.
+    pub(crate) fn arm(&mut self, id: SocketId) {
+        let Some(socket) = self.saved.sockets.get_mut(&id) else {
+            return;
+        };
+        let at = match &socket.kind {
+            Kind::Connection(connection) => connection.next_deadline(),
+            Kind::Listener(listener) => listener.timer,
+            _ => None,
+        };
+        if at != socket.armed {
+            if let Some(old) = socket.armed {
+                self.derived.timers.remove(&(old, id));
+            }
+            if let Some(new) = at {
+                self.derived.timers.insert((new, id));
+            }
+            socket.armed = at;
+        }
+    }
+
+    /// Removes a socket and all that refers to it.
+    pub(crate) fn remove(&mut self, id: SocketId) {
+        let Some(socket) = self.saved.sockets.remove(&id) else {
+            return;
+        };
+        if let Some(at) = socket.armed {
+            self.derived.timers.remove(&(at, id));
+        }
+        if let Some(bound) = socket.bound {
+            self.forget_port(socket.protocol(), bound.port, id);
+        }
+        if let Kind::Connection(connection) = &socket.kind {
+            self.forget_tuple(connection.tuple, id);
+        }
+        self.derived.changed.remove(&id);
+        self.derived.blocked.remove(&id);
+    }
+
+    pub(crate) fn forget_port(&mut self, protocol: Protocol, port: u16, id: SocketId) {
+        let key = (protocol, port);
+        if let Some(ids) = self.derived.ports.get_mut(&key) {
+            ids.retain(|other| *other != id);
+            if ids.is_empty() {
+                self.derived.ports.remove(&key);
+            }
+        }
+    }
+}
