@@ -1,0 +1,211 @@
+//! From a path to a file.
+use crate::{
+    NAME_MAX, PATH_MAX,
+    access::{Credentials, Want},
+    fault::{Fault, Sources},
+    mounts::Link,
+    node::{Kind, Metadata, NodeId},
+    tree::Tree,
+};
+use alloc::{borrow::ToOwned, vec::Vec};
+use shimos_abi::errno::Errno;
+
+/// Symbolic links that one walk follows.
+const MAX_LINKS: usize = 40;
+
+/// Where a walk starts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Start {
+    /// Directory that `/` stands for, and that `..` does not leave.
+    pub root: NodeId,
+    /// Directory that other paths start from.
+    pub cwd: NodeId,
+}
+
+/// What to do with the last part of a path.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Last {
+    /// Follow it if it is a symbolic link (open, stat, and most others).
+    Follow,
+    /// Follow it only if a slash is behind it (lstat, O_NOFOLLOW).
+    Keep,
+    /// Never follow it: the name is what counts (mkdir, mknod, symlink, link's new name, unlink, rmdir, rename).
+    Name,
+}
+
+/// Where a walk ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Resolved {
+    /// The directory that the last part was looked up in.
+    pub parent: NodeId,
+    /// The last part; `.` or `..` where the path ends so, and empty where it is only slashes.
+    pub name: Vec<u8>,
+    /// The file; none if all but the last part is there.
+    pub node: Option<NodeId>,
+    /// What stat(2) tells of it.
+    pub metadata: Option<Metadata>,
+    /// Whether slashes follow the last part. With [`Last::Follow`] and [`Last::Keep`] the file, if it is there, is then a
+    /// directory.
+    pub trailing_slash: bool,
+}
+
+impl Resolved {
+    /// The file that is there; ENOENT if there is none.
+    pub fn existing(&self) -> Result<NodeId, Errno> {
+        self.node.ok_or(Errno::ENOENT)
+    }
+    /// Whether mkdir may make this name (as far as the path tells).
+    pub fn check_new_directory(&self) -> Result<(), Errno> {
+        if self.node.is_some() { Err(Errno::EEXIST) } else { Ok(()) }
+    }
+    /// Whether mknod, symlink or link may make this name.
+    pub fn check_new(&self) -> Result<(), Errno> {
+        match self.node {
+            Some(_) => Err(Errno::EEXIST),
+            None if self.trailing_slash => Err(Errno::ENOENT),
+            None => Ok(()),
+        }
+    }
+    /// Whether open may make a file of this name.
+    pub fn check_new_file(&self) -> Result<(), Errno> {
+        if self.trailing_slash { Err(Errno::EISDIR) } else { Ok(()) }
+    }
+    /// Whether unlink may remove this name.
+    pub fn check_unlink(&self) -> Result<(), Errno> {
+        match &self.metadata {
+            _ if matches!(self.name.as_slice(), b"" | b"." | b"..") => Err(Errno::EISDIR),
+            None => Err(Errno::ENOENT),
+            Some(file) if !self.trailing_slash || file.kind == Kind::Directory => Ok(()),
+            Some(_) => Err(Errno::ENOTDIR),
+        }
+    }
+    /// Whether rename may move `self` to `to`: only directories are named with slashes behind.
+    pub fn check_rename(&self, to: &Resolved) -> Result<(), Errno> {
+        match &self.metadata {
+            Some(file) if file.kind == Kind::Directory => Ok(()),
+            Some(_) if self.trailing_slash || to.trailing_slash => Err(Errno::ENOTDIR),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Splits the next part off `rest`; returns it and what follows, which starts with a slash or is empty.
+fn split(rest: &[u8]) -> (&[u8], &[u8]) {
+    let end = rest.iter().position(|byte| *byte == b'/').unwrap_or(rest.len());
+    rest.split_at(end)
+}
+
+/// Walks a path. Every directory on the way must be searchable by `who`.
+pub fn resolve(
+    tree: &Tree,
+    sources: &mut Sources<'_>,
+    who: &Credentials,
+    start: &Start,
+    path: &[u8],
+    last: Last,
+) -> Result<Resolved, Fault> {
+    if path.is_empty() {
+        return Err(Errno::ENOENT.into());
+    }
+    if path.len() >= PATH_MAX {
+        return Err(Errno::ENAMETOOLONG.into());
+    }
+    let root = tree.canonical(start.root);
+    let mut at = if path.first() == Some(&b'/') { root } else { tree.canonical(start.cwd) };
+    let mut metadata = tree.metadata(sources, at)?;
+    // Paths of links are put before what is still to be walked. 40 links of 4 KiB bound this.
+    let mut pending = path.to_owned();
+    let mut done = 0;
+    let mut links = 0;
+    loop {
+        let mut rest = pending.get(done..).unwrap_or_default();
+        while let Some((b'/', behind)) = rest.split_first() {
+            rest = behind;
+        }
+        let (name, behind) = split(rest);
+        let is_last = behind.iter().all(|byte| *byte == b'/');
+        let trailing_slash = is_last && !behind.is_empty();
+        if name.is_empty() {
+            // Only slashes: the root.
+            let (node, metadata) = (Some(at), Some(metadata));
+            return Ok(Resolved { parent: at, name: Vec::new(), node, metadata, trailing_slash: true });
+        }
+        if metadata.kind != Kind::Directory {
+            return Err(Errno::ENOTDIR.into());
+        }
+        who.check(&metadata, Want::EXECUTE)?;
+        if name.len() > NAME_MAX {
+            return Err(Errno::ENAMETOOLONG.into());
+        }
+        let dots = matches!(name, b"." | b"..");
+        let child = match name {
+            b"." => Ok(at),
+            b".." if at == root => Ok(at),
+            // The directory above may be covered too, where something is mounted over a directory that was entered before.
+            b".." => tree.parent(sources, at),
+            _ => tree.lookup(sources, at, name),
+        };
+        let child = match child {
+            Ok(child) => tree.covering(child).unwrap_or(child),
+            Err(Fault::Errno(Errno::ENOENT)) if is_last && !dots => {
+                let name = name.to_owned();
+                return Ok(Resolved { parent: at, name, node: None, metadata: None, trailing_slash });
+            }
+            Err(fault) => return Err(fault),
+        };
+        let found = tree.metadata(sources, child)?;
+        let follow = match last {
+            _ if found.kind != Kind::Symlink => false,
+            _ if !is_last => true,
+            Last::Follow => true,
+            Last::Keep => trailing_slash,
+            Last::Name => false,
+        };
+        if follow {
+            if links == MAX_LINKS {
+                return Err(Errno::ELOOP.into());
+            }
+            links += 1;
+            match tree.follow(sources, child)? {
+                Link::Text(text) => {
+                    if text.is_empty() {
+                        return Err(Errno::ENOENT.into());
+                    }
+                    if text.first() == Some(&b'/') {
+                        at = root;
+                        metadata = tree.metadata(sources, at)?;
+                    }
+                    let mut joined = text;
+                    joined.extend_from_slice(behind);
+                    pending = joined;
+                    done = 0;
+                    continue;
+                }
+                Link::Node(node) if is_last => {
+                    let found = tree.metadata(sources, node)?;
+                    if trailing_slash && found.kind != Kind::Directory {
+                        return Err(Errno::ENOTDIR.into());
+                    }
+                    let name = name.to_owned();
+                    let (node, metadata) = (Some(node), Some(found));
+                    return Ok(Resolved { parent: at, name, node, metadata, trailing_slash });
+                }
+                Link::Node(node) => {
+                    at = node;
+                    metadata = tree.metadata(sources, at)?;
+                }
+            }
+        } else if is_last {
+            if trailing_slash && last != Last::Name && found.kind != Kind::Directory {
+                return Err(Errno::ENOTDIR.into());
+            }
+            let name = name.to_owned();
+            let (node, metadata) = (Some(child), Some(found));
+            return Ok(Resolved { parent: at, name, node, metadata, trailing_slash });
+        } else {
+            at = child;
+            metadata = found;
+        }
+        done = pending.len() - behind.len();
+    }
+}
