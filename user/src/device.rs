@@ -15,11 +15,7 @@ pub struct Device(File);
 impl Device {
     /// Opens it.
     pub fn open() -> io::Result<Device> {
-        OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(PATH)
-            .map(Device)
+        OpenOptions::new().read(true).write(true).open(PATH).map(Device)
     }
 
     /// Passes one message on as it is, length and all, and returns the answer with its length.
@@ -36,9 +32,7 @@ impl Device {
                 return Err(invalid("the device answered with nothing"));
             }
             have += read;
-            if let Some(length) =
-                framing::complete(answer.get(..have).unwrap_or_default()).map_err(invalid)?
-            {
+            if let Some(length) = framing::complete(answer.get(..have).unwrap_or_default()).map_err(invalid)? {
                 answer.truncate(length);
                 return Ok(answer);
             }

@@ -10,11 +10,7 @@ pub struct TooLong(pub usize);
 
 impl std::fmt::Display for TooLong {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "a message of {} bytes; the most is {MAX_MESSAGE}",
-            self.0
-        )
+        write!(f, "a message of {} bytes; the most is {MAX_MESSAGE}", self.0)
     }
 }
 
@@ -59,10 +55,7 @@ mod tests {
 
     #[test]
     fn a_length_beyond_the_limit_is_refused() {
-        assert_eq!(
-            complete(&u32::MAX.to_le_bytes()),
-            Err(TooLong(u32::MAX as usize))
-        );
+        assert_eq!(complete(&u32::MAX.to_le_bytes()), Err(TooLong(u32::MAX as usize)));
         assert!(frame(&vec![0; MAX_MESSAGE + 1]).is_err());
     }
 }

@@ -2,10 +2,7 @@
 #![forbid(unsafe_code)]
 
 use shimos_abi::{
-    control::{
-        Fault, MAX_INTERVAL, MIN_INTERVAL, MachineStatus, Output, Protection, Request, Response,
-        Target,
-    },
+    control::{Fault, MAX_INTERVAL, MIN_INTERVAL, MachineStatus, Output, Protection, Request, Response, Target},
     ids::{KernelId, Pid},
     time::Nanos,
 };
@@ -54,29 +51,14 @@ fn parse(words: &[&str]) -> Result<Request, String> {
         ["protect", name, interval] => protect(name, interval, Output::Commit),
         ["protect", name, interval, "commit"] => protect(name, interval, Output::Commit),
         ["protect", name, interval, "free"] => protect(name, interval, Output::Free),
-        ["unprotect", name] => Ok(Request::Unprotect {
-            target: target(name),
-        }),
-        ["kill", name] => Ok(Request::Kill {
-            target: target(name),
-            signal: 15,
-        }),
+        ["unprotect", name] => Ok(Request::Unprotect { target: target(name) }),
+        ["kill", name] => Ok(Request::Kill { target: target(name), signal: 15 }),
         ["kill", name, signal] => match signal.parse() {
-            Ok(signal @ 1..=64) => Ok(Request::Kill {
-                target: target(name),
-                signal,
-            }),
-            _ => Err(format!(
-                "'{signal}' is no signal; give a number from 1 to 64"
-            )),
+            Ok(signal @ 1..=64) => Ok(Request::Kill { target: target(name), signal }),
+            _ => Err(format!("'{signal}' is no signal; give a number from 1 to 64")),
         },
-        ["inject", kernel, name] => Ok(Request::Inject {
-            kernel: kernel_id(kernel)?,
-            fault: fault(name)?,
-        }),
-        ["heartbeat", interval] => Ok(Request::SetHeartbeat {
-            interval: millis(interval)?,
-        }),
+        ["inject", kernel, name] => Ok(Request::Inject { kernel: kernel_id(kernel)?, fault: fault(name)? }),
+        ["heartbeat", interval] => Ok(Request::SetHeartbeat { interval: millis(interval)? }),
         ["poweroff"] => Ok(Request::PowerOff),
         _ => Err(USAGE.to_string()),
     }
@@ -87,33 +69,22 @@ fn protect(name: &str, interval: &str, output: Output) -> Result<Request, String
     if interval < MIN_INTERVAL || interval > MAX_INTERVAL {
         return Err("the interval must be from 1 ms to 7 days".to_string());
     }
-    Ok(Request::Protect {
-        target: target(name),
-        protection: Protection { interval, output },
-    })
+    Ok(Request::Protect { target: target(name), protection: Protection { interval, output } })
 }
 
 fn target(word: &str) -> Target {
-    word.parse().map_or_else(
-        |_| Target::Name(word.to_string()),
-        |pid| Target::Pid(Pid(pid)),
-    )
+    word.parse().map_or_else(|_| Target::Name(word.to_string()), |pid| Target::Pid(Pid(pid)))
 }
 
 fn kernel_id(word: &str) -> Result<KernelId, String> {
     let number = word.strip_prefix('k').unwrap_or(word);
-    number
-        .parse()
-        .map(KernelId)
-        .map_err(|_| format!("'{word}' is no kernel; say k0, k1 and so on"))
+    number.parse().map(KernelId).map_err(|_| format!("'{word}' is no kernel; say k0, k1 and so on"))
 }
 
 fn millis(word: &str) -> Result<Nanos, String> {
     match word.strip_suffix("ms").unwrap_or(word).parse() {
         Ok(count @ 1..) => Ok(Nanos::millis(count)),
-        _ => Err(format!(
-            "'{word}' is no interval; give milliseconds, like 50"
-        )),
+        _ => Err(format!("'{word}' is no interval; give milliseconds, like 50")),
     }
 }
 
@@ -140,12 +111,8 @@ fn fault(word: &str) -> Result<Fault, String> {
 }
 
 fn table(status: &MachineStatus) -> String {
-    let mut text = format!(
-        "monitor {} (term {}), heartbeat {} ms\n",
-        status.monitor,
-        status.term,
-        ms(status.heartbeat)
-    );
+    let mut text =
+        format!("monitor {} (term {}), heartbeat {} ms\n", status.monitor, status.term, ms(status.heartbeat));
     for kernel in &status.kernels {
         text += &format!(
             "{} incarnation {} {:?}, {} MiB, {} frames free\n",
@@ -156,14 +123,10 @@ fn table(status: &MachineStatus) -> String {
             kernel.free_frames
         );
         for program in &kernel.published.programs {
-            let protection = program
-                .protection
-                .map_or("unprotected".to_string(), |protection| {
-                    format!("protected every {} ms", ms(protection.interval))
-                });
-            let epoch = program.checkpoint.map_or(String::new(), |checkpoint| {
-                format!(", {}", checkpoint.epoch)
+            let protection = program.protection.map_or("unprotected".to_string(), |protection| {
+                format!("protected every {} ms", ms(protection.interval))
             });
+            let epoch = program.checkpoint.map_or(String::new(), |checkpoint| format!(", {}", checkpoint.epoch));
             text += &format!("  {} {}: {protection}{epoch}\n", program.id, program.name);
             for process in &program.processes {
                 text += &format!("    {} {}\n", process.pid.0, process.comm);
@@ -187,25 +150,11 @@ mod tests {
             parse(&["protect", "httpd", "50ms"]),
             Ok(Request::Protect {
                 target: Target::Name("httpd".to_string()),
-                protection: Protection {
-                    interval: Nanos::millis(50),
-                    output: Output::Commit
-                },
+                protection: Protection { interval: Nanos::millis(50), output: Output::Commit },
             })
         );
-        assert_eq!(
-            parse(&["inject", "k2", "panic"]),
-            Ok(Request::Inject {
-                kernel: KernelId(2),
-                fault: Fault::Panic
-            })
-        );
-        assert_eq!(
-            parse(&["unprotect", "16385"]),
-            Ok(Request::Unprotect {
-                target: Target::Pid(Pid(16385))
-            })
-        );
+        assert_eq!(parse(&["inject", "k2", "panic"]), Ok(Request::Inject { kernel: KernelId(2), fault: Fault::Panic }));
+        assert_eq!(parse(&["unprotect", "16385"]), Ok(Request::Unprotect { target: Target::Pid(Pid(16385)) }));
     }
 
     #[test]

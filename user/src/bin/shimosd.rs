@@ -46,18 +46,9 @@ fn main() {
 }
 
 fn serve() -> io::Result<()> {
-    let mut device = Device::open().map_err(|error| {
-        io::Error::other(format!(
-            "cannot open {}: {error}",
-            shimos_user::device::PATH
-        ))
-    })?;
-    let listener = net::socket_with(
-        AddressFamily::INET,
-        SocketType::STREAM,
-        SocketFlags::NONBLOCK,
-        None,
-    )?;
+    let mut device = Device::open()
+        .map_err(|error| io::Error::other(format!("cannot open {}: {error}", shimos_user::device::PATH)))?;
+    let listener = net::socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::NONBLOCK, None)?;
     net::bind(&listener, &SocketAddrV4::new([0, 0, 0, 0].into(), PORT))?;
     net::listen(&listener, MAX_CLIENTS as i32)?;
     protect_self(&mut device);
@@ -78,11 +69,7 @@ fn serve() -> io::Result<()> {
         if accepting.contains(PollFlags::IN) && clients.len() < MAX_CLIENTS {
             // The client may be gone again: then there is nothing to accept.
             if let Ok(socket) = net::accept_with(&listener, SocketFlags::NONBLOCK) {
-                clients.push(Client {
-                    socket,
-                    input: Vec::new(),
-                    output: Vec::new(),
-                });
+                clients.push(Client { socket, input: Vec::new(), output: Vec::new() });
             }
         }
     }
@@ -92,10 +79,7 @@ fn serve() -> io::Result<()> {
 fn protect_self(device: &mut Device) {
     let request = Request::Protect {
         target: Target::Pid(Pid(std::process::id())),
-        protection: Protection {
-            interval: OWN_INTERVAL,
-            output: Output::Commit,
-        },
+        protection: Protection { interval: OWN_INTERVAL, output: Output::Commit },
     };
     match device.ask(&request) {
         Ok(Response::Protected { exceptions, .. }) => {
@@ -112,19 +96,11 @@ fn protect_self(device: &mut Device) {
 /// Waits until something can be done; returns what, for the listener and then each client.
 fn wait(listener: &OwnedFd, clients: &[Client]) -> io::Result<Vec<PollFlags>> {
     let mut fds = Vec::with_capacity(clients.len() + 1);
-    let accepting = if clients.len() < MAX_CLIENTS {
-        PollFlags::IN
-    } else {
-        PollFlags::empty()
-    };
+    let accepting = if clients.len() < MAX_CLIENTS { PollFlags::IN } else { PollFlags::empty() };
     fds.push(PollFd::from_borrowed_fd(listener.as_fd(), accepting));
     for client in clients {
         // While an answer is on its way no further request is read: the client is held back by TCP.
-        let want = if client.output.is_empty() {
-            PollFlags::IN
-        } else {
-            PollFlags::OUT
-        };
+        let want = if client.output.is_empty() { PollFlags::IN } else { PollFlags::OUT };
         fds.push(PollFd::from_borrowed_fd(client.socket.as_fd(), want));
     }
     loop {
@@ -142,9 +118,7 @@ fn turn(client: &mut Client, happened: PollFlags, device: &mut Device) -> Verdic
         let mut buffer = [0; 4096];
         match rustix::io::read(&client.socket, &mut buffer) {
             Ok(0) => return Verdict::Close,
-            Ok(count) => client
-                .input
-                .extend_from_slice(buffer.get(..count).unwrap_or_default()),
+            Ok(count) => client.input.extend_from_slice(buffer.get(..count).unwrap_or_default()),
             Err(Errno::AGAIN | Errno::INTR) => {}
             Err(_) => return Verdict::Close,
         }
@@ -158,9 +132,7 @@ fn turn(client: &mut Client, happened: PollFlags, device: &mut Device) -> Verdic
             Err(_) => return Verdict::Close,
             Ok(Some(length)) => {
                 let message: Vec<u8> = client.input.drain(..length).collect();
-                client.output = device
-                    .exchange(&message)
-                    .unwrap_or_else(|error| failed(&error));
+                client.output = device.exchange(&message).unwrap_or_else(|error| failed(&error));
             }
         }
     }

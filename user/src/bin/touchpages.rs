@@ -9,10 +9,7 @@ use std::{process::ExitCode, thread::sleep, time::Duration};
 const PAGE: usize = 4096;
 
 fn main() -> ExitCode {
-    let arguments: Vec<u64> = std::env::args()
-        .skip(1)
-        .filter_map(|argument| argument.parse().ok())
-        .collect();
+    let arguments: Vec<u64> = std::env::args().skip(1).filter_map(|argument| argument.parse().ok()).collect();
     let &[size, pages, step] = arguments.as_slice() else {
         eprintln!(
             "touchpages: say how many MiB, how many pages a step and how many ms a step, like: touchpages 1 16 10"
@@ -23,11 +20,7 @@ fn main() -> ExitCode {
         eprintln!("touchpages: {size} MiB is no size; give 1 to 1048576");
         return ExitCode::from(2);
     }
-    run(
-        size as usize * 1024 * 1024,
-        pages,
-        Duration::from_millis(step),
-    )
+    run(size as usize * 1024 * 1024, pages, Duration::from_millis(step))
 }
 
 fn run(size: usize, pages: u64, step: Duration) -> ExitCode {
@@ -39,8 +32,7 @@ fn run(size: usize, pages: u64, step: Duration) -> ExitCode {
     let mut next = 0;
     loop {
         for _ in 0..pages {
-            let (Some(byte), Some(want)) = (memory.get_mut(next * PAGE), expected.get_mut(next))
-            else {
+            let (Some(byte), Some(want)) = (memory.get_mut(next * PAGE), expected.get_mut(next)) else {
                 break;
             };
             if *byte != *want {

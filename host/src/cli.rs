@@ -1,0 +1,290 @@
+//! The command line.
+use crate::{
+    machine::{Kind, Options},
+    units::{self, Published},
+};
+use clap::{Args, Parser, Subcommand, error::ErrorKind};
+use shimos_abi::{
+    control::{Fault, Output, Target},
+    ids::KernelId,
+    time::Nanos,
+};
+use std::{ffi::OsString, path::PathBuf};
+
+/// Runs one kernel on every core; a protected program outlives its kernel.
+#[derive(Parser, Debug)]
+#[command(name = "shimos", version, disable_help_subcommand = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Kill the kernel under two Debian programs in four ways and see them go on.
+    Demo {
+        /// Print one JSON object instead of a table.
+        #[arg(long)]
+        json: bool,
+        /// Time between checkpoints.
+        #[arg(long, value_parser = units::interval, default_value = "20ms")]
+        interval: Nanos,
+        /// What machine.
+        #[command(flatten)]
+        machine: MachineArgs,
+    },
+    /// Run all tests: host, model checking, simulator, whole machine.
+    Test,
+    /// Boot a machine here and show its console; ^C stops it.
+    Boot {
+        /// Lead a port of this host to a program: HOST:ADDRESS:PORT, like 8080:10.77.1.2:80.
+        #[arg(long, value_parser = units::published, value_name = "HOST:ADDRESS:PORT")]
+        publish: Vec<Published>,
+        /// What machine.
+        #[command(flatten)]
+        machine: MachineArgs,
+    },
+    /// Show kernels, devices, programs, checkpoints and recoveries of the running machine.
+    Status {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Start a program in the running machine.
+    Start {
+        /// Its name, unique on the machine.
+        #[arg(value_parser = units::name)]
+        name: String,
+        /// The kernel to run on; the least loaded one otherwise.
+        #[arg(long, value_parser = units::kernel)]
+        kernel: Option<KernelId>,
+        /// Protect it from the first instruction on, with this time between checkpoints.
+        #[arg(long, value_parser = units::interval, value_name = "INTERVAL")]
+        protect: Option<Nanos>,
+        /// What happens to its output: commit (held until the next checkpoint) or free.
+        #[arg(long, value_parser = units::output, default_value = "commit")]
+        output: Output,
+        /// A variable of its environment, NAME=VALUE.
+        #[arg(long, value_name = "NAME=VALUE")]
+        env: Vec<String>,
+        /// Its working directory.
+        #[arg(long, default_value = "/")]
+        cwd: String,
+        /// Lead a port of this host to it: HOST:PORT, like 8080:80.
+        #[arg(long, value_parser = units::port_pair, value_name = "HOST:PORT")]
+        publish: Vec<(u16, u16)>,
+        /// The program and its arguments.
+        #[arg(last = true, required = true)]
+        argv: Vec<String>,
+    },
+    /// Send a signal to all processes of a program.
+    Kill {
+        /// A process id or a name.
+        #[arg(value_parser = units::target)]
+        target: Target,
+        /// The signal's number.
+        #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u8).range(1..=64))]
+        signal: u8,
+    },
+    /// Protect a running program, or change how it is protected.
+    Protect {
+        /// A process id or a name.
+        #[arg(value_parser = units::target)]
+        target: Target,
+        /// Time between checkpoints, from 1ms to 7d.
+        #[arg(long, value_parser = units::interval, default_value = "50ms")]
+        interval: Nanos,
+        /// What happens to its output: commit (held until the next checkpoint) or free.
+        #[arg(long, value_parser = units::output, default_value = "commit")]
+        output: Output,
+    },
+    /// Protect a program no more.
+    Unprotect {
+        /// A process id or a name.
+        #[arg(value_parser = units::target)]
+        target: Target,
+    },
+    /// Kill a kernel in a given way.
+    Inject {
+        /// Which, like k2.
+        #[arg(value_parser = units::kernel)]
+        kernel: KernelId,
+        /// How: null-pointer, panic, infinite-loop, irq-deadlock and others.
+        #[arg(value_parser = units::fault)]
+        fault: Fault,
+    },
+    /// Set the interval of the timer and monitor daemons, in milliseconds.
+    Heartbeat {
+        /// The interval, from 1ms to 1m.
+        #[arg(value_parser = units::heartbeat)]
+        interval: Nanos,
+    },
+    /// Measure inter-kernel communication in the running machine.
+    Ikc {
+        /// Rounds.
+        #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+        rounds: u32,
+    },
+    /// Run the simulator: kernels in one process, every schedule from a seed.
+    Sim {
+        /// The seed.
+        #[arg(long)]
+        seed: u64,
+        /// Steps.
+        #[arg(long, default_value_t = 100_000)]
+        steps: u64,
+        /// More for the simulator.
+        #[arg(last = true)]
+        more: Vec<String>,
+    },
+    /// Measure.
+    Bench {
+        /// What.
+        #[command(subcommand)]
+        what: Bench,
+    },
+    /// Stop the running machine.
+    Stop,
+}
+
+/// What to measure.
+#[derive(Subcommand, Debug)]
+pub enum Bench {
+    /// What the project must reach, with goal and verdict.
+    Core {
+        /// Repetitions of each death.
+        #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        rounds: u32,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// What machine is wanted.
+#[derive(Args, Debug)]
+pub struct MachineArgs {
+    /// Number of kernels, 1 to 64.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub kernels: u16,
+    /// Private memory of each kernel, in MiB.
+    #[arg(long, default_value_t = 128, value_name = "MIB")]
+    pub memory: u64,
+    /// Kind of machine.
+    #[arg(long, value_enum, default_value_t = Kind::Q35)]
+    pub machine: Kind,
+    /// Interval of the timer and monitor daemons.
+    #[arg(long, value_parser = units::heartbeat)]
+    pub heartbeat: Option<Nanos>,
+    /// Root image (EROFS); one made from Debian's packages otherwise.
+    #[arg(long, value_name = "FILE")]
+    pub image: Option<PathBuf>,
+}
+
+impl MachineArgs {
+    /// As options of a machine.
+    pub fn options(&self, published: Vec<Published>) -> Options {
+        Options {
+            kernels: self.kernels,
+            memory: self.memory,
+            kind: self.machine,
+            heartbeat: self.heartbeat,
+            published,
+            ..Options::default()
+        }
+    }
+}
+
+/// Why there is nothing to do.
+#[derive(PartialEq, Eq, Debug)]
+pub enum Refusal {
+    /// Help or the version was asked for.
+    Shown(String),
+    /// The arguments make no sense: one line.
+    Wrong(String),
+}
+
+/// Reads the command line.
+pub fn parse(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<Cli, Refusal> {
+    Cli::try_parse_from(arguments).map_err(|error| match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Refusal::Shown(error.to_string()),
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            Refusal::Wrong("say what to do, like demo, test or boot; --help lists it all".to_string())
+        }
+        _ => Refusal::Wrong(one_line(&error.to_string())),
+    })
+}
+
+/// The parser's message without its usage section, on one line.
+fn one_line(message: &str) -> String {
+    let telling = message.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:"));
+    let parts: Vec<&str> = telling.filter(|line| !line.is_empty() && !line.starts_with("For more")).collect();
+    let text = parts.join(" ");
+    let text = text.strip_prefix("error: ").unwrap_or(&text);
+    format!("{text}; try ./shimos --help")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wrong(line: &str) -> String {
+        match parse(line.split(' ')) {
+            Err(Refusal::Wrong(why)) => why,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn wrong_arguments_are_told_in_one_line() {
+        for line in [
+            "shimos",
+            "shimos frobnicate",
+            "shimos demo --frobnicate",
+            "shimos demo --kernels 0",
+            "shimos demo --kernels 65",
+            "shimos boot --memory lots",
+            "shimos boot --machine vax",
+            "shimos boot --publish 80",
+            "shimos protect httpd --interval 0",
+            "shimos protect httpd --interval 0ms",
+            "shimos protect httpd --interval 9d",
+            "shimos protect httpd --output maybe",
+            "shimos inject k1 flood",
+            "shimos inject k99 panic",
+            "shimos heartbeat 0",
+            "shimos kill httpd --signal 0",
+            "shimos start name",
+            "shimos start 12 -- /bin/true",
+            "shimos sim --seed x",
+        ] {
+            let why = wrong(line);
+            assert!(!why.contains('\n') && why.ends_with("--help") || line == "shimos", "{line}: {why}");
+        }
+        assert!(wrong("shimos demo --frobnicate").contains("--frobnicate"));
+        assert!(wrong("shimos protect httpd --interval 50").contains("like 50ms"));
+        assert!(wrong("shimos inject k1 flood").contains("irq-deadlock"));
+    }
+
+    #[test]
+    fn right_arguments_are_understood() {
+        let cli = parse("shimos start web --protect 50ms --publish 8080:80 -- /bin/busybox httpd -f".split(' '))
+            .expect("right");
+        let Command::Start { name, protect, publish, argv, output, .. } = cli.command else { panic!("start") };
+        assert_eq!((name.as_str(), protect, output), ("web", Some(Nanos::millis(50)), Output::Commit));
+        assert_eq!(publish, [(8080, 80)]);
+        assert_eq!(argv, ["/bin/busybox", "httpd", "-f"]);
+        let cli = parse("shimos demo --json --kernels 8 --machine microvm".split(' ')).expect("right");
+        let Command::Demo { json: true, machine, .. } = cli.command else { panic!("demo") };
+        assert_eq!((machine.kernels, machine.machine), (8, Kind::Microvm));
+        assert!(matches!(parse(["shimos", "--help"]), Err(Refusal::Shown(_))));
+    }
+}

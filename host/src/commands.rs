@@ -1,0 +1,191 @@
+//! What each command does.
+use crate::{
+    artifacts, bench,
+    cli::{Bench, Cli, Command, MachineArgs},
+    control::Control,
+    demo, image,
+    machine::{self, Files, Machine},
+    paths::Paths,
+    qmp::Qmp,
+    registry::{self, Entry},
+    status, testing,
+    units::Published,
+    usage::usage,
+};
+use anyhow::{Context, Result};
+use shimos_abi::control::{Protection, Start, address_of};
+use std::{
+    io::Write,
+    process::ExitCode,
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+/// Longest that a boot may take.
+const BOOT: Duration = Duration::from_secs(60);
+/// Longest that a machine may take to stop by itself.
+const STOP: Duration = Duration::from_secs(3);
+
+/// Does what the command line says.
+pub fn run(cli: Cli) -> Result<ExitCode> {
+    let paths = Paths::find()?;
+    match cli.command {
+        Command::Demo { json, interval, machine } => {
+            let options = machine.options(Vec::new());
+            options.check()?;
+            let files = files(&paths, &machine)?;
+            let report = demo::run(&paths, &files, options, interval)?;
+            show(&if json { format!("{}\n", report.json()) } else { report.table() });
+            Ok(if report.held() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+        Command::Test => testing::run(&paths),
+        Command::Boot { publish, machine } => boot(&paths, &machine, publish),
+        Command::Status { json } => {
+            let status = client(&paths)?.status()?;
+            show(&if json { format!("{}\n", status::json(&status)) } else { status::table(&status) });
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Start { name, kernel, protect, output, env, cwd, publish, argv } => {
+            let mut env = env;
+            if let Some(odd) = env.iter().find(|variable| !variable.contains('=')) {
+                return Err(usage(format!("--env {odd}: write NAME=VALUE")));
+            }
+            if !env.iter().any(|variable| variable.starts_with("PATH=")) {
+                env.push("PATH=/usr/local/bin:/usr/bin:/usr/sbin".to_string());
+            }
+            let protection = protect.map(|interval| Protection { interval, output });
+            start(&paths, Start { name, argv, env, cwd, kernel, protection }, &publish)
+        }
+        Command::Kill { target, signal } => done(client(&paths)?.kill(target, signal)),
+        Command::Protect { target, interval, output } => {
+            for exception in client(&paths)?.protect(target, Protection { interval, output })? {
+                show(&format!("not protected: {exception}\n"));
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Unprotect { target } => done(client(&paths)?.unprotect(target)),
+        Command::Inject { kernel, fault } => done(client(&paths)?.inject(kernel, fault)),
+        Command::Heartbeat { interval } => done(client(&paths)?.set_heartbeat(interval)),
+        Command::Ikc { rounds } => {
+            for figure in client(&paths)?.bench_ikc(rounds)? {
+                show(&format!("{}\n", bench::figure(&figure.name, &figure.samples)));
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Sim { seed, steps, more } => testing::simulate(&paths, seed, steps, &more),
+        Command::Bench { what: Bench::Core { rounds, json } } => {
+            let files = Files { kernel: artifacts::kernel(&paths)?, image: image::root(&paths)? };
+            let report = bench::core(&paths, &files, rounds)?;
+            show(&if json { format!("{}\n", report.json()) } else { report.table() });
+            Ok(if report.held() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+        Command::Stop => stop(&paths),
+    }
+}
+
+/// Prints; a reader that has gone away is no error.
+fn show(text: &str) {
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
+fn done(result: Result<()>) -> Result<ExitCode> {
+    result.map(|()| ExitCode::SUCCESS)
+}
+
+fn client(paths: &Paths) -> Result<Control> {
+    Ok(Control::new(registry::current(paths)?.control_port))
+}
+
+/// Kernel and image for a machine, made if need be. What the user gave is checked before anything is built.
+fn files(paths: &Paths, machine: &MachineArgs) -> Result<Files> {
+    machine::emulator()?;
+    if let Some(image) = &machine.image {
+        machine::check_image(image)?;
+    }
+    let kernel = artifacts::kernel(paths)?;
+    let image = match &machine.image {
+        Some(image) => image.clone(),
+        None => image::root(paths)?,
+    };
+    Ok(Files { kernel, image })
+}
+
+fn boot(paths: &Paths, machine: &MachineArgs, publish: Vec<Published>) -> Result<ExitCode> {
+    let options = machine.options(publish);
+    options.check()?;
+    let files = files(paths, machine)?;
+    let mut machine = Machine::start(paths, &files, options)?;
+    eprintln!(
+        "shimos: {} kernels boot ({}); ^C or ./shimos stop ends the machine",
+        machine.options.kernels, machine.accelerator
+    );
+    let console = machine.console().clone();
+    let printer = std::thread::spawn(move || {
+        let mut shown = 0;
+        loop {
+            let lines = console.next(shown, Duration::from_secs(1));
+            shown += lines.len();
+            for line in &lines {
+                show(&format!("{}\n", line.raw));
+            }
+            if lines.is_empty() && console.closed() {
+                return;
+            }
+        }
+    });
+    machine.wait_ready(BOOT)?;
+    eprintln!("shimos: ready after {:.2} s; look with ./shimos status", machine.boot_time.as_secs_f64());
+    while !machine.ended() {
+        sleep(Duration::from_millis(50));
+    }
+    let _ = printer.join();
+    eprintln!("shimos: the machine has stopped");
+    Ok(ExitCode::SUCCESS)
+}
+
+fn start(paths: &Paths, start: Start, publish: &[(u16, u16)]) -> Result<ExitCode> {
+    let entry = registry::current(paths)?;
+    for (host, _) in publish {
+        machine::check_port(*host)?;
+    }
+    let name = start.name.clone();
+    let started = Control::new(entry.control_port).start(start)?;
+    let [a, b, c, d] = address_of(started.program);
+    show(&format!("{name}: process {} on {}, address {a}.{b}.{c}.{d}\n", started.pid.0, started.kernel));
+    if !publish.is_empty() {
+        let mut qmp = Qmp::connect(&entry.qmp, Duration::from_secs(2))?;
+        for (host, port) in publish {
+            let host = if *host == 0 { machine::free_port()? } else { *host };
+            qmp.forward(&Published { host, address: [a, b, c, d], port: *port }.rule())?;
+            show(&format!("{name}: http://127.0.0.1:{host} leads to its port {port}\n"));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Asks the machine to stop; ends the emulator if it does not.
+fn stop(paths: &Paths) -> Result<ExitCode> {
+    let entry = registry::current(paths)?;
+    Control::new(entry.control_port).power_off();
+    if !gone(&entry, STOP)
+        && let Some(pid) = rustix::process::Pid::from_raw(entry.pid as i32)
+    {
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).context("cannot end the emulator")?;
+        if !gone(&entry, STOP) {
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL).context("cannot end the emulator")?;
+        }
+    }
+    registry::strike(&entry.directory);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn gone(entry: &Entry, within: Duration) -> bool {
+    let end = Instant::now() + within;
+    while registry::alive(entry) {
+        if Instant::now() >= end {
+            return false;
+        }
+        sleep(Duration::from_millis(20));
+    }
+    true
+}

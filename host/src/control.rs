@@ -1,0 +1,252 @@
+//! The client of the control protocol: asks `shimosd` over TCP.
+use anyhow::{Context, Result, anyhow, bail};
+use shimos_abi::{
+    control::{Fault, Figure, MAX_MESSAGE, MachineStatus, Protection, Request, Response, Start, Target, VERSION},
+    ids::{KernelId, Pid, ProgramId},
+    time::Nanos,
+};
+use std::{
+    io::{Read, Write},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+/// How long one answer may take before the connection is made anew.
+const ANSWER: Duration = Duration::from_secs(2);
+/// How long a question that may be repeated is repeated.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// How long a measurement inside may take.
+const MEASUREMENT: Duration = Duration::from_secs(120);
+
+/// Whether a question may be asked again when no answer came.
+enum Repeat {
+    Harmless,
+    Never,
+}
+
+/// A program that was started.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Started {
+    /// The program.
+    pub program: ProgramId,
+    /// Its init process.
+    pub pid: Pid,
+    /// Where it runs.
+    pub kernel: KernelId,
+}
+
+/// A client; connects when it is first asked for something, and again whenever the connection is lost.
+#[derive(Debug)]
+pub struct Control {
+    port: u16,
+    stream: Option<TcpStream>,
+}
+
+impl Control {
+    /// A client for the daemon behind a port of this host.
+    pub fn new(port: u16) -> Control {
+        Control { port, stream: None }
+    }
+
+    /// Waits until the daemon answers, and checks that it speaks our version.
+    pub fn hello(&mut self, within: Duration) -> Result<()> {
+        let end = Instant::now() + within;
+        let mut patience = Duration::from_millis(150);
+        loop {
+            match self.once(&Request::Hello, patience) {
+                Ok(Response::Hello { version: VERSION }) => return Ok(()),
+                Ok(Response::Hello { version }) => {
+                    bail!(
+                        "the machine speaks version {version} of the control protocol, this tool {VERSION}; rebuild both"
+                    )
+                }
+                Ok(other) => return Err(unexpected(&other)),
+                Err(error) if Instant::now() >= end => {
+                    return Err(error.context("the machine's control daemon does not answer"));
+                }
+                Err(_) => sleep(Duration::from_millis(20)),
+            }
+            patience = (patience * 5 / 4).min(ANSWER);
+        }
+    }
+
+    /// Everything there is to know.
+    pub fn status(&mut self) -> Result<MachineStatus> {
+        match self.ask(&Request::Status, &Repeat::Harmless, ANSWER)? {
+            Response::Status(status) => Ok(status),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Starts a program.
+    pub fn start(&mut self, start: Start) -> Result<Started> {
+        match self.ask(&Request::Start(start), &Repeat::Never, PATIENCE)? {
+            Response::Started { program, pid, kernel } => Ok(Started { program, pid, kernel }),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Sends a signal to all processes of a program.
+    pub fn kill(&mut self, target: Target, signal: u8) -> Result<()> {
+        self.done(&Request::Kill { target, signal }, &Repeat::Never)
+    }
+
+    /// Protects a program; returns what of it cannot be protected.
+    pub fn protect(&mut self, target: Target, protection: Protection) -> Result<Vec<String>> {
+        match self.ask(&Request::Protect { target, protection }, &Repeat::Harmless, ANSWER)? {
+            Response::Protected { exceptions, .. } => Ok(exceptions),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Protects a program no more.
+    pub fn unprotect(&mut self, target: Target) -> Result<()> {
+        self.done(&Request::Unprotect { target }, &Repeat::Harmless)
+    }
+
+    /// Injures a kernel.
+    pub fn inject(&mut self, kernel: KernelId, fault: Fault) -> Result<()> {
+        self.done(&Request::Inject { kernel, fault }, &Repeat::Never)
+    }
+
+    /// Sets the daemons' interval.
+    pub fn set_heartbeat(&mut self, interval: Nanos) -> Result<()> {
+        self.done(&Request::SetHeartbeat { interval }, &Repeat::Harmless)
+    }
+
+    /// Measures inter-kernel communication inside.
+    pub fn bench_ikc(&mut self, rounds: u32) -> Result<Vec<Figure>> {
+        match self.ask(&Request::BenchIkc { rounds }, &Repeat::Never, MEASUREMENT)? {
+            Response::Figures(figures) => Ok(figures),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Stops the machine. It may be gone before it answers.
+    pub fn power_off(&mut self) {
+        let _ = self.once(&Request::PowerOff, ANSWER);
+    }
+
+    fn done(&mut self, request: &Request, repeat: &Repeat) -> Result<()> {
+        match self.ask(request, repeat, ANSWER)? {
+            Response::Done => Ok(()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    fn ask(&mut self, request: &Request, repeat: &Repeat, patience: Duration) -> Result<Response> {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            match (self.once(request, patience), repeat) {
+                (Ok(Response::Failed(why)), _) => return Err(anyhow!(why)),
+                (Ok(response), _) => return Ok(response),
+                (Err(_), Repeat::Harmless) if Instant::now() < end => sleep(Duration::from_millis(20)),
+                (Err(error), _) => {
+                    return Err(error.context("the machine's control daemon gave no answer"));
+                }
+            }
+        }
+    }
+
+    /// Asks once. After any failure the connection is closed: a late answer must not be taken for the next one's.
+    fn once(&mut self, request: &Request, patience: Duration) -> Result<Response> {
+        let result = self.exchange(request, patience);
+        if result.is_err() {
+            self.stream = None;
+        }
+        result
+    }
+
+    fn exchange(&mut self, request: &Request, patience: Duration) -> Result<Response> {
+        let stream = match &mut self.stream {
+            Some(stream) => stream,
+            none => {
+                let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
+                let stream = TcpStream::connect_timeout(&address, ANSWER).context("cannot connect")?;
+                stream.set_nodelay(true)?;
+                none.insert(stream)
+            }
+        };
+        stream.set_read_timeout(Some(patience))?;
+        stream.set_write_timeout(Some(patience))?;
+        let item = minicbor::to_vec(request)?;
+        let mut message = (item.len() as u32).to_le_bytes().to_vec();
+        message.extend_from_slice(&item);
+        stream.write_all(&message)?;
+        let mut length = [0; 4];
+        stream.read_exact(&mut length)?;
+        let length = u32::from_le_bytes(length) as usize;
+        if length > MAX_MESSAGE {
+            bail!("an answer of {length} bytes; the most is {MAX_MESSAGE}");
+        }
+        let mut answer = vec![0; length];
+        stream.read_exact(&mut answer)?;
+        minicbor::decode(&answer).context("the answer is not understood")
+    }
+}
+
+fn unexpected(response: &Response) -> anyhow::Error {
+    match response {
+        Response::Failed(why) => anyhow!(why.clone()),
+        other => anyhow!("the machine gave an answer that does not fit the question: {other:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{net::TcpListener, thread};
+
+    /// A stand-in daemon: one connection for each entry; `None` hangs up without an answer.
+    fn daemon(answers: Vec<Option<Response>>) -> (u16, thread::JoinHandle<Vec<Request>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+        let port = listener.local_addr().expect("address").port();
+        let thread = thread::spawn(move || {
+            let mut asked = Vec::new();
+            for answer in answers {
+                let (mut stream, _) = listener.accept().expect("accept");
+                let mut length = [0; 4];
+                stream.read_exact(&mut length).expect("length");
+                let mut item = vec![0; u32::from_le_bytes(length) as usize];
+                stream.read_exact(&mut item).expect("item");
+                asked.push(minicbor::decode(&item).expect("a request"));
+                if let Some(answer) = answer {
+                    let item = minicbor::to_vec(answer).expect("encodes");
+                    stream.write_all(&(item.len() as u32).to_le_bytes()).expect("write");
+                    stream.write_all(&item).expect("write");
+                }
+            }
+            asked
+        });
+        (port, thread)
+    }
+
+    #[test]
+    fn a_lost_connection_is_made_anew_for_harmless_questions() {
+        let (port, daemon) = daemon(vec![None, Some(Response::Done)]);
+        Control::new(port).unprotect(Target::Pid(Pid(7))).expect("second try");
+        assert_eq!(daemon.join().expect("joins").len(), 2);
+    }
+
+    #[test]
+    fn a_lost_answer_is_not_asked_for_again_when_that_could_harm() {
+        let (port, daemon) = daemon(vec![None]);
+        assert!(Control::new(port).inject(KernelId(1), Fault::Panic).is_err());
+        assert_eq!(daemon.join().expect("joins").len(), 1);
+    }
+
+    #[test]
+    fn what_the_kernel_refuses_is_told_in_its_words() {
+        let (port, _daemon) = daemon(vec![Some(Response::Failed("no such program".to_string()))]);
+        let error = Control::new(port).kill(Target::Pid(Pid(7)), 9).expect_err("refused");
+        assert_eq!(error.to_string(), "no such program");
+    }
+
+    #[test]
+    fn another_version_is_told() {
+        let (port, _daemon) = daemon(vec![Some(Response::Hello { version: VERSION + 1 })]);
+        let error = Control::new(port).hello(Duration::from_secs(5)).expect_err("refused");
+        assert!(error.to_string().contains("rebuild"), "{error}");
+    }
+}

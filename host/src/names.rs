@@ -1,0 +1,78 @@
+//! Names of the control protocol's values, as people write and read them.
+use shimos_abi::control::{DeathCause, DetectedBy, Device, Fault, FencedBy, KernelState, Output};
+
+/// All faults by name.
+pub const FAULTS: [(&str, Fault); 11] = [
+    ("null-pointer", Fault::NullPointer),
+    ("panic", Fault::Panic),
+    ("infinite-loop", Fault::InfiniteLoop),
+    ("irq-deadlock", Fault::IrqDeadlock),
+    ("read-peer", Fault::ReadPeer),
+    ("write-peer", Fault::WritePeer),
+    ("write-text", Fault::WriteText),
+    ("write-rodata", Fault::WriteRodata),
+    ("execute-data", Fault::ExecuteData),
+    ("write-peer-shared", Fault::WritePeerShared),
+    ("stack-overflow", Fault::StackOverflow),
+];
+
+/// The name of a fault.
+pub fn fault(fault: Fault) -> &'static str {
+    FAULTS.into_iter().find(|(_, known)| *known == fault).map_or("unknown", |(name, _)| name)
+}
+
+/// How a death was noticed.
+pub fn detected_by(how: DetectedBy) -> &'static str {
+    match how {
+        DetectedBy::DeathRecord => "death-record",
+        DetectedBy::Heartbeat => "heartbeat",
+    }
+}
+
+/// How a fence was proven.
+pub fn fenced_by(how: FencedBy) -> &'static str {
+    match how {
+        FencedBy::Itself => "itself",
+        FencedBy::Message => "message",
+        FencedBy::Nmi => "nmi",
+        FencedBy::Init => "init",
+    }
+}
+
+/// Why a kernel died.
+pub fn cause(cause: DeathCause) -> &'static str {
+    match cause {
+        DeathCause::Panic => "panic",
+        DeathCause::Exception => "exception",
+        DeathCause::Hang => "hang",
+        DeathCause::Requested => "requested",
+    }
+}
+
+/// A kernel's state.
+pub fn state(state: KernelState) -> &'static str {
+    match state {
+        KernelState::Down => "down",
+        KernelState::Booting => "booting",
+        KernelState::Running => "running",
+        KernelState::Panicked => "panicked",
+        KernelState::Fenced => "fenced",
+    }
+}
+
+/// A device.
+pub fn device(device: Device) -> &'static str {
+    match device {
+        Device::Console => "console",
+        Device::Block => "block",
+        Device::Network => "network",
+    }
+}
+
+/// What happens to output.
+pub fn output(output: Output) -> &'static str {
+    match output {
+        Output::Commit => "commit",
+        Output::Free => "free",
+    }
+}

@@ -1,0 +1,225 @@
+//! `shimos test`: every kind of test, with progress and one summary.
+use crate::{artifacts, children::Child, image, paths::Paths};
+use anyhow::{Context, Result};
+use std::{
+    io::{BufRead, BufReader},
+    process::{Command, ExitCode, Stdio},
+    sync::mpsc,
+    thread,
+    time::Instant,
+};
+
+/// Packages that build only for the bare machine, or that are tested as steps of their own.
+const NOT_ON_THE_HOST: [&str; 3] = ["shimos-kernel", "shimos-machine", "shimos-tests"];
+/// Seeds of the simulator's smoke test.
+const SEEDS: [u64; 4] = [1, 2, 3, 4];
+/// Its steps for each seed.
+const STEPS: u64 = 20_000;
+
+/// Tests counted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Tally {
+    /// Passed.
+    pub passed: u64,
+    /// Failed.
+    pub failed: u64,
+}
+
+impl Tally {
+    fn add(&mut self, other: Tally) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+    }
+}
+
+/// Reads the summary line of one test binary.
+fn summary(line: &str) -> Option<Tally> {
+    let counts = line.trim().strip_prefix("test result: ")?.split_once(". ")?.1;
+    let count =
+        |what: &str| counts.split(';').find_map(|part| part.trim().strip_suffix(what)?.trim().parse::<u64>().ok());
+    Some(Tally { passed: count("passed")?, failed: count("failed")? })
+}
+
+/// One kind of test.
+struct Step {
+    what: &'static str,
+    command: Command,
+    /// What its success counts when it prints no summary of its own.
+    counts: Counts,
+}
+
+/// How a step's tests are counted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Counts {
+    /// By the summaries of its test binaries; it must have some.
+    Summaries,
+    /// It is one test.
+    Itself,
+}
+
+/// Runs all tests.
+pub fn run(paths: &Paths) -> Result<ExitCode> {
+    let start = Instant::now();
+    let mut total = Tally::default();
+    for step in host_steps(paths) {
+        total.add(perform(step));
+    }
+    // What the whole-machine tests need is built here, so that its progress is seen and its failure is told once.
+    match artifacts::kernel(paths).and_then(|kernel| Ok((kernel, image::root(paths)?))) {
+        Ok((kernel, image)) => {
+            let mut command = artifacts::cargo(paths);
+            command
+                .args(["test", "--release", "--no-fail-fast", "-p", "shimos-tests", "--target-dir"])
+                .arg(&paths.target);
+            command.env("SHIMOS_KERNEL", kernel).env("SHIMOS_IMAGE", image).env("SHIMOS_ROOT", &paths.root);
+            // One machine at a time: several would starve one another.
+            command.args(["--", "--test-threads=1"]);
+            total.add(perform(Step { what: "whole machine", command, counts: Counts::Summaries }));
+        }
+        Err(error) => {
+            eprintln!("shimos: whole machine: {}", crate::usage::one_line(&error));
+            total.failed += 1;
+        }
+    }
+    println!("{} passed, {} failed in {:.0} s", total.passed, total.failed, start.elapsed().as_secs_f64());
+    Ok(if total.failed == 0 && total.passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn host_steps(paths: &Paths) -> Vec<Step> {
+    let mut host = artifacts::cargo(paths);
+    host.args(["test", "--no-fail-fast", "--workspace", "--target-dir"]).arg(&paths.target);
+    for name in NOT_ON_THE_HOST {
+        host.args(["--exclude", name]);
+    }
+    let mut steps = vec![Step { what: "host", command: host, counts: Counts::Summaries }];
+
+    // Model checking replaces the atomics, so everything is compiled apart.
+    let mut models = artifacts::cargo(paths);
+    models
+        .args(["test", "--release", "--no-fail-fast", "-p", "shimos-ikc", "--target-dir"])
+        .arg(paths.target.join("loom"));
+    models.env("RUSTFLAGS", "--cfg loom");
+    steps.push(Step { what: "model checking", command: models, counts: Counts::Summaries });
+
+    for seed in SEEDS {
+        let command = simulator(paths, seed, STEPS);
+        steps.push(Step { what: "simulator", command, counts: Counts::Itself });
+    }
+    steps
+}
+
+fn simulator(paths: &Paths, seed: u64, steps: u64) -> Command {
+    let mut command = artifacts::cargo(paths);
+    command.args(["run", "--quiet", "--release", "-p", "shimos-sim", "--target-dir"]).arg(&paths.target);
+    command.args(["--", "--seed", &seed.to_string(), "--steps", &steps.to_string()]);
+    command
+}
+
+/// Runs the simulator in the foreground.
+pub fn simulate(paths: &Paths, seed: u64, steps: u64, more: &[String]) -> Result<ExitCode> {
+    let mut command = simulator(paths, seed, steps);
+    command.args(more);
+    let status = Child::spawn(&mut command)?.wait()?;
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Runs one step; shows results as they come, and everything it said when it fails.
+fn perform(step: Step) -> Tally {
+    println!("== {}", step.what);
+    let (tally, problem) = match observe(step) {
+        Ok(result) => result,
+        Err(error) => (Tally { passed: 0, failed: 1 }, Some(crate::usage::one_line(&error))),
+    };
+    if let Some(problem) = problem {
+        println!("   FAILED: {problem}");
+    }
+    println!("   {} passed, {} failed", tally.passed, tally.failed);
+    tally
+}
+
+fn observe(step: Step) -> Result<(Tally, Option<String>)> {
+    let mut command = step.command;
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = Child::spawn(&mut command)?;
+    let stdout = child.take_stdout().context("no standard output")?;
+    let stderr = child.take_stderr().context("no standard error")?;
+    let (sender, lines) = mpsc::channel();
+    let other = sender.clone();
+    let readers = [
+        thread::spawn(move || {
+            BufReader::new(stdout).lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
+        }),
+        thread::spawn(move || {
+            BufReader::new(stderr).lines().map_while(Result::ok).try_for_each(|line| other.send(line))
+        }),
+    ];
+    let mut tally = Tally::default();
+    let mut said = Vec::new();
+    for line in lines {
+        let step = line.trim_start();
+        if let Some(found) = summary(&line) {
+            tally.add(found);
+        } else if step.starts_with("Running") || step.starts_with("Compiling") || step.starts_with("Downloading") {
+            println!("   {step}");
+        } else if line.starts_with("test ") && (line.ends_with("FAILED") || line.ends_with("ok")) {
+            println!("   {line}");
+        }
+        said.push(line);
+    }
+    for reader in readers {
+        let _ = reader.join();
+    }
+    let succeeded = child.wait()?.success();
+    let problem = match (succeeded, step.counts) {
+        (true, Counts::Itself) => {
+            tally.passed += 1;
+            None
+        }
+        (true, Counts::Summaries) if tally.passed == 0 => Some("no test ran".to_string()),
+        (true, Counts::Summaries) => None,
+        (false, _) => Some("see above".to_string()),
+    };
+    if problem.is_some() {
+        tally.failed = tally.failed.max(1);
+        for line in &said {
+            println!("   | {line}");
+        }
+    }
+    Ok((tally, problem))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn summaries_are_read() {
+        let line = "test result: ok. 12 passed; 0 failed; 3 ignored; 0 measured; 0 filtered out; finished in 0.00s";
+        assert_eq!(summary(line), Some(Tally { passed: 12, failed: 0 }));
+        let line = "test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s";
+        assert_eq!(summary(line), Some(Tally { passed: 1, failed: 2 }));
+        assert_eq!(summary("test passed ... ok"), None);
+    }
+
+    fn step(script: &str, counts: Counts) -> Step {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        Step { what: "a step", command, counts }
+    }
+
+    #[test]
+    fn a_step_without_a_test_is_a_failure() {
+        assert_eq!(perform(step("true", Counts::Summaries)), Tally { passed: 0, failed: 1 });
+        assert_eq!(perform(step("true", Counts::Itself)), Tally { passed: 1, failed: 0 });
+        assert_eq!(perform(step("exit 3", Counts::Itself)), Tally { passed: 0, failed: 1 });
+        let script =
+            "echo 'test result: ok. 2 passed; 0 failed; 0 ignored'; echo 'test result: ok. 3 passed; 0 failed; x'";
+        assert_eq!(perform(step(script, Counts::Summaries)), Tally { passed: 5, failed: 0 });
+    }
+
+    #[test]
+    fn a_step_that_cannot_start_is_a_failure() {
+        let step = Step { what: "a step", command: Command::new("/does/not/exist"), counts: Counts::Itself };
+        assert_eq!(perform(step).failed, 1);
+    }
+}

@@ -1,0 +1,214 @@
+//! Quantities on the command line: durations, kernels, faults, ports, targets.
+use crate::names;
+use shimos_abi::{
+    control::{Fault, MAX_INTERVAL, MIN_INTERVAL, Output, Target},
+    ids::{KernelId, MAX_KERNELS, Pid},
+    time::Nanos,
+};
+
+/// Shortest heartbeat that makes sense.
+pub const MIN_HEARTBEAT: Nanos = Nanos::millis(1);
+/// Longest heartbeat that makes sense.
+pub const MAX_HEARTBEAT: Nanos = Nanos::secs(60);
+
+/// A duration: a number and a unit, like `50ms`.
+pub fn duration(word: &str) -> Result<Nanos, String> {
+    let digits = word.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(word.len());
+    let (number, unit) = word.split_at(digits);
+    let scale = match unit {
+        "ns" => 1.0,
+        "us" => 1e3,
+        "ms" => 1e6,
+        "s" => 1e9,
+        "m" | "min" => 60e9,
+        "h" => 3600e9,
+        "d" => 24.0 * 3600e9,
+        "" => return Err("needs a unit: us, ms, s, m, h or d, like 50ms".to_string()),
+        _ => {
+            return Err(format!("'{unit}' is no unit; use us, ms, s, m, h or d, like 50ms"));
+        }
+    };
+    let number: f64 = number.parse().map_err(|_| format!("'{number}' is no number; write it like 50ms"))?;
+    let nanos = number * scale;
+    if nanos > u64::MAX as f64 {
+        return Err("is longer than any clock runs".to_string());
+    }
+    Ok(Nanos(nanos.round() as u64))
+}
+
+/// A checkpoint interval.
+pub fn interval(word: &str) -> Result<Nanos, String> {
+    within(duration(word)?, MIN_INTERVAL, MAX_INTERVAL, "the interval must be from 1ms to 7d")
+}
+
+/// A heartbeat interval; milliseconds when it has no unit.
+pub fn heartbeat(word: &str) -> Result<Nanos, String> {
+    let nanos = match word.parse::<u64>() {
+        Ok(count) => Nanos::millis(count),
+        Err(_) => duration(word)?,
+    };
+    within(nanos, MIN_HEARTBEAT, MAX_HEARTBEAT, "the heartbeat must be from 1ms to 1m")
+}
+
+fn within(value: Nanos, least: Nanos, most: Nanos, rule: &str) -> Result<Nanos, String> {
+    if value < least || value > most { Err(rule.to_string()) } else { Ok(value) }
+}
+
+/// A kernel: `k2` or `2`.
+pub fn kernel(word: &str) -> Result<KernelId, String> {
+    match word.strip_prefix('k').unwrap_or(word).parse::<u16>() {
+        Ok(number) if usize::from(number) < MAX_KERNELS => Ok(KernelId(number)),
+        _ => Err(format!("is no kernel; say k0 to k{}", MAX_KERNELS - 1)),
+    }
+}
+
+/// A fault by its name.
+pub fn fault(word: &str) -> Result<Fault, String> {
+    names::FAULTS
+        .into_iter()
+        .find(|(name, _)| *name == word)
+        .map(|(_, fault)| fault)
+        .ok_or_else(|| format!("is no fault; one of {}", names::FAULTS.map(|(name, _)| name).join(", ")))
+}
+
+/// What happens to output: `commit` or `free`.
+pub fn output(word: &str) -> Result<Output, String> {
+    match word {
+        "commit" => Ok(Output::Commit),
+        "free" => Ok(Output::Free),
+        _ => Err("is neither commit (held until the next checkpoint) nor free".to_string()),
+    }
+}
+
+/// A program by process id or by name.
+pub fn target(word: &str) -> Result<Target, String> {
+    match word.parse::<u32>() {
+        Ok(0) => Err("0 is no process id".to_string()),
+        Ok(pid) => Ok(Target::Pid(Pid(pid))),
+        Err(_) => name(word).map(Target::Name),
+    }
+}
+
+/// A program's name.
+pub fn name(word: &str) -> Result<String, String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if word.is_empty() || word.len() > 32 || !word.chars().all(plain) {
+        return Err("is no name; use up to 32 letters, digits, '-', '_' and '.'".to_string());
+    }
+    if word.chars().all(|c| c.is_ascii_digit()) {
+        return Err("is no name; a number would be taken for a process id".to_string());
+    }
+    Ok(word.to_string())
+}
+
+/// A port of the host that leads to a port of a program.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Published {
+    /// Port on the host; 0 for any.
+    pub host: u16,
+    /// The program's address.
+    pub address: [u8; 4],
+    /// The program's port.
+    pub port: u16,
+}
+
+impl Published {
+    /// The rule in the emulator's words.
+    pub fn rule(&self) -> String {
+        let [a, b, c, d] = self.address;
+        format!("tcp:127.0.0.1:{}-{a}.{b}.{c}.{d}:{}", self.host, self.port)
+    }
+}
+
+/// `HOST:ADDRESS:PORT`, or `HOST:ADDRESS_PORT` with a program number in place of the address.
+pub fn published(word: &str) -> Result<Published, String> {
+    let wrong = || "must be like 8080:10.77.1.2:80 (port here, the program's address, its port)".to_string();
+    let mut parts = word.split(':');
+    let (Some(host), Some(address), Some(port), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
+        return Err(wrong());
+    };
+    let address: std::net::Ipv4Addr = address.parse().map_err(|_| wrong())?;
+    let octets = address.octets();
+    if octets[..2] != shimos_abi::control::NETWORK[..2] {
+        return Err("must lead to a program; their addresses are 10.77.1.1 to 10.77.1.255".to_string());
+    }
+    let ports = (host.parse().map_err(|_| wrong())?, port.parse().map_err(|_| wrong())?);
+    if ports.1 == 0 {
+        return Err(wrong());
+    }
+    Ok(Published { host: ports.0, address: octets, port: ports.1 })
+}
+
+/// `HOST:PORT` for a program that is about to start.
+pub fn port_pair(word: &str) -> Result<(u16, u16), String> {
+    let wrong = || "must be like 8080:80 (port here, the program's port)".to_string();
+    let (host, port) = word.split_once(':').ok_or_else(wrong)?;
+    match (host.parse(), port.parse()) {
+        (Ok(host), Ok(port @ 1..)) => Ok((host, port)),
+        _ => Err(wrong()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_units() {
+        assert_eq!(duration("50ms"), Ok(Nanos::millis(50)));
+        assert_eq!(duration("1s"), Ok(Nanos::secs(1)));
+        assert_eq!(duration("2h"), Ok(Nanos::secs(7200)));
+        assert_eq!(duration("1.5ms"), Ok(Nanos::micros(1500)));
+        for wrong in ["50", "ms", "", "5 ms", "-1s", "1y", "1.2.3s", "99999999999999999999h", "∞s"] {
+            assert!(duration(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn intervals_are_from_a_millisecond_to_a_week() {
+        assert_eq!(interval("1ms"), Ok(Nanos::millis(1)));
+        assert_eq!(interval("7d"), Ok(MAX_INTERVAL));
+        for wrong in ["0ms", "0.9ms", "8d", "0"] {
+            assert!(interval(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn heartbeats_may_be_plain_milliseconds() {
+        assert_eq!(heartbeat("10"), Ok(Nanos::millis(10)));
+        assert_eq!(heartbeat("20ms"), Ok(Nanos::millis(20)));
+        assert!(heartbeat("0").is_err());
+        assert!(heartbeat("2h").is_err());
+    }
+
+    #[test]
+    fn kernels_and_faults_have_names() {
+        assert_eq!(kernel("k3"), Ok(KernelId(3)));
+        assert_eq!(kernel("3"), Ok(KernelId(3)));
+        assert!(kernel("k64").is_err());
+        assert!(kernel("three").is_err());
+        assert_eq!(fault("irq-deadlock"), Ok(Fault::IrqDeadlock));
+        assert!(fault("flood").is_err());
+    }
+
+    #[test]
+    fn targets_are_pids_or_names() {
+        assert_eq!(target("16385"), Ok(Target::Pid(Pid(16385))));
+        assert_eq!(target("httpd"), Ok(Target::Name("httpd".to_string())));
+        for wrong in ["0", "", "two words", "a/b"] {
+            assert!(target(wrong).is_err(), "{wrong}");
+        }
+        assert!(name("12").is_err());
+    }
+
+    #[test]
+    fn published_ports_lead_to_programs() {
+        let port = published("8080:10.77.1.2:80").expect("right");
+        assert_eq!(port.rule(), "tcp:127.0.0.1:8080-10.77.1.2:80");
+        for wrong in ["8080", "8080:80", "8080:192.168.0.1:80", "99999:10.77.1.2:80", "1:10.77.1.2:0", "a:b:c"] {
+            assert!(published(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(port_pair("8080:80"), Ok((8080, 80)));
+        assert!(port_pair("8080").is_err());
+    }
+}
