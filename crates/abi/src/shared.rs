@@ -39,8 +39,18 @@ pub mod master {
     pub const WALL_BASE: usize = 6;
     /// First of the per-kernel entries.
     pub const ENTRIES: usize = 64;
-    /// Words of a per-kernel entry: APIC id, first private frame, private frames.
+    /// Words of a per-kernel entry.
     pub const ENTRY_WORDS: usize = 8;
+    /// In an entry: APIC id.
+    pub const ENTRY_APIC: usize = 0;
+    /// In an entry: first private frame.
+    pub const ENTRY_PRIVATE: usize = 1;
+    /// In an entry: number of private frames.
+    pub const ENTRY_PRIVATE_FRAMES: usize = 2;
+    /// In an entry: first frame of the pool.
+    pub const ENTRY_POOL: usize = 3;
+    /// In an entry: number of frames of the pool.
+    pub const ENTRY_POOL_FRAMES: usize = 4;
 }
 
 /// The commons: words that any kernel may change, by compare-and-swap.
@@ -73,6 +83,8 @@ pub mod commons {
     pub const MAILBOX_PROBE_RIP: usize = 4;
     /// In a mailbox: recovery claim: term that works on the recovery of this kernel (high half), incarnation (low half).
     pub const MAILBOX_CLAIM: usize = 5;
+    /// In a mailbox: incarnation (plus one) that was started last on the core; the machine layer's own note.
+    pub const MAILBOX_RUNNING: usize = 6;
     /// Words of the commons, whole pages.
     pub const WORDS: usize = (16 + MAX_PROGRAMS + MAX_KERNELS * MAILBOX_WORDS).next_multiple_of(PAGE_WORDS);
 }

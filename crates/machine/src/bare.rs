@@ -1,0 +1,295 @@
+//! The bare machine: [`shimos_hal::Machine`] on a real (or emulated) core.
+use crate::{
+    apic::{Ipi, LAPIC},
+    arch::wait_for_interrupt,
+    boot::cores::mailbox,
+    clock,
+    console::Console,
+    death,
+    device::{Aim, Bus, Devices},
+    dma, fault, fpu, frames,
+    info::{info, life, me},
+    layout::SHARED_BASE,
+    mmio,
+    paging::{kernel::Peer, space::Space},
+    power, random,
+    timer::{self, Alarm},
+    traps, user, vectors,
+};
+use core::{
+    cell::UnsafeCell,
+    ptr::NonNull,
+    sync::atomic::{AtomicU64, Ordering::SeqCst},
+};
+use shimos_abi::{
+    addr::{Frame, PAGE, UserPage},
+    control::{Device, Fault},
+    ids::{Incarnation, KernelId, Life, MAX_KERNELS},
+    shared::{
+        Layout,
+        commons::{MAILBOX_COMMAND, MAILBOX_PARKED},
+    },
+    time::Nanos,
+};
+use shimos_hal::{
+    Events, Fenced, Fpu, FrameSource, Identity, Machine, Mapping, OutOfFrames, Regs, Rights, Trap, machine::DeviceError,
+};
+
+/// This core, as the kernel's machine. There is one in a kernel.
+pub struct Bare {
+    identity: Identity,
+    console: Console,
+}
+
+/// The devices, where interrupt handlers find them too.
+struct DeviceCell(UnsafeCell<Option<Devices>>);
+
+// SAFETY: a kernel runs on one core. Interrupts are only let in by `idle`, `run` and ordered faults, and nothing holds a reference
+// from `devices` then.
+unsafe impl Sync for DeviceCell {}
+
+static DEVICES: DeviceCell = DeviceCell(UnsafeCell::new(None));
+
+fn devices() -> &'static mut Devices {
+    // SAFETY: see `DeviceCell`; callers use it in one expression and keep no reference.
+    let cell = unsafe { &mut *DEVICES.0.get() };
+    cell.get_or_insert_with(|| Devices::new(info().found))
+}
+
+/// Quiets the devices that interrupt with a vector; says which want attention.
+pub(crate) fn ack_device(vector: u8) -> Events {
+    devices().ack_interrupt(vector)
+}
+
+/// What drivers get from the machine.
+struct KernelBus;
+
+// SAFETY: `mmio::map` maps registers for the rest of this incarnation, `dma::alloc` hands out mapped pages once.
+unsafe impl Bus for KernelBus {
+    fn map_registers(&mut self, phys: u64, len: usize) -> Option<NonNull<u8>> {
+        mmio::map(phys, len).and_then(|range| NonNull::new(range.address()))
+    }
+    fn take_dma(&mut self, pages: usize) -> Option<(u64, NonNull<u8>)> {
+        let memory = dma::alloc(pages.checked_mul(PAGE)?)?;
+        Some((memory.phys, NonNull::new(memory.virt)?))
+    }
+}
+
+fn word_of(life: Life) -> u64 {
+    u64::from(life.incarnation.0) + 1
+}
+
+impl Bare {
+    pub(crate) fn new() -> Bare {
+        let info = info();
+        let mut apic_ids = [0; MAX_KERNELS];
+        for (to, from) in apic_ids.iter_mut().zip(&info.entries[..info.kernels as usize % (MAX_KERNELS + 1)]) {
+            *to = from.apic;
+        }
+        let identity = Identity {
+            life: life(),
+            kernels: info.kernels as usize,
+            pool: me().pool,
+            memory: u64::from(me().private.count) * PAGE as u64,
+            apic_ids,
+        };
+        Bare { identity, console: Console::new() }
+    }
+    /// The kernel's command line.
+    pub fn cmdline(&self) -> &'static str {
+        info().cmdline()
+    }
+    fn apic_of(&self, kernel: KernelId) -> Option<u32> {
+        self.identity.apic_ids[..self.identity.kernels].get(kernel.index()).copied()
+    }
+}
+
+impl Machine for Bare {
+    type Space = Space;
+
+    fn identity(&self) -> &Identity {
+        &self.identity
+    }
+    fn now(&self) -> Nanos {
+        clock::now()
+    }
+    fn wall_clock(&self) -> u64 {
+        info().wall_base.saturating_add(clock::now().0)
+    }
+    fn random(&mut self) -> u64 {
+        random::next()
+    }
+    fn shared(&self) -> &'static [AtomicU64] {
+        let words = Layout::new(self.identity.kernels).words();
+        // SAFETY: the whole area is mapped here, and accessed as atomic words by everyone. Stores where the page tables forbid
+        // them fault.
+        unsafe { core::slice::from_raw_parts(SHARED_BASE as *const AtomicU64, words) }
+    }
+    fn notify(&self, peer: KernelId) {
+        if let Some(apic) = self.apic_of(peer) {
+            LAPIC.send(apic, Ipi::Fixed(vectors::IKC));
+        }
+    }
+
+    fn read_frame(&self, frame: Frame, offset: usize, into: &mut [u8]) {
+        frames::read(frame, offset, into);
+    }
+    fn write_frame(&mut self, frame: Frame, offset: usize, from: &[u8]) {
+        frames::write(frame, offset, from);
+    }
+    fn copy_frame(&mut self, from: Frame, to: Frame) {
+        frames::copy(from, to);
+    }
+    fn zero_frame(&mut self, frame: Frame) {
+        frames::zero(frame);
+    }
+    fn read_word(&self, frame: Frame, index: usize) -> u64 {
+        frames::read_word(frame, index)
+    }
+    fn write_word(&mut self, frame: Frame, index: usize, value: u64) {
+        frames::write_word(frame, index, value);
+    }
+    fn readable(&self, frame: Frame) -> bool {
+        frames::readable(frame)
+    }
+
+    fn new_space(&mut self, frames: &mut dyn FrameSource) -> Result<Space, OutOfFrames> {
+        Space::new(frames)
+    }
+    fn drop_space(&mut self, space: Space, frames: &mut dyn FrameSource) {
+        space.free(frames);
+    }
+    fn map(
+        &mut self,
+        space: &mut Space,
+        page: UserPage,
+        frame: Frame,
+        rights: Rights,
+        frames: &mut dyn FrameSource,
+    ) -> Result<(), OutOfFrames> {
+        space.map(page, frame, rights, frames)
+    }
+    fn unmap(&mut self, space: &mut Space, page: UserPage) -> Option<Mapping> {
+        space.unmap(page)
+    }
+    fn lookup(&self, space: &Space, page: UserPage) -> Option<Mapping> {
+        space.lookup(page)
+    }
+    fn update(
+        &mut self,
+        space: &mut Space,
+        first: UserPage,
+        end: UserPage,
+        visit: &mut dyn FnMut(UserPage, Mapping) -> Option<Rights>,
+    ) {
+        space.update(first, end, visit);
+    }
+
+    fn run(&mut self, space: &Space, regs: &mut Regs, fpu: &mut Fpu, until: Nanos) -> Trap {
+        if timer::set(until) == Alarm::Due {
+            return Trap::Interrupted;
+        }
+        space.load();
+        fpu::load(fpu);
+        user::enter(regs)
+    }
+    fn save_fpu(&mut self, fpu: &mut Fpu) {
+        fpu::save(fpu);
+    }
+    fn forget_fpu(&mut self) {
+        fpu::forget();
+    }
+    fn idle(&mut self, until: Nanos) {
+        while !traps::pending() && timer::set(until) == Alarm::Set {
+            wait_for_interrupt();
+        }
+    }
+    fn take_events(&mut self) -> Events {
+        traps::take()
+    }
+
+    fn claim(&mut self, device: Device) -> Result<(), DeviceError> {
+        let apic_id = LAPIC.id();
+        match device {
+            Device::Console => self.console.claim(),
+            Device::Block => devices().claim_block(&mut KernelBus, Aim { apic_id, vector: vectors::BLOCK }),
+            Device::Network => devices().claim_net(&mut KernelBus, Aim { apic_id, vector: vectors::NETWORK }),
+        }
+    }
+    fn console_write(&mut self, bytes: &[u8]) -> usize {
+        self.console.write(bytes)
+    }
+    fn console_read(&mut self, into: &mut [u8]) -> usize {
+        self.console.read(into)
+    }
+    fn block_count(&self) -> u64 {
+        devices().block_count()
+    }
+    fn block_read(&mut self, tag: u64, block: u64, frame: Frame) -> Result<(), DeviceError> {
+        if !dma::owns(frame) {
+            return Err(DeviceError::Io);
+        }
+        let device = devices().block().ok_or(DeviceError::Absent)?;
+        // SAFETY: the frame is of our pool, and frames are never Rust objects.
+        unsafe { device.read(tag, block, frame.addr()) }
+    }
+    fn block_done(&mut self) -> Option<(u64, Result<(), DeviceError>)> {
+        devices().block()?.done()
+    }
+    fn net_send(&mut self, packet: &[u8]) -> Result<(), DeviceError> {
+        devices().net().ok_or(DeviceError::Absent)?.send(packet)
+    }
+    fn net_receive(&mut self, into: &mut [u8]) -> Option<usize> {
+        devices().net()?.receive(into)
+    }
+
+    fn send_nmi(&mut self, peer: KernelId) {
+        if let Some(apic) = self.apic_of(peer) {
+            LAPIC.send(apic, Ipi::Nmi);
+        }
+    }
+    fn send_init(&mut self, peer: KernelId) -> bool {
+        let Some(apic) = self.apic_of(peer) else { return false };
+        if peer.0 == info().boot_kernel as u16 || peer == self.identity.life.kernel {
+            return false;
+        }
+        LAPIC.send(apic, Ipi::Init);
+        let start = clock::now();
+        while clock::now() < start + Nanos::micros(50) {
+            core::hint::spin_loop();
+        }
+        LAPIC.send(apic, Ipi::Startup(info().trampoline_page()));
+        true
+    }
+    fn confirm_parked(&self, life: Life) -> Option<Fenced> {
+        let parked = life.kernel.index() < self.identity.kernels
+            && mailbox(life.kernel.0.into(), MAILBOX_PARKED).load(SeqCst) == word_of(life);
+        parked.then(|| Fenced::acknowledged(life))
+    }
+    fn map_dead(&mut self, dead: &Fenced) {
+        frames::set_readable(dead.life().kernel, Peer::Readable);
+    }
+    fn map_lent(&mut self, owner: KernelId) {
+        frames::set_readable(owner, Peer::Readable);
+    }
+    fn unmap_peer(&mut self, peer: KernelId) {
+        frames::set_readable(peer, Peer::Hidden);
+    }
+    fn restart(&mut self, dead: Fenced) -> Life {
+        let kernel = dead.life().kernel;
+        let next = Life { kernel, incarnation: Incarnation(dead.life().incarnation.0.saturating_add(1)) };
+        // Only forward: of two who restart the same life, the second changes nothing.
+        mailbox(kernel.0.into(), MAILBOX_COMMAND).fetch_max(word_of(next), SeqCst);
+        self.send_nmi(kernel);
+        next
+    }
+    fn park(&mut self) -> ! {
+        death::park()
+    }
+    fn inject(&mut self, fault: Fault) {
+        fault::inject(fault);
+    }
+    fn power_off(&mut self) -> ! {
+        power::off()
+    }
+}

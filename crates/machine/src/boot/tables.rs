@@ -1,0 +1,136 @@
+//! What the boot core writes once for all: page tables and interrupt tables of parked and of starting cores, the IDT of all
+//! kernels, the shared area.
+use super::image;
+use crate::{
+    info::{INFO_PAGES, Info},
+    layout::{
+        DIRECT_BASE, IDT_BASE, INFO_BASE, KERNEL_CODE, LAPIC_BASE, LARGE, PARK_IDT_BASE, PARK_STACK_PAGES,
+        PARK_STACKS_BASE, SHARED_BASE,
+    },
+    paging::{CODE, DEVICE, READ_ONLY, READ_WRITE, build::Builder},
+    park,
+    traps,
+};
+use shimos_abi::shared::{LAYOUT_VERSION, Layout, MASTER_MAGIC, PAGE_WORDS, commons, master, outgoing};
+use shimos_abi::{control::Device, ids::KernelId};
+
+/// An entry of the IDT (SDM 3, 6.14.1): an interrupt gate.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Gate {
+    low: u16,
+    selector: u16,
+    stack: u8,
+    kind: u8,
+    middle: u16,
+    high: u32,
+    zero: u32,
+}
+
+fn gate(handler: u64, stack: u8, user: u8) -> Gate {
+    Gate {
+        low: handler as u16,
+        selector: KERNEL_CODE,
+        stack,
+        kind: 0x8e | user << 5,
+        middle: (handler >> 16) as u16,
+        high: (handler >> 32) as u32,
+        zero: 0,
+    }
+}
+
+/// Writes both IDTs.
+///
+/// # Safety
+/// Both pages are the caller's, and mapped one to one.
+pub unsafe fn write_idts(kernel: u64, parked: u64) {
+    for vector in 0..256u64 {
+        let (handler, stack) = traps::gate_of(vector as u8);
+        // Breakpoint and overflow are instructions that user code may use.
+        let user = if vector == 3 || vector == 4 { 3 } else { 0 };
+        let waiting = match vector {
+            2 => park::park_nmi as *const () as u64,
+            18 => park::park_machine_check as *const () as u64,
+            _ => park::park_fault as *const () as u64,
+        };
+        // SAFETY: the caller's: each page holds 256 gates.
+        unsafe {
+            (kernel as *mut Gate).add(vector as usize).write(gate(handler, stack, user));
+            (parked as *mut Gate).add(vector as usize).write(gate(waiting, 0, 0));
+        }
+    }
+}
+
+/// Physical places of what is mapped for parked and starting cores.
+pub struct Places {
+    /// The trampoline.
+    pub trampoline: u64,
+    /// Stacks of parked cores.
+    pub park_stacks: u64,
+    /// IDT of parked cores.
+    pub park_idt: u64,
+}
+
+fn map_common(builder: &mut Builder, info: &Info, places: &Places) {
+    let (text, rodata) = (image::text(), image::rodata());
+    builder.map_run(text.virt, text.phys, text.pages, CODE);
+    builder.map_run(rodata.virt, rodata.phys, rodata.pages, READ_ONLY);
+    builder.map_run(INFO_BASE, info.info, INFO_PAGES, READ_ONLY);
+    builder.map(PARK_IDT_BASE, places.park_idt, READ_ONLY);
+    builder.map_run(PARK_STACKS_BASE, places.park_stacks, PARK_STACK_PAGES, READ_WRITE);
+    builder.map(LAPIC_BASE, info.lapic, DEVICE);
+    let commons_at = commons::START as u64 * 8;
+    let commons_pages = (commons::WORDS / PAGE_WORDS) as u64;
+    builder.map_run(SHARED_BASE + commons_at, info.shared + commons_at, commons_pages, READ_WRITE);
+}
+
+/// Builds the page tables of parked cores.
+pub fn build_park(builder: &mut Builder, info: &Info, places: &Places) {
+    map_common(builder, info, places);
+    builder.map(places.trampoline, places.trampoline, CODE);
+}
+
+/// Builds the page tables of starting cores: the same, and all of memory one to one.
+pub fn build_stage(builder: &mut Builder, info: &Info, places: &Places) {
+    map_common(builder, info, places);
+    let (data, bss) = (image::data(), image::bss());
+    builder.map_run(data.virt, data.phys, data.pages, READ_ONLY);
+    builder.map_run(bss.virt, bss.phys, bss.pages, READ_WRITE);
+    builder.map(IDT_BASE, info.idt, READ_ONLY);
+    builder.map_large(0, 0, (info.gigabytes.max(4) << 30) / LARGE, READ_WRITE);
+    let _ = DIRECT_BASE;
+}
+
+/// Clears the shared area and writes the master table. Packets' content is left as it is.
+///
+/// # Safety
+/// The area is the caller's, and mapped one to one.
+pub unsafe fn write_shared(info: &Info) {
+    let layout = Layout::new(info.kernels as usize);
+    let area = info.shared as *mut u64;
+    // SAFETY: all places lie inside the area by its own layout.
+    unsafe {
+        core::ptr::write_bytes(area, 0, commons::START + commons::WORDS);
+        for kernel in 0..info.kernels {
+            let part = area.add(layout.outgoing(KernelId(kernel as u16)));
+            core::ptr::write_bytes(part, 0, outgoing::packets(layout.kernels()));
+            let entry = &info.entries[kernel as usize];
+            let words = area.add(master::ENTRIES + kernel as usize * master::ENTRY_WORDS);
+            words.add(master::ENTRY_APIC).write(entry.apic.into());
+            words.add(master::ENTRY_PRIVATE).write(entry.private.first.0.into());
+            words.add(master::ENTRY_PRIVATE_FRAMES).write(entry.private.count.into());
+            words.add(master::ENTRY_POOL).write(entry.pool.first.0.into());
+            words.add(master::ENTRY_POOL_FRAMES).write(entry.pool.count.into());
+        }
+        for device in Device::ALL {
+            area.add(commons::DEVICE_OWNERS + device as usize).write(0);
+        }
+        area.add(master::VERSION).write(LAYOUT_VERSION);
+        area.add(master::KERNELS).write(info.kernels.into());
+        area.add(master::TSC_HZ).write(info.tsc_hz);
+        area.add(master::LAPIC_HZ).write(info.lapic_hz);
+        area.add(master::TSC_BASE).write(info.tsc_base);
+        area.add(master::WALL_BASE).write(info.wall_base);
+        area.add(master::MAGIC).write(MASTER_MAGIC);
+    }
+}

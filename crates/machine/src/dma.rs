@@ -1,0 +1,38 @@
+//! Memory that devices read and write: a part of this kernel's private memory that belongs to its drivers alone, so that
+//! a late write of a device that was not reset hits nothing else.
+use crate::{
+    info::me,
+    layout::{DIRECT_BASE, DMA_BYTES},
+};
+use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use shimos_abi::addr::{Frame, PAGE};
+
+static TAKEN: AtomicUsize = AtomicUsize::new(0);
+
+/// A run of physically contiguous pages for a driver, of any content.
+#[derive(Debug)]
+pub struct Dma {
+    /// Where the kernel sees it. Valid for `len` bytes, page aligned, and nobody else has it.
+    pub virt: *mut u8,
+    /// Where the device sees it.
+    pub phys: u64,
+    /// Bytes, whole pages.
+    pub len: usize,
+}
+
+/// Takes at least `bytes` of the drivers' memory (2 MiB in all), for the rest of this incarnation.
+pub fn alloc(bytes: usize) -> Option<Dma> {
+    let len = bytes.checked_next_multiple_of(PAGE)?;
+    let place = TAKEN.load(Relaxed);
+    if len == 0 || len > DMA_BYTES - place {
+        return None;
+    }
+    TAKEN.store(place + len, Relaxed);
+    let phys = me().dma + place as u64;
+    Some(Dma { virt: (DIRECT_BASE + phys) as *mut u8, phys, len })
+}
+
+/// Whether a device may be told to write into `frame`: it lies in this kernel's pool.
+pub fn owns(frame: Frame) -> bool {
+    me().pool.contains(frame)
+}

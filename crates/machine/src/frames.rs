@@ -1,0 +1,116 @@
+//! Access to frames through the direct map: this kernel's pool, and peers' pools while they are mapped. Every access is
+//! checked; a frame number that is out of bounds is a mistake of this kernel and kills it.
+use crate::{
+    info::{info, me},
+    layout::DIRECT_BASE,
+    paging::kernel::{Peer, set_peer},
+};
+use core::{
+    arch::asm,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+};
+use shimos_abi::{
+    addr::{Frame, PAGE},
+    ids::KernelId,
+};
+
+/// One bit a peer whose pool is mapped.
+static MAPPED: AtomicU64 = AtomicU64::new(0);
+
+fn is_mapped(kernel: usize) -> bool {
+    MAPPED.load(Relaxed) >> kernel & 1 != 0
+}
+
+/// Shows or hides a peer's pool.
+pub(crate) fn set_readable(peer: KernelId, how: Peer) {
+    let kernel = peer.index();
+    let info = info();
+    if kernel >= info.kernels as usize || info.entries[kernel].pool.first == me().pool.first {
+        return;
+    }
+    let old = MAPPED.load(Relaxed);
+    let new = if how == Peer::Readable { old | 1 << kernel } else { old & !(1 << kernel) };
+    if old != new {
+        set_peer(info.entries[kernel].pool, how);
+        MAPPED.store(new, Relaxed);
+    }
+}
+
+/// Whether a frame may be read now.
+pub(crate) fn readable(frame: Frame) -> bool {
+    if me().pool.contains(frame) {
+        return true;
+    }
+    if MAPPED.load(Relaxed) == 0 {
+        return false;
+    }
+    let info = info();
+    (0..info.kernels as usize).any(|kernel| is_mapped(kernel) && info.entries[kernel].pool.contains(frame))
+}
+
+fn source(frame: Frame) -> *const u64 {
+    assert!(readable(frame), "frame {:#x} cannot be read", frame.0);
+    (DIRECT_BASE + frame.addr()) as *const u64
+}
+
+fn target(frame: Frame) -> *mut u64 {
+    assert!(me().pool.contains(frame), "frame {:#x} is not ours to write", frame.0);
+    (DIRECT_BASE + frame.addr()) as *mut u64
+}
+
+/// Copies out of a frame.
+pub(crate) fn read(frame: Frame, offset: usize, into: &mut [u8]) {
+    assert!(offset <= PAGE && into.len() <= PAGE - offset, "read beyond a frame");
+    // SAFETY: `source` checked that the frame is mapped, the range lies inside it; frames are never Rust objects, so `into`
+    // does not overlap. Peers' frames belong to the dead, or are lent and not written.
+    unsafe { core::ptr::copy_nonoverlapping(source(frame).cast::<u8>().add(offset), into.as_mut_ptr(), into.len()) }
+}
+
+/// Copies into a frame.
+pub(crate) fn write(frame: Frame, offset: usize, from: &[u8]) {
+    assert!(offset <= PAGE && from.len() <= PAGE - offset, "write beyond a frame");
+    // SAFETY: as for `read`; `target` checked that the frame is of our pool.
+    unsafe { core::ptr::copy_nonoverlapping(from.as_ptr(), target(frame).cast::<u8>().add(offset), from.len()) }
+}
+
+/// Copies a whole frame. Eight words are loaded before eight are stored: an emulator's direct-mapped TLB then suffers least from
+/// pages that share a place in it, and string moves of bytes would be ten times slower there.
+pub(crate) fn copy(from: Frame, to: Frame) {
+    let (from, to) = (source(from), target(to));
+    // SAFETY: both frames are mapped and whole pages; the loop moves exactly one page.
+    unsafe {
+        asm!(
+            "2:",
+            "mov r8, [rsi]", "mov r9, [rsi + 8]", "mov r10, [rsi + 16]", "mov r11, [rsi + 24]",
+            "mov r12, [rsi + 32]", "mov r13, [rsi + 40]", "mov r14, [rsi + 48]", "mov r15, [rsi + 56]",
+            "mov [rdi], r8", "mov [rdi + 8], r9", "mov [rdi + 16], r10", "mov [rdi + 24], r11",
+            "mov [rdi + 32], r12", "mov [rdi + 40], r13", "mov [rdi + 48], r14", "mov [rdi + 56], r15",
+            "add rsi, 64", "add rdi, 64", "dec ecx", "jnz 2b",
+            inout("rsi") from => _, inout("rdi") to => _, inout("ecx") (PAGE / 64) as u32 => _,
+            out("r8") _, out("r9") _, out("r10") _, out("r11") _, out("r12") _, out("r13") _, out("r14") _, out("r15") _,
+            options(nostack)
+        );
+    }
+}
+
+/// Fills a frame with zeros.
+pub(crate) fn zero(frame: Frame) {
+    // SAFETY: the frame is of our pool, and a page is 512 words. The direction flag is clear in all Rust code.
+    unsafe {
+        asm!("rep stosq", inout("rdi") target(frame) => _, inout("rcx") PAGE / 8 => _, in("rax") 0u64, options(nostack));
+    }
+}
+
+/// Reads one word.
+pub(crate) fn read_word(frame: Frame, index: usize) -> u64 {
+    assert!(index < PAGE / 8, "word beyond a frame");
+    // SAFETY: mapped and inside the frame.
+    unsafe { source(frame).add(index).read_volatile() }
+}
+
+/// Writes one word, in one store.
+pub(crate) fn write_word(frame: Frame, index: usize, value: u64) {
+    assert!(index < PAGE / 8, "word beyond a frame");
+    // SAFETY: of our pool and inside the frame.
+    unsafe { target(frame).add(index).write_volatile(value) }
+}
