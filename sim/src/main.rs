@@ -3,6 +3,7 @@
 
 mod checks;
 mod console;
+mod daemons;
 mod image;
 mod kernel;
 mod options;
@@ -40,10 +41,11 @@ fn main() -> ExitCode {
                 .iter()
                 .map(|k| format!(" --kill {}:{}:{}", k.kernel.0, k.step, format!("{:?}", k.crash).to_lowercase()))
                 .collect();
+            let under = if options.under == plan::Under::Daemons { " --daemons" } else { "" };
             let crashes = options.crashes.map_or(String::new(), |n| format!(" --crashes {n}"));
             let every = options.crash_every.map_or(String::new(), |n| format!(" --crash-every {n}"));
             println!(
-                "  replay: shimos-sim --seed {} --steps {} --kernels {}{crashes}{every}{kills} --verbose; failed at turn {}",
+                "  replay: shimos-sim{under} --seed {} --steps {} --kernels {}{crashes}{every}{kills} --verbose; failed at turn {}",
                 plan.seed, plan.steps, plan.kernels, outcome.turns
             );
             if options.verbose {

@@ -1,5 +1,5 @@
 //! The command line.
-use crate::plan::Kill;
+use crate::plan::{Kill, Under};
 use shimos_abi::ids::KernelId;
 use shimos_soft::Crash;
 use std::process::exit;
@@ -7,6 +7,8 @@ use std::process::exit;
 /// What to do.
 #[derive(Clone, Debug)]
 pub struct Options {
+    /// What runs on the cores.
+    pub under: Under,
     /// The (first) seed.
     pub seed: u64,
     /// Turns of kernels in one run, at most.
@@ -42,6 +44,7 @@ usage: shimos-sim [options]
   --crashes N       how many kernels die in a run (default: from the seed, 0 to 4)
   --crash-every N   let a kernel die whenever N turns have passed
   --kill K:STEP:HOW let kernel K die in its STEP-th step; HOW is panic, exception, hang or deaf
+  --daemons         run the daemons alone, with toy programs, instead of whole kernels
   --sweep           crash at every step of a checkpoint, and of a takeover
   --stride N        with --sweep: every N-th step only (default 1)
   --json            results as JSON, one object a line
@@ -71,6 +74,7 @@ impl Options {
     /// Reads the command line; ends the process if it cannot be understood.
     pub fn read(args: impl Iterator<Item = String>) -> Options {
         let mut options = Options {
+            under: Under::Kernel,
             seed: 1,
             steps: 400_000,
             kernels: None,
@@ -101,6 +105,7 @@ impl Options {
                 "--crashes" => options.crashes = Some(number().min(1_000_000) as u32),
                 "--crash-every" => options.crash_every = Some(number().max(1)),
                 "--runs" => options.runs = number(),
+                "--daemons" => options.under = Under::Daemons,
                 "--sweep" => options.sweep = true,
                 "--stride" => options.stride = number().max(1),
                 "--json" => options.json = true,

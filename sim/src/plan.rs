@@ -18,11 +18,22 @@ pub struct Kill {
     pub crash: Crash,
 }
 
+/// What runs on the cores.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Under {
+    /// The whole kernel.
+    Kernel,
+    /// The daemons alone, with toy programs.
+    Daemons,
+}
+
 /// What one run is made of.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// The seed.
     pub seed: u64,
+    /// What runs.
+    pub under: Under,
     /// Turns at most.
     pub steps: u64,
     /// How many kernels.
@@ -60,8 +71,13 @@ impl Plan {
         let start = rng.below(all.len() as u64) as usize;
         let count = rng.between(2, all.len() as u64) as usize;
         let programs = (0..count).map(|i| all[(start + i) % all.len()]).collect();
+        let programs = match options.under {
+            Under::Kernel => programs,
+            Under::Daemons => (0..kernels as u8).map(|kernel| b'A' + kernel).collect(),
+        };
         Plan {
             seed,
+            under: options.under,
             steps: options.steps,
             kernels,
             crashes: if options.crash_every.is_some() || !options.kills.is_empty() { 0 } else { crashes },
@@ -81,11 +97,17 @@ impl Plan {
     /// The machine it runs on.
     pub fn machine(&self) -> Config {
         let mut config = Config::new(self.kernels, self.seed);
-        config.disk = self.image();
+        if self.under == Under::Kernel {
+            config.disk = self.image();
+        }
         let mut rng = Rng::new(self.seed ^ 0x7141_1465);
         config.timing.preempt_ppm = rng.below(3) as u32 * 5_000;
         if self.rough == Rough::Rough {
-            config.timing.stall_ppm = rng.below(300) as u32;
+            // Short stalls often, or now and then one so long that the kernel is taken for dead.
+            (config.timing.stall, config.timing.stall_ppm) = match rng.below(3) {
+                0 => (Nanos::secs(4), rng.below(300) as u32),
+                _ => (Nanos::millis(40), rng.below(3_000) as u32),
+            };
             config.timing.lost_ipi_ppm = rng.below(20_000) as u32;
             config.timing.lost_packet_ppm = rng.below(20_000) as u32;
         }

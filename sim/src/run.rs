@@ -1,8 +1,9 @@
 //! One run: a machine, its kernels, what is done to them, and whether the promise was kept.
 use crate::{
     checks::Checks,
+    daemons::{self, Toys},
     kernel,
-    plan::{Kill, Plan, Rough},
+    plan::{Kill, Plan, Rough, Under},
 };
 use shimos_abi::{ids::KernelId, time::Nanos};
 use shimos_soft::{Crash, End, Next, Phase, Rng, SoftMachine, Threads, Turn, World};
@@ -63,6 +64,7 @@ struct Run<'a> {
     since: Nanos,
     goals: BTreeMap<u8, u64>,
     outcome: Outcome,
+    toys: Toys,
     verbose: bool,
 }
 
@@ -81,17 +83,22 @@ pub fn run(plan: &Plan, verbose: bool) -> Outcome {
         since: Nanos(0),
         goals: plan.programs.iter().map(|letter| (*letter, LINES)).collect(),
         outcome: Outcome::default(),
+        toys: Toys::default(),
         world: world.clone(),
         verbose,
     };
-    let mut threads = Threads::new(world.clone(), |machine: SoftMachine| kernel::run(machine));
-    let result = run.go(&mut threads);
-    drop(threads);
-    let mut outcome = run.outcome;
+    let result = match plan.under {
+        Under::Kernel => run.go(&mut Threads::new(world.clone(), kernel::run)),
+        Under::Daemons => {
+            let toys = run.toys.clone();
+            run.go(&mut Threads::new(world.clone(), move |machine| daemons::run(machine, toys.clone())))
+        }
+    };
+    let mut outcome = std::mem::take(&mut run.outcome);
     outcome.failure = result.err();
     outcome.time = world.now();
     outcome.takeovers = run.checks.takeovers;
-    outcome.lines = run.checks.console.counts.clone();
+    outcome.lines = run.counts();
     outcome.console = world.console_output();
     outcome
 }
@@ -109,6 +116,9 @@ impl Run<'_> {
                     self.checks.before(&self.world);
                     let turn = threads.turn(kernel);
                     self.checks.after(&self.world, kernel)?;
+                    if let Some(wrong) = self.toys.wrong() {
+                        return Err(wrong);
+                    }
                     if let Turn::Ended(end) = turn {
                         self.ended(kernel, end)?;
                     }
@@ -157,24 +167,40 @@ impl Run<'_> {
     /// A kernel has died as it should: decide what comes next.
     fn died(&mut self) {
         self.since = self.world.now();
-        self.goals = self.checks.console.counts.iter().map(|(letter, count)| (*letter, count + LINES)).collect();
+        self.aim();
         // Sometimes the next one dies while this one is still being recovered.
         let soon = self.kills_left > 0 && self.rng.below(3) == 0;
         self.stage =
             if soon { Stage::Calm(self.since + Nanos::micros(self.rng.below(60_000))) } else { Stage::Surviving };
     }
 
+    /// What each program has shown last.
+    fn counts(&self) -> BTreeMap<u8, u64> {
+        match self.plan.under {
+            Under::Kernel => self.checks.console.counts.clone(),
+            Under::Daemons => self.toys.counts(),
+        }
+    }
+
+    /// From here on all programs must show some lines more.
+    fn aim(&mut self) {
+        let counts = self.counts();
+        for (letter, goal) in &mut self.goals {
+            *goal = counts.get(letter).copied().unwrap_or(0) + LINES;
+        }
+    }
+
     fn reached(&self) -> bool {
-        self.goals
-            .iter()
-            .all(|(letter, goal)| self.checks.console.counts.get(letter).is_some_and(|count| count >= goal))
+        let counts = self.counts();
+        self.goals.iter().all(|(letter, goal)| counts.get(letter).is_some_and(|count| count >= goal))
     }
 
     fn waiting(&self) -> String {
+        let counts = self.counts();
         let missing: Vec<String> = self
             .goals
             .iter()
-            .map(|(letter, goal)| (letter, goal, self.checks.console.counts.get(letter).copied().unwrap_or(0)))
+            .map(|(letter, goal)| (letter, goal, counts.get(letter).copied().unwrap_or(0)))
             .filter(|(_, goal, count)| count < goal)
             .map(|(letter, goal, count)| format!("{} is at {count}, not {goal}", *letter as char))
             .collect();
@@ -213,8 +239,7 @@ impl Run<'_> {
                 if at <= now {
                     if self.kills_left == 0 || !self.order() {
                         self.since = now;
-                        self.goals =
-                            self.checks.console.counts.iter().map(|(letter, count)| (*letter, count + LINES)).collect();
+                        self.aim();
                         self.stage = Stage::Surviving;
                     } else {
                         self.kills_left -= 1;
