@@ -74,7 +74,9 @@ impl Facts {
             self.add(from, start.max(from) & !4095);
             self.add(end.min(to).max(from), to);
         }
-        self.ranges[..self.count].sort_unstable();
+        // Empty ranges sort behind all others and are dropped.
+        self.ranges[..self.count].sort_unstable_by_key(|&(from, to)| if from == to { (u64::MAX, 0) } else { (from, to) });
+        self.count = self.ranges[..self.count].iter().filter(|(from, to)| from != to).count();
     }
     /// Makes a range free again that was taken.
     pub fn give_back(&mut self, start: u64, end: u64) {
