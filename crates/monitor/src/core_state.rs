@@ -194,6 +194,14 @@ impl CoreState {
         }
     }
 
+    /// Ends a life that runs.
+    pub fn condemn<V: View>(&mut self, life: Life, seen: &KernelView, x: &mut Context<'_, V>) {
+        if self.trusted() == Some(life) {
+            self.died(life, Belief::Responsive, seen, "is condemned", x);
+            self.note(x, |record| record.cause = DeathCause::Requested);
+        }
+    }
+
     /// A life has ended, or is taken to have.
     fn died<V: View>(
         &mut self,
@@ -336,17 +344,8 @@ impl CoreState {
         if due {
             *restart = now + REPEAT;
         }
-        if !x.works.any_of(self.kernel) {
-            self.note(x, |record| {
-                if record.taken_over == Nanos(0) {
-                    record.taken_over = now;
-                }
-                record.waiting = None;
-            });
-        } else {
-            let why = x.works.waiting(self.kernel);
-            self.note(x, |record| record.waiting = why);
-        }
+        let why = x.works.waiting(self.kernel);
+        self.note(x, |record| record.waiting = why);
         if due {
             // First the claim: whoever goes on from here knows which incarnation counts, whatever the boot leaves in
             // its words.
@@ -371,7 +370,6 @@ impl CoreState {
         }
         let now = x.now;
         self.note(x, |record| record.rejoined = now);
-        // What nobody could take is still recorded as waiting; it is offered to the new life now.
         self.recovering = None;
     }
 

@@ -33,8 +33,14 @@ pub struct MonitorDaemon {
     cores: Vec<CoreState>,
     works: WorkList,
     history: History,
+    /// Lives that are to end although they work.
+    condemned: Vec<Life>,
     /// When the next step was due.
     due: Nanos,
+    /// The interval as seen last.
+    interval: Nanos,
+    /// Others may go by this longer interval still, until then.
+    slow: (Nanos, Nanos),
 }
 
 impl MonitorDaemon {
@@ -47,7 +53,10 @@ impl MonitorDaemon {
             cores: Vec::new(),
             works: WorkList::default(),
             history: History::default(),
+            condemned: Vec::new(),
             due: Nanos::NEVER,
+            interval: Nanos(0),
+            slow: (Nanos(0), Nanos(0)),
         }
     }
 
@@ -65,6 +74,17 @@ impl MonitorDaemon {
     /// A target refused an order.
     pub fn refused(&mut self, work: Work, from: Life, by: KernelId, why: Refusal) {
         self.works.refused(work, from, by, why);
+    }
+
+    /// Ends a life that seems to work: because the administrator asked, or because it broke the rules of a packet
+    /// queue. It is asked to park itself first.
+    pub fn condemn(&mut self, life: Life) {
+        if self.is_active()
+            && life.kernel != self.me.kernel
+            && self.condemned.len() < self.cores.len()
+        {
+            self.condemned.push(life);
+        }
     }
 
     /// Whether `action` may be done now. A monitor that was superseded while it acted must stop between two actions;
@@ -90,11 +110,13 @@ impl MonitorDaemon {
     /// One step: at every interval, when a peer rings, and when [`Step::next`] has come.
     pub fn step(&mut self, view: &impl View, now: Nanos) -> Step {
         let interval = self.config.interval(view.heartbeat());
+        let patient = self.patient(interval, now);
         let election = view.election();
         let before = self.election.replace(election);
         if election.monitor != self.me.kernel {
             self.cores.clear();
             self.works.clear();
+            self.condemned.clear();
             self.due = Nanos::NEVER;
             return Step {
                 actions: Vec::new(),
@@ -152,7 +174,7 @@ impl MonitorDaemon {
             me: self.me.kernel,
             term: election.term,
             now,
-            interval,
+            interval: patient,
             gap,
             config: &self.config,
             works: &self.works,
@@ -168,6 +190,14 @@ impl MonitorDaemon {
                 core.step(seen, *phase, &mut context);
             }
         }
+        for life in core::mem::take(&mut self.condemned) {
+            let place = life.kernel.index();
+            if let (Some(core), Some(seen)) = (self.cores.get_mut(place), seen.get(place)) {
+                core.condemn(life, seen, &mut context);
+            }
+        }
+        let works = &self.works;
+        self.history.settle(|kernel| works.any_of(kernel), now);
         let candidates = self.candidates(&seen);
         self.works
             .step(&candidates, election.term, now, &self.config, &mut out);
@@ -186,6 +216,17 @@ impl MonitorDaemon {
         };
         self.due = next;
         Step { actions: out, next }
+    }
+
+    /// The interval to judge others by. They learn of a new one only when they wake by the old one.
+    fn patient(&mut self, interval: Nanos, now: Nanos) -> Nanos {
+        if interval != self.interval {
+            let slow = interval.max(self.interval);
+            self.slow = (slow, now + slow.times(u64::from(self.config.missed)));
+            self.interval = interval;
+        }
+        let (slow, until) = self.slow;
+        if now < until { slow } else { interval }
     }
 
     /// The kernels that may be given work, this one among them.

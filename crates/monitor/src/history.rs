@@ -26,6 +26,16 @@ impl History {
     pub fn of(&mut self, dead: Life) -> Option<&mut Recovery> {
         self.0.iter_mut().rev().find(|record| record.dead == dead)
     }
+    /// Notes where everything has a new home by now: `left` says whether a kernel left something that has none.
+    pub fn settle(&mut self, left: impl Fn(KernelId) -> bool, now: Nanos) {
+        let open = |r: &&mut Recovery| r.fenced != Nanos(0) && r.taken_over == Nanos(0);
+        for record in self.0.iter_mut().filter(open) {
+            if !left(record.dead.kernel) {
+                record.taken_over = now;
+                record.waiting = None;
+            }
+        }
+    }
     /// Opens the record of a dead life, or finds the one that is open. `record` is its death record, if it left one.
     pub fn open(
         &mut self,

@@ -1,0 +1,268 @@
+//! The daemons of N kernels, killed and stalled between any two of their steps, by seed.
+//!
+//! `SEEDS=1000 cargo test -p shimos-monitor --release` looks further; `SEED=n` replays one.
+mod world;
+
+use shimos_abi::{
+    control::KernelState,
+    ids::{KernelId, ProgramId},
+    time::Nanos,
+};
+use shimos_monitor::{Home, View};
+use world::{Core, Death, PROGRAMS, World};
+
+fn seeds(usual: u64) -> Vec<u64> {
+    let variable = |name| std::env::var(name).ok().and_then(|text| text.parse().ok());
+    match (variable("SEED"), variable("SEEDS")) {
+        (Some(seed), _) => vec![seed],
+        (None, count) => (1..=count.unwrap_or(usual)).collect(),
+    }
+}
+
+/// Everything is as it should be: all kernels run, every program lives exactly where its home word says.
+fn assert_whole(world: &World, seed: u64) {
+    let fail = |what: String| panic!("seed {seed}: {what}\n{}", world.tail());
+    for kernel in &world.kernels {
+        if kernel.core != Core::Running || world.kernel(kernel.id).state != KernelState::Running {
+            fail(format!("{} is {:?}", kernel.life, kernel.core));
+        }
+    }
+    for program in 1..PROGRAMS {
+        let Some(life) = world.homes[usize::from(program)].life() else {
+            fail(format!("p{program} is lost"));
+            return;
+        };
+        for kernel in &world.kernels {
+            let here = kernel.living.contains(&ProgramId(program));
+            if here != (kernel.life == life) {
+                fail(format!(
+                    "p{program} has its home at {life}, and at {} it is {here}",
+                    kernel.life
+                ));
+            }
+        }
+    }
+    for owner in world.owners {
+        if !world
+            .kernels
+            .iter()
+            .any(|kernel| Some(kernel.life) == owner)
+        {
+            fail(format!("a device is owned by {owner:?}"));
+        }
+    }
+}
+
+#[test]
+fn nothing_happens_on_a_calm_machine() {
+    for seed in seeds(5) {
+        let mut world = World::new(4, seed);
+        world.run_until(Nanos::secs(3), |_| {});
+        // The administrator changes the interval, up and down.
+        for interval in [Nanos::secs(1), Nanos::millis(5), Nanos::millis(300)] {
+            world.heartbeat = interval;
+            let end = world.now + Nanos::secs(4);
+            world.run_until(end, |_| {});
+        }
+        assert_eq!(world.election.term, 0, "seed {seed}: {}", world.tail());
+        assert_eq!(world.harmful, 0, "seed {seed}: {}", world.tail());
+        assert_whole(&world, seed);
+    }
+}
+
+#[test]
+fn short_stalls_kill_nobody() {
+    for seed in seeds(5) {
+        let mut world = World::new(4, seed);
+        world.heartbeat = Nanos::millis(50);
+        world.run_until(Nanos::secs(10), |world| {
+            if world.random.once_in(2000) {
+                let k = world.random.below(4) as usize;
+                let time = Nanos::millis(world.random.below(500));
+                world.stall(k, time);
+            }
+        });
+        let lives: Vec<u32> = world.kernels.iter().map(|k| k.life.incarnation.0).collect();
+        assert_eq!(lives, [1; 4], "seed {seed}: {}", world.tail());
+    }
+}
+
+#[test]
+fn one_death_of_each_kind_is_dealt_with() {
+    for seed in seeds(4) {
+        for victim in 0..3 {
+            for death in [Death::Panic, Death::Hang, Death::Deaf] {
+                if victim == 0 && death == Death::Deaf {
+                    continue;
+                }
+                let mut world = World::new(3, seed);
+                world.refusals = 0;
+                world.run_until(Nanos::secs(1), |_| {});
+                world.kill(victim, death);
+                world.run_until(Nanos::secs(5), |_| {});
+                assert_eq!(
+                    world.kernels[victim].life.incarnation.0,
+                    2,
+                    "seed {seed}: {}",
+                    world.tail()
+                );
+                assert_whole(&world, seed);
+                let monitor = world.election.monitor.index();
+                assert_eq!(monitor == 0, victim != 0);
+                let record = world.kernels[monitor].monitor.recoveries().last().cloned();
+                let record = record.unwrap_or_else(|| panic!("no record: {}", world.tail()));
+                assert_eq!(record.dead.kernel, KernelId(victim as u16));
+                assert!(
+                    record.detected <= record.fenced && record.fenced <= record.taken_over,
+                    "{record:?}"
+                );
+                assert!(
+                    record.taken_over <= record.restarted && record.restarted <= record.rejoined,
+                    "{record:?}"
+                );
+                if death == Death::Panic {
+                    assert!(
+                        record.detected - record.died < Nanos::millis(2),
+                        "{record:?}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn nobody_has_room_so_the_rebooted_kernel_goes_on() {
+    let mut world = World::new(3, 7);
+    world.refusals = 1;
+    world.run_until(Nanos::secs(1), |_| {});
+    // Its devices are somewhere else.
+    let other = world.kernels[0].life;
+    world.owners = [Some(other); 3];
+    let (old, programs) = (world.kernels[2].life, world.kernels[2].living.len());
+    world.kill(2, Death::Panic);
+    world.run_until(Nanos::secs(3), |_| {});
+    assert_eq!(world.kernels[2].life.incarnation.0, 2, "{}", world.tail());
+    let waiting = world
+        .homes
+        .iter()
+        .filter(|home| home.life() == Some(old))
+        .count();
+    assert_eq!(waiting, programs);
+    world.refusals = 0;
+    world.run_until(Nanos::secs(6), |_| {});
+    assert_whole(&world, 7);
+}
+
+#[test]
+fn unprotected_programs_die_with_their_kernel() {
+    let mut world = World::new(3, 9);
+    let life = world.kernels[1].life;
+    for home in &mut world.homes[1..] {
+        *home = Home::Held(life);
+    }
+    world.run_until(Nanos::secs(1), |_| {});
+    world.kill(1, Death::Hang);
+    world.run_until(Nanos::secs(4), |_| {});
+    assert!(
+        world.homes.iter().all(|home| *home == Home::Free),
+        "{}",
+        world.tail()
+    );
+}
+
+#[test]
+fn a_kernel_that_does_not_come_up_is_tried_again_and_then_retired() {
+    let mut world = World::new(3, 11);
+    world.fail_boots(1, 3);
+    world.run_until(Nanos::secs(1), |_| {});
+    world.kill(1, Death::Panic);
+    world.run_until(Nanos::secs(40), |_| {});
+    assert_whole(&world, 11);
+    assert_eq!(world.kernels[1].life.incarnation.0, 5);
+    world.fail_boots(1, 100);
+    world.kill(1, Death::Panic);
+    let end = world.now + Nanos::secs(90);
+    world.run_until(end, |_| {});
+    let last = world.kernels[1].life.incarnation.0;
+    assert!(last < 13, "{}", world.tail());
+    let end = world.now + Nanos::secs(30);
+    world.run_until(end, |_| {});
+    assert_eq!(world.kernels[1].life.incarnation.0, last);
+    assert!(
+        world.homes[1..]
+            .iter()
+            .all(|home| home.life().is_some_and(|life| life.kernel != KernelId(1)))
+    );
+}
+
+/// Kernels die in every way at every moment, the monitor first of all, and virtual processors stand still.
+#[test]
+fn many_deaths_and_stalls() {
+    for seed in seeds(40) {
+        let kernels = 2 + (seed % 5) as usize;
+        let mut world = World::new(kernels, seed);
+        let stalls = seed % 3;
+        world.run_until(Nanos::secs(15), |world| {
+            let monitor = world.election.monitor.index();
+            if world.running() > 1 && world.random.once_in(4000) {
+                // Half of the time the monitor, and that is when it is at work.
+                let busy = world.harmful > 0 && world.random.once_in(2);
+                let k = if busy {
+                    monitor
+                } else {
+                    world.random.below(kernels as u64) as usize
+                };
+                if world.kernels[k].core == Core::Running {
+                    let death = match world.random.below(3) {
+                        0 => Death::Hang,
+                        1 if k != 0 => Death::Deaf,
+                        _ => Death::Panic,
+                    };
+                    world.kill(k, death);
+                    if world.random.once_in(8) {
+                        world.fail_boots(k, 1);
+                    }
+                }
+            }
+            if stalls > 0 && world.random.once_in(3000) {
+                let k = world.random.below(kernels as u64) as usize;
+                let time = Nanos::millis(world.random.below(500));
+                world.stall(k, time);
+            }
+        });
+        world.refusals = 0;
+        let end = world.now + Nanos::secs(40);
+        world.run_until(end, |_| {});
+        assert_eq!(world.lost, 0);
+        assert_whole(&world, seed);
+    }
+}
+
+/// A monitor dies at each of its actions during a recovery, one after the other.
+#[test]
+fn the_monitor_dies_at_every_step_of_a_recovery() {
+    for seed in seeds(2) {
+        for step in 1..30 {
+            let mut world = World::new(4, seed);
+            world.run_until(Nanos::secs(1), |_| {});
+            world.kill(2, Death::Hang);
+            let mut killed = false;
+            world.run_until(Nanos::secs(8), |world| {
+                if !killed && world.harmful >= step {
+                    killed = true;
+                    let monitor = world.election.monitor.index();
+                    world.kill(
+                        monitor,
+                        if step % 2 == 0 {
+                            Death::Panic
+                        } else {
+                            Death::Hang
+                        },
+                    );
+                }
+            });
+            assert_whole(&world, seed);
+        }
+    }
+}
