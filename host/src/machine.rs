@@ -29,11 +29,13 @@ use std::{
 };
 
 /// Least private memory of a kernel, in MiB.
-pub const MIN_MEMORY: u64 = 16;
+pub const MIN_MEMORY: u64 = 32;
 /// Most private memory of a kernel, in MiB.
 pub const MAX_MEMORY: u64 = 65536;
 /// Memory that belongs to no kernel: firmware, the load image, page tables of the shared area. In MiB.
 const COMMON_MEMORY: u64 = 32;
+/// Memory that every kind of machine has in one piece, in MiB.
+const BELOW_HOLE: u64 = 2048;
 /// Where the superblock of an EROFS image lies, and what it starts with.
 const EROFS: (u64, u32) = (1024, 0xe0f5_e1e2);
 /// Longest path of a UNIX socket.
@@ -74,10 +76,12 @@ impl Default for Options {
 }
 
 impl Options {
-    /// Memory of the whole machine, in MiB.
+    /// Memory of the whole machine, in MiB. Private memories are in one piece each: at the hole below 4 GiB, and at the
+    /// end, most of one may be lost.
     pub fn total_memory(&self) -> u64 {
         let shared = Layout::new(usize::from(self.kernels)).words() as u64 * 8;
-        u64::from(self.kernels) * self.memory + shared.div_ceil(1 << 20) + COMMON_MEMORY
+        let needed = u64::from(self.kernels) * self.memory + shared.div_ceil(1 << 20) + COMMON_MEMORY;
+        if needed > BELOW_HOLE { needed + 2 * self.memory } else { needed }
     }
 
     /// Whether such a machine can be.
