@@ -63,6 +63,7 @@ struct Run<'a> {
     kills_left: u32,
     since: Nanos,
     goals: BTreeMap<u8, u64>,
+    suspected: BTreeMap<KernelId, u32>,
     outcome: Outcome,
     toys: Toys,
     verbose: bool,
@@ -82,6 +83,7 @@ pub fn run(plan: &Plan, verbose: bool) -> Outcome {
         kills_left: plan.crashes,
         since: Nanos(0),
         goals: plan.programs.iter().map(|letter| (*letter, LINES)).collect(),
+        suspected: BTreeMap::new(),
         outcome: Outcome::default(),
         toys: Toys::default(),
         world: world.clone(),
@@ -108,7 +110,12 @@ impl Run<'_> {
         while self.outcome.turns < self.plan.steps {
             match threads.advance() {
                 Next::Boot(kernel) => {
-                    self.say(&format!("{} boots", self.world.life(kernel)));
+                    let life = self.world.life(kernel);
+                    self.say(&format!("{life} boots"));
+                    let killed = self.outcome.deaths.iter().filter(|(_, dead, _, _)| *dead == kernel).count() as u32;
+                    let lost = life.incarnation.0.saturating_sub(1).saturating_sub(killed);
+                    self.suspected.insert(kernel, lost);
+                    self.outcome.suspected = self.suspected.values().sum();
                     threads.boot(kernel);
                 }
                 Next::Turn(kernel) => {
@@ -154,10 +161,7 @@ impl Run<'_> {
                 Ok(())
             }
             // It was told to park, or found itself parked: a suspicion, which must do no harm.
-            End::Parked | End::Stopped => {
-                self.outcome.suspected += 1;
-                Ok(())
-            }
+            End::Parked | End::Stopped => Ok(()),
             End::PowerOff => Err(format!("{life} switched the machine off")),
             End::Fault(text) => Err(text),
             End::Panicked(text) => Err(format!("{life} panicked: {text}")),
