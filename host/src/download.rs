@@ -260,7 +260,7 @@ mod tests {
 
     #[test]
     fn a_whole_download_is_right_and_its_gap_is_seen() {
-        let download = Download::start(server(image::STREAM_BYTES as usize / 4096, Duration::from_millis(300)));
+        let download = Download::start(server(image::STREAM_BYTES as usize / 4096, Duration::from_secs(1)));
         download.watch();
         let shared = Arc::clone(&download.shared);
         let outcome = download.finish();
