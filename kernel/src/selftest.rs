@@ -180,7 +180,12 @@ fn frames(machine: &mut Bare, checks: &mut Checks) {
     }
     let copy = machine.now() - before;
     if machine.identity().life.incarnation.0 == 1 && machine.identity().life.kernel.0 == 0 {
-        say!("selftest: copying a frame takes {} ns; random {:x}; wall clock {}", copy.0 / 1000, machine.random(), machine.wall_clock());
+        say!(
+            "selftest: copying a frame takes {} ns; random {:x}; wall clock {}",
+            copy.0 / 1000,
+            machine.random(),
+            machine.wall_clock()
+        );
     }
     let outside = Frame(machine.identity().pool.first.0 - 1);
     checks.that(!machine.readable(outside), "a frame outside is not readable");
@@ -202,7 +207,6 @@ fn program(machine: &mut Bare, checks: &mut Checks) {
     let mut regs = Regs { rip: CODE, rsp: DATA + 4096, fs_base: DATA, ..Regs::default() };
     let mut fpu = Fpu { tag: 1, ..Fpu::default() };
     let mut seen = [0u32; 4];
-    let begin = machine.now();
     for _ in 0..10_000 {
         let until = machine.now() + Nanos::millis(2);
         match machine.run(&space, &mut regs, &mut fpu, until) {
@@ -254,20 +258,30 @@ fn program(machine: &mut Bare, checks: &mut Checks) {
     // Addresses that IRET and SYSRET would choke on come back as faults.
     for rip in [0x8000_0000_0000, 0xffff_ffff_8020_0000, 0x7fff_ffff_f000] {
         regs.rip = rip;
-        let trap = machine.run(&space, &mut regs, &mut fpu, begin + Nanos::secs(100));
-        checks.that(trap == Trap::PageFault { addr: UserAddr(rip), access: Access::Execute }, "odd instruction pointer");
+        let trap = run_on(machine, &space, &mut regs, &mut fpu);
+        checks
+            .that(trap == Trap::PageFault { addr: UserAddr(rip), access: Access::Execute }, "odd instruction pointer");
     }
     // The kernel half is not for user mode: its text faults, as does a store into write-protected data.
-    for (at, access, code) in [
-        (0xffff_ffff_8020_0000_u64, Access::Read, [0x48, 0x8b, 0x03]),
-        (DATA, Access::Write, [0x48, 0x89, 0x03]),
-    ] {
+    for (at, access, code) in
+        [(0xffff_ffff_8020_0000_u64, Access::Read, [0x48, 0x8b, 0x03]), (DATA, Access::Write, [0x48, 0x89, 0x03])]
+    {
         machine.write_frame(code_frame(machine, &space), 0, &code);
         regs = Regs { rip: CODE, rbx: at, ..Regs::default() };
-        let trap = machine.run(&space, &mut regs, &mut fpu, begin + Nanos::secs(100));
+        let trap = run_on(machine, &space, &mut regs, &mut fpu);
         checks.that(trap == Trap::PageFault { addr: UserAddr(at), access }, "access that user mode may not do");
     }
     machine.drop_space(space, &mut frames);
+}
+
+/// Runs a thread until it traps by itself.
+fn run_on(machine: &mut Bare, space: &<Bare as Machine>::Space, regs: &mut Regs, fpu: &mut Fpu) -> Trap {
+    loop {
+        let trap = machine.run(space, regs, fpu, Nanos::NEVER);
+        if trap != Trap::Interrupted {
+            return trap;
+        }
+    }
 }
 
 fn code_frame(machine: &Bare, space: &<Bare as Machine>::Space) -> Frame {
@@ -278,8 +292,7 @@ fn code_frame(machine: &Bare, space: &<Bare as Machine>::Space) -> Frame {
 fn other_thread(machine: &mut Bare, space: &<Bare as Machine>::Space, checks: &mut Checks) {
     let mut other = Fpu { tag: 2, ..Fpu::default() };
     let mut regs = Regs { rip: CODE + 0x6b, rsp: DATA + 4096, ..Regs::default() };
-    let until = machine.now() + Nanos::millis(50);
-    let trap = machine.run(space, &mut regs, &mut other, until);
+    let trap = run_on(machine, space, &mut regs, &mut other);
     // Its register is zero, not the first thread's, so it runs to the complaint.
     checks.that(trap == Trap::Syscall && regs.rax == 5, "vector registers are the thread's own");
 }

@@ -103,16 +103,13 @@ impl Lapic {
     /// Masks every local source that the APIC has.
     pub fn quiet(self) {
         let last = self.read(0x30) >> 16 & 0xff;
-        let mut register = LVT_TIMER;
-        // Timer, thermal, performance, LINT0, LINT1, error; the version register says how many there are.
+        // Timer, LINT0, LINT1, error, performance, thermal; the version register says how many there are.
         let order = [LVT_TIMER, 0x350, 0x360, LVT_ERROR, 0x340, 0x330];
         for (n, at) in order.iter().enumerate() {
             if n as u32 <= last {
-                register = *at;
-                self.write(register, MASKED);
+                self.write(*at, MASKED);
             }
         }
-        let _ = register;
         if last >= 6 {
             self.write(LVT_CMCI, MASKED);
         }

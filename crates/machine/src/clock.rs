@@ -72,10 +72,7 @@ pub fn calibrate(lapic: Lapic) -> Rates {
         if !(SPAN..0xf000).contains(&pit) || tsc == 0 {
             continue;
         }
-        let rates = Rates {
-            tsc: tsc * PIT_HZ / pit,
-            lapic: first.lapic.saturating_sub(last.lapic) * PIT_HZ / pit,
-        };
+        let rates = Rates { tsc: tsc * PIT_HZ / pit, lapic: first.lapic.saturating_sub(last.lapic) * PIT_HZ / pit };
         let width = first.width + last.width;
         if best.is_none_or(|(least, _)| width < least) {
             best = Some((width, rates));
@@ -88,12 +85,14 @@ pub fn calibrate(lapic: Lapic) -> Rates {
     lapic.timer(0);
     match best {
         Some((_, rates)) if rates.lapic > 0 => rates,
-        _ => without_pit(),
+        _ => without_pit(lapic),
     }
 }
 
-/// A machine without PIT: what the processor says of itself (SDM 2, CPUID leaves 15H and 16H), else a guess.
-fn without_pit() -> Rates {
+/// A machine without PIT: what the processor says of itself (SDM 2, CPUID leaves 15H and 16H); else measured against the local
+/// APIC's timer, which emulators run at 1 GHz.
+fn without_pit(lapic: Lapic) -> Rates {
+    const LAPIC_HZ: u64 = 1_000_000_000;
     let [denominator, numerator, crystal, _] = cpuid(0x15, 0);
     let [base, _, _, _] = cpuid(0x16, 0);
     let tsc = if denominator != 0 && numerator != 0 && crystal != 0 {
@@ -101,9 +100,17 @@ fn without_pit() -> Rates {
     } else if base != 0 {
         u64::from(base) * 1_000_000
     } else {
-        1_000_000_000
+        lapic.timer_measure();
+        let (from, start) = (u64::from(lapic.timer_left()), rdtsc());
+        while from.saturating_sub(lapic.timer_left().into()) < LAPIC_HZ / 50 && rdtsc().wrapping_sub(start) < 1 << 32 {
+            pause();
+        }
+        let ticks = from.saturating_sub(lapic.timer_left().into()).max(1);
+        let tsc = u128::from(rdtsc().wrapping_sub(start)) * u128::from(LAPIC_HZ) / u128::from(ticks);
+        lapic.timer(0);
+        tsc as u64
     };
-    Rates { tsc, lapic: 1_000_000_000 }
+    Rates { tsc, lapic: LAPIC_HZ }
 }
 
 fn cmos(register: u8) -> u8 {

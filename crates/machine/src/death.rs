@@ -155,9 +155,7 @@ fn die(cause: DeathCause, registers: &Registers, what: Exception, message: fmt::
     put(death::ADDRESS, what.address);
     put(death::FLAGS, what.flags);
     let r = registers;
-    let all = [
-        r.rax, r.rbx, r.rcx, r.rdx, r.rsi, r.rdi, r.rbp, r.r8, r.r9, r.r10, r.r11, r.r12, r.r13, r.r14, r.r15,
-    ];
+    let all = [r.rax, r.rbx, r.rcx, r.rdx, r.rsi, r.rdi, r.rbp, r.r8, r.r9, r.r10, r.r11, r.r12, r.r13, r.r14, r.r15];
     for (n, value) in all.into_iter().enumerate() {
         put(death::REGISTERS + n, value);
     }
@@ -189,7 +187,8 @@ fn trace(mut frame: u64, put: &dyn Fn(usize, u64)) {
     let mut n = 0;
     while n < death::TRACE_WORDS && stack.contains(&frame) && frame.is_multiple_of(8) {
         // SAFETY: inside the mapped stack, aligned.
-        let (next, back) = unsafe { ((frame as *const u64).read_volatile(), (frame as *const u64).add(1).read_volatile()) };
+        let (next, back) =
+            unsafe { ((frame as *const u64).read_volatile(), (frame as *const u64).add(1).read_volatile()) };
         if !text.contains(&back) {
             break;
         }

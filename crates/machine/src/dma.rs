@@ -12,12 +12,10 @@ static TAKEN: AtomicUsize = AtomicUsize::new(0);
 /// A run of physically contiguous pages for a driver, of any content.
 #[derive(Debug)]
 pub struct Dma {
-    /// Where the kernel sees it. Valid for `len` bytes, page aligned, and nobody else has it.
+    /// Where the kernel sees it. Page aligned, and nobody else has it.
     pub virt: *mut u8,
     /// Where the device sees it.
     pub phys: u64,
-    /// Bytes, whole pages.
-    pub len: usize,
 }
 
 /// Takes at least `bytes` of the drivers' memory (2 MiB in all), for the rest of this incarnation.
@@ -29,7 +27,7 @@ pub fn alloc(bytes: usize) -> Option<Dma> {
     }
     TAKEN.store(place + len, Relaxed);
     let phys = me().dma + place as u64;
-    Some(Dma { virt: (DIRECT_BASE + phys) as *mut u8, phys, len })
+    Some(Dma { virt: (DIRECT_BASE + phys) as *mut u8, phys })
 }
 
 /// Whether a device may be told to write into `frame`: it lies in this kernel's pool.

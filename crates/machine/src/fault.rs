@@ -9,7 +9,11 @@ use core::{
     hint::black_box,
     sync::atomic::{AtomicBool, Ordering::SeqCst},
 };
-use shimos_abi::{control::Fault, ids::KernelId, shared::{Layout, outgoing}};
+use shimos_abi::{
+    control::Fault,
+    ids::KernelId,
+    shared::{Layout, outgoing},
+};
 
 /// The lock of the ordered deadlock.
 static LOCK: AtomicBool = AtomicBool::new(false);

@@ -157,10 +157,7 @@ pub(crate) fn set_life(life: Life) {
 
 /// Who this kernel is.
 pub fn life() -> Life {
-    Life {
-        kernel: KernelId(SELF[0].load(Relaxed) as u16),
-        incarnation: Incarnation(SELF[1].load(Relaxed) as u32),
-    }
+    Life { kernel: KernelId(SELF[0].load(Relaxed) as u16), incarnation: Incarnation(SELF[1].load(Relaxed) as u32) }
 }
 
 /// This kernel's core and memory.

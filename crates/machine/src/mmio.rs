@@ -34,42 +34,21 @@ pub fn map(phys: u64, len: usize) -> Option<Mmio> {
     Some(Mmio { base: MMIO_BASE as usize + place * PAGE + inside, len })
 }
 
-macro_rules! access {
-    ($read:ident, $write:ident, $type:ty) => {
-        /// Reads the register at `offset`.
-        pub fn $read(&self, offset: usize) -> $type {
-            // SAFETY: `at` gives an aligned address inside a range that `map` mapped for device registers alone.
-            unsafe { (self.at(offset, size_of::<$type>()) as *const $type).read_volatile() }
-        }
-        /// Writes the register at `offset`.
-        pub fn $write(&self, offset: usize, value: $type) {
-            // SAFETY: as for the read; what the device does with it is the driver's business.
-            unsafe { (self.at(offset, size_of::<$type>()) as *mut $type).write_volatile(value) }
-        }
-    };
-}
-
 impl Mmio {
-    access!(read8, write8, u8);
-    access!(read16, write16, u16);
-    access!(read32, write32, u32);
-    access!(read64, write64, u64);
-
     /// Where the range is mapped.
     pub fn address(&self) -> *mut u8 {
         self.base as *mut u8
     }
-    /// Bytes in the range.
-    pub fn len(&self) -> usize {
-        self.len
+    /// Writes the register at `offset`.
+    pub fn write32(&self, offset: usize, value: u32) {
+        // SAFETY: `at` gives an aligned address inside a range that `map` mapped for device registers alone; what the
+        // device does with it is the driver's business.
+        unsafe { (self.at(offset, 4) as *mut u32).write_volatile(value) }
     }
-    /// Never true: there is no empty range.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-    /// A part of the range, if it lies inside.
-    pub fn part(&self, offset: usize, len: usize) -> Option<Mmio> {
-        (offset.checked_add(len)? <= self.len).then_some(Mmio { base: self.base + offset, len })
+    /// Writes the 8-bit register at `offset`.
+    pub fn write8(&self, offset: usize, value: u8) {
+        // SAFETY: as above.
+        unsafe { (self.at(offset, 1) as *mut u8).write_volatile(value) }
     }
 
     fn at(&self, offset: usize, size: usize) -> usize {

@@ -5,7 +5,7 @@
 //! park, and everything else is this kernel's death.
 use crate::{
     apic::LAPIC,
-    arch::read_cr2,
+    arch::{read_cr2, wrmsr},
     boot::cores::mailbox,
     death::{self, Registers},
     info::life,
@@ -13,7 +13,10 @@ use crate::{
 };
 use core::{
     arch::global_asm,
-    sync::atomic::{AtomicU8, Ordering::{Relaxed, SeqCst}},
+    sync::atomic::{
+        AtomicU8,
+        Ordering::{Relaxed, SeqCst},
+    },
 };
 use shimos_abi::shared::commons::{MAILBOX_FENCE, MAILBOX_PROBE_RIP, MAILBOX_PROBED};
 use shimos_hal::Events;
@@ -130,6 +133,9 @@ pub struct Frame {
     ss: u64,
 }
 
+/// Status of machine checks.
+const MCG_STATUS: u32 = 0x17a;
+
 /// What has happened, not yet taken.
 static EVENTS: AtomicU8 = AtomicU8::new(0);
 
@@ -163,17 +169,23 @@ extern "C" fn kernel_trap(frame: &mut Frame) {
     match frame.vector {
         2 => nmi(frame.rip),
         32.. => interrupt(frame.vector as u8),
-        vector => death::exception(
-            &frame.registers,
-            death::Exception {
-                vector,
-                code: frame.code,
-                rip: frame.rip,
-                rsp: frame.rsp,
-                flags: frame.flags,
-                address: if vector == 14 || vector == 8 { read_cr2() } else { 0 },
-            },
-        ),
+        vector => {
+            if vector == 18 {
+                // SAFETY: a machine check comes only where the register exists. Clear, or the next one resets the machine (SDM 3, 16.3.1.2).
+                unsafe { wrmsr(MCG_STATUS, 0) };
+            }
+            death::exception(
+                &frame.registers,
+                death::Exception {
+                    vector,
+                    code: frame.code,
+                    rip: frame.rip,
+                    rsp: frame.rsp,
+                    flags: frame.flags,
+                    address: if vector == 14 || vector == 8 { read_cr2() } else { 0 },
+                },
+            )
+        }
     }
 }
 

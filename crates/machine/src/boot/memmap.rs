@@ -23,8 +23,7 @@ impl Facts {
     /// # Safety
     /// The first 4 GiB are mapped one to one, and `start` is what the loader gave.
     pub unsafe fn read(start: u64) -> Option<Facts> {
-        let mut facts =
-            Facts { ranges: [(0, 0); MAX_RANGES], count: 0, rsdp: 0, cmdline: [0; 2048], cmdline_len: 0 };
+        let mut facts = Facts { ranges: [(0, 0); MAX_RANGES], count: 0, rsdp: 0, cmdline: [0; 2048], cmdline_len: 0 };
         // SAFETY: the caller's: the structures are where the loader says, and readable one to one.
         unsafe {
             let info = &*(start as *const StartInfo);
@@ -75,7 +74,8 @@ impl Facts {
             self.add(end.min(to).max(from), to);
         }
         // Empty ranges sort behind all others and are dropped.
-        self.ranges[..self.count].sort_unstable_by_key(|&(from, to)| if from == to { (u64::MAX, 0) } else { (from, to) });
+        self.ranges[..self.count]
+            .sort_unstable_by_key(|&(from, to)| if from == to { (u64::MAX, 0) } else { (from, to) });
         self.count = self.ranges[..self.count].iter().filter(|(from, to)| from != to).count();
     }
     /// Makes a range free again that was taken.
@@ -112,10 +112,7 @@ fn find(ranges: &[(u64, u64)], bytes: u64, align: u64, above: u64) -> Option<u64
 
 /// How many regions of `bytes`, aligned, fit above `above`.
 pub fn fit(ranges: &[(u64, u64)], bytes: u64, align: u64, above: u64) -> u64 {
-    ranges
-        .iter()
-        .map(|&(from, to)| to.saturating_sub(from.max(above).next_multiple_of(align)) / bytes)
-        .sum()
+    ranges.iter().map(|&(from, to)| to.saturating_sub(from.max(above).next_multiple_of(align)) / bytes).sum()
 }
 
 /// A number from the command line, as in `kernels=4`.

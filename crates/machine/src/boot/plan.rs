@@ -47,7 +47,7 @@ pub fn lay_out(info: &mut Info, facts: &mut Facts, cores: &[u32], above: u64) ->
         let fits = |size: u64| fit(facts.ranges(), size, LARGE, above) >= kernels;
         let total = fit(facts.ranges(), LARGE, LARGE, above) * LARGE;
         let mut size = wished.unwrap_or((total / kernels).clamp(MIN_MEMORY, MAX_DEFAULT)) & !(LARGE - 1);
-        size = size.min(total / kernels & !(LARGE - 1));
+        size = size.min((total / kernels) & !(LARGE - 1));
         while size >= MIN_MEMORY && !fits(size) {
             size -= LARGE;
         }

@@ -4,10 +4,10 @@ use super::image;
 use crate::{
     info::{INFO_PAGES, KernelInfo, info},
     layout::{
-        CPU_PAGE, DIRECT_BASE, DMA_BYTES, FIXED_BASE, HEAP_BASE, IDT_BASE, INFO_BASE, KERNEL_CODE, KERNEL_DATA,
-        LAPIC_BASE, LARGE, MMIO_BASE, MMIO_TABLES, SHARED_BASE, STACKS, TABLES_BASE, TASK, stack_top,
+        CPU_PAGE, DIRECT_BASE, DMA_BYTES, FIXED_BASE, HEAP_BASE, IDT_BASE, INFO_BASE, KERNEL_DATA, LAPIC_BASE, LARGE,
+        MMIO_BASE, MMIO_TABLES, SHARED_BASE, STACKS, TABLES_BASE, TASK, stack_top,
     },
-    paging::{CODE, DEVICE, PRESENT, READ_ONLY, READ_WRITE, WRITE, build::Builder},
+    paging::{CODE, DEVICE, READ_ONLY, READ_WRITE, build::Builder},
 };
 use core::{
     arch::global_asm,
@@ -110,7 +110,7 @@ unsafe fn prepare(kernel: u32, entry: &KernelInfo) -> u64 {
         core::ptr::write_bytes(own_bss as *mut u64, 0, bss.pages as usize * 512);
         let mut to = Builder::new(tables, end);
         // Direct map: one directory a GiB, so that peers' pools can be shown later without new tables.
-        to.install(2 + 1, DIRECT_BASE, base);
+        to.install(3, DIRECT_BASE, base);
         for n in 0..info.gigabytes {
             to.install(2, DIRECT_BASE + (n << 30), directories + n * 4096);
         }
@@ -139,7 +139,7 @@ unsafe fn prepare(kernel: u32, entry: &KernelInfo) -> u64 {
             to.install(1, MMIO_BASE + n * LARGE, mmio_tables + n * 4096);
         }
         map_shared(&mut to, kernel);
-        write_start_page(cpu_page, to.root(), base);
+        write_start_page(cpu_page, to.root());
         to.root()
     }
 }
@@ -160,7 +160,7 @@ fn map_shared(to: &mut Builder, kernel: u32) {
 
 /// Writes GDT, TSS and what address spaces copy, and loads the task register: that marks the descriptor as busy, which must
 /// happen through this mapping, for the kernel's own is read-only.
-unsafe fn write_start_page(at: u64, root: u64, direct: u64) {
+unsafe fn write_start_page(at: u64, root: u64) {
     const KERNEL_CODE_BITS: u64 = 0x00af_9b00_0000_ffff;
     const KERNEL_DATA_BITS: u64 = 0x00cf_9300_0000_ffff;
     const USER_DATA_BITS: u64 = 0x00cf_f300_0000_ffff;
@@ -176,16 +176,7 @@ unsafe fn write_start_page(at: u64, root: u64, direct: u64) {
             (index, ((root + index * 8) as *const u64).read())
         };
         (at as *mut StartPage).write(StartPage {
-            gdt: [
-                0,
-                KERNEL_CODE_BITS,
-                KERNEL_DATA_BITS,
-                0,
-                USER_DATA_BITS,
-                USER_CODE_BITS,
-                task_low,
-                base >> 32,
-            ],
+            gdt: [0, KERNEL_CODE_BITS, KERNEL_DATA_BITS, 0, USER_DATA_BITS, USER_CODE_BITS, task_low, base >> 32],
             task: TaskState {
                 zero: 0,
                 stacks: [stack_top(1), 0, 0],
@@ -198,7 +189,6 @@ unsafe fn write_start_page(at: u64, root: u64, direct: u64) {
             root,
             top: [top(DIRECT_BASE), top(FIXED_BASE), top(image::text().virt)],
         });
-        let _ = (direct, PRESENT | WRITE);
         let pointer: [u16; 5] = [63, at as u16, (at >> 16) as u16, (at >> 32) as u16, (at >> 48) as u16];
         core::arch::asm!(
             "lgdt [{pointer}]",
@@ -210,5 +200,4 @@ unsafe fn write_start_page(at: u64, root: u64, direct: u64) {
             options(nostack)
         );
     }
-    let _ = KERNEL_CODE;
 }

@@ -4,12 +4,11 @@ use super::image;
 use crate::{
     info::{INFO_PAGES, Info},
     layout::{
-        DIRECT_BASE, IDT_BASE, INFO_BASE, KERNEL_CODE, LAPIC_BASE, LARGE, PARK_IDT_BASE, PARK_STACK_PAGES,
-        PARK_STACKS_BASE, SHARED_BASE,
+        IDT_BASE, INFO_BASE, KERNEL_CODE, LAPIC_BASE, LARGE, PARK_IDT_BASE, PARK_STACK_PAGES, PARK_STACKS_BASE,
+        SHARED_BASE,
     },
     paging::{CODE, DEVICE, READ_ONLY, READ_WRITE, build::Builder},
-    park,
-    traps,
+    park, traps,
 };
 use shimos_abi::shared::{LAYOUT_VERSION, Layout, MASTER_MAGIC, PAGE_WORDS, commons, master, outgoing};
 use shimos_abi::{control::Device, ids::KernelId};
@@ -98,7 +97,6 @@ pub fn build_stage(builder: &mut Builder, info: &Info, places: &Places) {
     builder.map_run(bss.virt, bss.phys, bss.pages, READ_WRITE);
     builder.map(IDT_BASE, info.idt, READ_ONLY);
     builder.map_large(0, 0, (info.gigabytes.max(4) << 30) / LARGE, READ_WRITE);
-    let _ = DIRECT_BASE;
 }
 
 /// Clears the shared area and writes the master table. Packets' content is left as it is.

@@ -6,10 +6,7 @@ use crate::{
     boot::stage::start_page,
     frames,
 };
-use core::sync::atomic::{
-    AtomicBool, AtomicU64,
-    Ordering::Relaxed,
-};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use shimos_abi::addr::{Frame, PAGE, USER_END, UserPage};
 use shimos_hal::{FrameSource, Mapping, OutOfFrames, Rights};
 
