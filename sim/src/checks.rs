@@ -62,6 +62,13 @@ impl Checks {
         Ok(())
     }
 
+    /// The program of this name, once some living kernel says that it has it.
+    pub fn program(&self, name: &str) -> Option<ProgramId> {
+        let published = |kernel| minicbor::decode::<Published>(&self.area.read_published(kernel)?).ok();
+        let mut programs = self.area.kernels().filter_map(published).flat_map(|published| published.programs);
+        programs.find(|program| program.name == name).map(|program| program.id)
+    }
+
     /// A term has one monitor, and terms only grow.
     fn elections(&mut self) -> Result<(), String> {
         let (old, new) = (self.election, self.area.election());

@@ -135,7 +135,7 @@ impl Builder {
     }
 }
 
-#[cfg(any())]
+#[cfg(test)]
 mod tests {
     use super::*;
 

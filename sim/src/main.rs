@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod checks;
+mod client;
 mod console;
 mod daemons;
 mod image;

@@ -1,6 +1,7 @@
 //! One run: a machine, its kernels, what is done to them, and whether the promise was kept.
 use crate::{
     checks::Checks,
+    client::Client,
     daemons::{self, Toys},
     kernel,
     plan::{Kill, Plan, Rough, Under},
@@ -29,6 +30,8 @@ pub struct Outcome {
     pub suspected: u32,
     /// How often a program went on in another kernel.
     pub takeovers: u64,
+    /// Connections that the echo server served from beginning to end.
+    pub served: u64,
     /// The last line of each program.
     pub lines: BTreeMap<u8, u64>,
     /// Steps of each kernel when all programs had shown their first lines.
@@ -66,6 +69,7 @@ struct Run<'a> {
     suspected: BTreeMap<KernelId, u32>,
     outcome: Outcome,
     toys: Toys,
+    client: Client,
     verbose: bool,
 }
 
@@ -86,6 +90,7 @@ pub fn run(plan: &Plan, verbose: bool) -> Outcome {
         suspected: BTreeMap::new(),
         outcome: Outcome::default(),
         toys: Toys::default(),
+        client: Client::new(plan.seed),
         world: world.clone(),
         verbose,
     };
@@ -101,6 +106,7 @@ pub fn run(plan: &Plan, verbose: bool) -> Outcome {
     outcome.time = world.now();
     outcome.takeovers = run.checks.takeovers;
     outcome.lines = run.counts();
+    outcome.served = run.client.served;
     outcome.console = world.console_output();
     outcome
 }
@@ -123,6 +129,13 @@ impl Run<'_> {
                     self.checks.before(&self.world);
                     let turn = threads.turn(kernel);
                     self.checks.after(&self.world, kernel)?;
+                    // The server listens when it shows its first line.
+                    if !self.client.is_started()
+                        && self.checks.console.counts.contains_key(&b'E')
+                        && let Some(server) = self.checks.program("prog-e")
+                    {
+                        self.client.start(server, &self.world);
+                    }
                     if let Some(wrong) = self.toys.wrong() {
                         return Err(wrong);
                     }
@@ -133,7 +146,7 @@ impl Run<'_> {
                         return Ok(());
                     }
                 }
-                Next::Host => {}
+                Next::Host => self.client.turn(&self.world)?,
                 Next::Off => return Err("the machine was switched off".into()),
                 Next::Still => return Err("nothing will ever happen again".into()),
             }
@@ -298,7 +311,7 @@ impl Outcome {
         let rough = if plan.rough == Rough::Rough { ", rough" } else { "" };
         let lines: Vec<String> = self.lines.iter().map(|(l, n)| format!("{}{n}", *l as char)).collect();
         format!(
-            "seed {}: {} ({} kernels{rough}, {} turns, {} s, {} deaths, {} takeovers, {} suspected, {})",
+            "seed {}: {} ({} kernels{rough}, {} turns, {} s, {} deaths, {} takeovers, {} suspected, {} connections, {})",
             plan.seed,
             self.failure.as_deref().unwrap_or("passed"),
             plan.kernels,
@@ -307,6 +320,7 @@ impl Outcome {
             self.deaths.len(),
             self.takeovers,
             self.suspected,
+            self.served,
             lines.join(" ")
         )
     }
@@ -330,7 +344,7 @@ impl Outcome {
             .collect();
         let failure = self.failure.as_deref().map_or("null".to_string(), |text| format!("{text:?}"));
         format!(
-            r#"{{"seed":{},"kernels":{},"turns":{},"time_ns":{},"kills":[{}],"deaths":[{}],"takeovers":{},"suspected":{},"lines":{{{}}},"failure":{failure}}}"#,
+            r#"{{"seed":{},"kernels":{},"turns":{},"time_ns":{},"kills":[{}],"deaths":[{}],"takeovers":{},"suspected":{},"served":{},"lines":{{{}}},"failure":{failure}}}"#,
             plan.seed,
             plan.kernels,
             self.turns,
@@ -339,7 +353,33 @@ impl Outcome {
             deaths.join(","),
             self.takeovers,
             self.suspected,
+            self.served,
             lines.join(",")
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::options::Options;
+
+    fn plan(seed: u64, args: &[&str]) -> Plan {
+        Plan::new(seed, &Options::read(args.iter().map(|arg| arg.to_string())))
+    }
+
+    #[test]
+    fn the_daemons_survive_a_campaign() {
+        for seed in 1..=6 {
+            let plan = plan(seed, &["--daemons", "--crashes", "3"]);
+            let outcome = run(&plan, false);
+            assert_eq!(outcome.failure, None, "{}", outcome.line(&plan));
+        }
+    }
+
+    #[test]
+    fn a_run_can_be_replayed() {
+        let plan = plan(5, &["--daemons", "--crashes", "2"]);
+        assert_eq!(run(&plan, false).json(&plan), run(&plan, false).json(&plan));
     }
 }

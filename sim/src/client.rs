@@ -1,0 +1,229 @@
+//! A machine on the other end of the network cable: one connection after the other to the echo server. It notices every
+//! reset and every byte that is not what it sent.
+use crate::programs::ECHO_PORT;
+use shimos_abi::{
+    control::{NETWORK_PREFIX, address_of},
+    errno::Errno,
+    ids::ProgramId,
+    time::Nanos,
+};
+use shimos_net::{Config, Protocol, SocketId, Stack, Take};
+use shimos_soft::{Rng, World};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+
+const MAC: [u8; 6] = [0x52, 0x54, 0, 0x12, 0x34, 0x56];
+const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 9);
+/// Bit of the TCP header that says reset.
+const RST: u8 = 4;
+
+struct Connection {
+    socket: SocketId,
+    /// Decides the bytes.
+    seed: u64,
+    sent: usize,
+    received: usize,
+    total: usize,
+}
+
+/// The client.
+pub struct Client {
+    stack: Stack,
+    rng: Rng,
+    server: Option<SocketAddr>,
+    connection: Option<Connection>,
+    /// When the next connection begins.
+    next: Nanos,
+    /// Connections that were served from beginning to end.
+    pub served: u64,
+    /// Bytes that came back.
+    pub bytes: u64,
+}
+
+fn byte(seed: u64, place: usize) -> u8 {
+    (seed.wrapping_add(place as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8
+}
+
+impl Client {
+    /// A client that does nothing yet.
+    pub fn new(seed: u64) -> Client {
+        let config = Config { mac: MAC, address: ADDRESS, prefix: NETWORK_PREFIX, gateway: Ipv4Addr::UNSPECIFIED };
+        Client {
+            stack: Stack::new(config, seed),
+            rng: Rng::new(seed ^ 0xc11e_4700),
+            server: None,
+            connection: None,
+            next: Nanos(0),
+            served: 0,
+            bytes: 0,
+        }
+    }
+
+    /// Begins to use the server.
+    pub fn start(&mut self, server: ProgramId, world: &World) {
+        if self.server.is_none() {
+            let address = Ipv4Addr::from(address_of(server));
+            self.server = Some(SocketAddr::V4(SocketAddrV4::new(address, ECHO_PORT)));
+            world.host_at(world.now());
+        }
+    }
+
+    /// Whether it has begun.
+    pub fn is_started(&self) -> bool {
+        self.server.is_some()
+    }
+
+    /// Does what is to be done now; says what is wrong.
+    pub fn turn(&mut self, world: &World) -> Result<(), String> {
+        let now = world.now();
+        while let Some(packet) = world.wire_take() {
+            if is_reset(&packet) {
+                return Err("client: the server reset the connection".into());
+            }
+            self.stack.receive(now, &packet);
+        }
+        self.stack.poll(now);
+        while self.stack.take_changed().is_some() {}
+        self.talk(now)?;
+        self.stack.poll(now);
+        while let Some(packet) = self.stack.take_frame() {
+            world.wire_send(packet, Nanos::micros(20 + self.rng.below(300)));
+        }
+        if let Some(at) = self.stack.next_deadline() {
+            world.host_at(at.max(now + Nanos::micros(1)));
+        }
+        if self.server.is_some() && self.connection.is_none() {
+            world.host_at(self.next.max(now + Nanos::micros(1)));
+        }
+        Ok(())
+    }
+
+    fn talk(&mut self, now: Nanos) -> Result<(), String> {
+        let Some(server) = self.server else { return Ok(()) };
+        if self.connection.is_none() && now >= self.next {
+            let socket = self.stack.open(Protocol::Tcp).map_err(|e| format!("client: open: {e:?}"))?;
+            match self.stack.connect(now, socket, server) {
+                Ok(()) | Err(Errno::EINPROGRESS) => {}
+                Err(errno) => return Err(format!("client: connect: {errno:?}")),
+            }
+            let (seed, total) = (self.rng.bits(), self.rng.between(1, 12_000) as usize);
+            self.connection = Some(Connection { socket, seed, sent: 0, received: 0, total });
+        }
+        let Some(connection) = &mut self.connection else { return Ok(()) };
+        let socket = connection.socket;
+        if let Ok(Some(errno)) = self.stack.take_error(socket) {
+            return Err(format!("client: connection failed: {errno:?} after {} bytes", connection.received));
+        }
+        while connection.sent < connection.total {
+            let end = connection.total.min(connection.sent + 1024);
+            let bytes: Vec<u8> = (connection.sent..end).map(|place| byte(connection.seed, place)).collect();
+            match self.stack.send(now, socket, &bytes, None) {
+                Ok(0) | Err(Errno::EAGAIN | Errno::ENOTCONN | Errno::EALREADY | Errno::EINPROGRESS) => break,
+                Ok(count) => connection.sent += count,
+                Err(errno) => return Err(format!("client: send: {errno:?}")),
+            }
+        }
+        let mut bytes = [0; 2048];
+        while connection.received < connection.total {
+            let count = match self.stack.receive_from(now, socket, &mut bytes, Take::Consume) {
+                Ok(received) if received.copied == 0 => return Err("client: the server closed too early".into()),
+                Ok(received) => received.copied,
+                Err(Errno::EAGAIN | Errno::ENOTCONN | Errno::EALREADY | Errno::EINPROGRESS) => break,
+                Err(errno) => return Err(format!("client: receive: {errno:?}")),
+            };
+            for found in &bytes[..count] {
+                let expected = byte(connection.seed, connection.received);
+                if *found != expected || connection.received >= connection.sent {
+                    return Err(format!("client: byte {} is {found}, not {expected}", connection.received));
+                }
+                connection.received += 1;
+            }
+            self.bytes += count as u64;
+        }
+        if connection.received == connection.total {
+            self.stack.close(now, socket).map_err(|errno| format!("client: close: {errno:?}"))?;
+            self.connection = None;
+            self.served += 1;
+            self.next = now + Nanos::micros(self.rng.below(20_000));
+        }
+        Ok(())
+    }
+}
+
+/// Whether an Ethernet frame is a TCP reset for the client.
+fn is_reset(packet: &[u8]) -> bool {
+    let ip = packet.get(14..).unwrap_or_default();
+    if packet.get(12..14) != Some(&[8, 0]) || ip.get(9) != Some(&6) || ip.get(16..20) != Some(&ADDRESS.octets()) {
+        return false;
+    }
+    let header = usize::from(ip[0] & 15) * 4;
+    ip.get(header + 13).is_some_and(|flags| flags & RST != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shimos_abi::control::{Device, mac_of};
+    use shimos_hal::Machine;
+    use shimos_soft::{Next, SoftMachine, Threads};
+
+    /// A kernel that is nothing but an echo server.
+    fn server(mut machine: SoftMachine) {
+        machine.claim(Device::Network).expect("a card");
+        let program = ProgramId(1);
+        let config = Config {
+            mac: mac_of(program),
+            address: address_of(program).into(),
+            prefix: NETWORK_PREFIX,
+            gateway: Ipv4Addr::UNSPECIFIED,
+        };
+        let mut stack = Stack::new(config, 7);
+        let listener = stack.open(Protocol::Tcp).expect("a socket");
+        stack.bind(listener, SocketAddr::from(([0, 0, 0, 0], ECHO_PORT))).expect("a free port");
+        stack.listen(listener, 4).expect("a listener");
+        let mut connections = Vec::new();
+        loop {
+            machine.take_events();
+            let now = machine.now();
+            let mut packet = [0; 1600];
+            while let Some(length) = machine.net_receive(&mut packet) {
+                stack.receive(now, &packet[..length]);
+            }
+            stack.poll(now);
+            connections.extend(stack.accept(listener).map(|(id, _)| id));
+            connections.retain(|id| {
+                let mut bytes = [0; 1000];
+                match stack.receive_from(now, *id, &mut bytes, Take::Consume) {
+                    Ok(received) if received.copied == 0 => stack.close(now, *id).is_err(),
+                    Ok(received) => stack.send(now, *id, &bytes[..received.copied], None).is_ok(),
+                    Err(_) => true,
+                }
+            });
+            stack.poll(now);
+            while let Some(packet) = stack.take_frame() {
+                machine.net_send(&packet).expect("room");
+            }
+            let until = stack.next_deadline().unwrap_or(Nanos::NEVER).min(now + Nanos::millis(1));
+            machine.idle(until);
+        }
+    }
+
+    #[test]
+    fn connections_are_served_even_if_frames_get_lost() {
+        let mut config = shimos_soft::Config::new(1, 3);
+        config.timing.lost_packet_ppm = 10_000;
+        let world = World::new(config);
+        let mut threads = Threads::new(world.clone(), server);
+        let mut client = Client::new(1);
+        client.start(ProgramId(1), &world);
+        while client.served < 20 {
+            assert!(world.now() < Nanos::secs(120), "{} connections only", client.served);
+            match threads.advance() {
+                Next::Boot(core) => threads.boot(core),
+                Next::Turn(core) => assert_eq!(threads.turn(core), shimos_soft::Turn::Passed),
+                Next::Host => client.turn(&world).expect("no fault"),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(client.bytes > 20_000);
+    }
+}
