@@ -42,7 +42,7 @@ impl Checks {
     /// Before a step.
     pub fn before(&mut self, world: &World) {
         self.looks += 1;
-        self.before = (self.looks % SELDOM == 0).then(|| world.snapshot());
+        self.before = self.looks.is_multiple_of(SELDOM).then(|| world.snapshot());
     }
 
     /// After a step of `writer`. Says what is wrong.

@@ -227,7 +227,7 @@ impl Run<'_> {
     /// Moves on to the next stage; true at the end of the run.
     fn stages(&mut self) -> Result<bool, String> {
         if let Some(every) = self.plan.crash_every
-            && self.outcome.turns % every == 0
+            && self.outcome.turns.is_multiple_of(every)
             && self.stage != Stage::Starting
         {
             self.order();
