@@ -33,3 +33,8 @@ pub use space::{AddressSpace, Context, MapRequest, Place, Progress, RemapTo, Tra
 pub use track::{AdoptError, ObjectChanges};
 pub use user::Partial;
 pub use vma::{Prot, Sharing, Source, Vma, VmaFlags};
+
+#[cfg(test)]
+mod fake;
+#[cfg(test)]
+mod tests;

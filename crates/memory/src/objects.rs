@@ -91,6 +91,11 @@ pub struct Stale {
     pub end: u64,
 }
 
+impl ObjectId {
+    /// Ids within this mask are those of files, which the file system hands out; all others are made here.
+    pub const FILE_MASK: u32 = u32::MAX >> 1;
+}
+
 /// All objects of one program.
 #[derive(Default, Debug, Encode, Decode)]
 pub struct Objects {
@@ -120,10 +125,23 @@ impl Objects {
         self.add(Object { size, backing: Some(nid), backed: size, references: 1, ..Object::default() })
     }
     fn add(&mut self, object: Object) -> ObjectId {
-        let id = ObjectId(self.next);
+        let id = ObjectId(self.next | !ObjectId::FILE_MASK);
         self.next = self.next.saturating_add(1);
         self.objects.insert(id, object);
         id
+    }
+    /// Makes sure that an object of a file exists, with one reference: the file system has chosen its id (one of
+    /// [`ObjectId::FILE_MASK`]'s numbers). A new one is of `size` bytes and shows the first bytes of a file of the image
+    /// where `backing` says so. Returns at once if it exists.
+    pub fn ensure(&mut self, id: ObjectId, size: u64, backing: Option<(u64, u64)>) {
+        let (nid, backed) = backing.map_or((None, 0), |(nid, len)| (Some(nid), len.min(MAX_SIZE)));
+        self.objects.entry(id).or_insert_with(|| Object {
+            size: size.min(MAX_SIZE),
+            backing: nid,
+            backed,
+            references: 1,
+            ..Object::default()
+        });
     }
     /// One object.
     pub fn get(&self, id: ObjectId) -> Option<&Object> {

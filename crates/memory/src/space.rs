@@ -174,6 +174,18 @@ impl AddressSpace {
     pub fn mappings(&self) -> &Mappings {
         &self.mappings
     }
+    /// The object and the place in it behind an address of a shared mapping: what futexes in shared memory are named by.
+    pub fn shared_place(&self, addr: UserAddr) -> Option<(crate::objects::ObjectId, u64)> {
+        let page = addr.page()?;
+        let vma = self.mappings.find(page).filter(|vma| vma.sharing == Sharing::Shared)?;
+        match vma.source {
+            Source::Object { id, first } => {
+                let index = first.checked_add(page.0 - vma.first.0)?;
+                Some((id, index.checked_mul(PAGE as u64)? + addr.offset() as u64))
+            }
+            _ => None,
+        }
+    }
     /// Pages in memory.
     pub fn resident(&self) -> usize {
         self.owned.len() + self.borrowed.len()

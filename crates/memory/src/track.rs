@@ -24,8 +24,12 @@ pub enum AdoptError {
 }
 
 impl AddressSpace {
-    /// Starts or ends change tracking. When it starts, all owned pages count as changed.
+    /// Starts or ends change tracking. When it starts, all owned pages count as changed. For a new image from the start,
+    /// end it first.
     pub fn set_tracking(&mut self, tracking: Tracking) {
+        if self.tracking == tracking {
+            return;
+        }
         self.tracking = tracking;
         self.changed.clear();
         if tracking == Tracking::On {
@@ -193,6 +197,9 @@ impl Objects {
     /// Starts or ends change tracking. When it starts, all pages count as changed. It ends only together with the image:
     /// from then on pages are written in place.
     pub fn set_tracking(&mut self, tracking: Tracking) {
+        if self.tracking == tracking {
+            return;
+        }
         self.tracking = tracking;
         self.dirty.clear();
         let ids: Vec<ObjectId> = self.iter().map(|(id, _)| id).collect();

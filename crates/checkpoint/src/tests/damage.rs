@@ -1,0 +1,148 @@
+//! Damaged images: never a panic, never a frame from outside, and damage of what counts is noticed.
+use super::program::{POOL, PROGRAM, Program, TOTAL};
+use crate::{
+    error::ImageError,
+    layout::{Descriptor, SLOT_COMMIT, SLOT_STATE, slot_start},
+    reader::Image,
+    record::{RecordWriter, Records},
+    slots::{Slots, retained},
+};
+use alloc::{collections::BTreeSet, vec::Vec};
+use proptest::prelude::{ProptestConfig, any, proptest};
+use shimos_abi::{
+    addr::{Frame, PAGE},
+    ids::{Incarnation, Life},
+};
+use shimos_hal::Machine;
+use shimos_memory::{Frames, space::Progress};
+
+fn image() -> Program {
+    let mut program = Program::new(u64::MAX);
+    for round in 0..4 {
+        for page in 0..30 {
+            program.write(0, page * (round + 1), page);
+            program.write(600, page << 12, round);
+        }
+        program.checkpoint();
+    }
+    program
+}
+
+/// The frames that hold the image itself, pages not counted.
+fn structure(program: &Program) -> Vec<Frame> {
+    let mut frames = BTreeSet::from([POOL.first]);
+    retained(
+        &program.machine,
+        POOL,
+        |_| true,
+        |frame| {
+            frames.insert(frame);
+        },
+    )
+    .unwrap();
+    let image = Image::open(&program.machine, POOL, &[], PROGRAM).unwrap();
+    let read = |frame: &Frame| program.machine.read_word(*frame, 511) == !program.machine.read_word(*frame, 0);
+    let frames: Vec<Frame> = frames.into_iter().filter(|frame| !read(frame)).collect();
+    assert!(image.page_count() > 0 && frames.len() > 10);
+    frames
+}
+
+/// Reads everything there is to read.
+fn read(program: &Program) -> Result<usize, ImageError> {
+    let machine = &program.machine;
+    let image = Image::open(machine, POOL, &[], PROGRAM)?;
+    let mut count = 0;
+    for key in [0, 600, 5, u32::MAX] {
+        for page in image.pages(machine, crate::layout::PageKey(key))? {
+            let (_, frame) = page?;
+            assert!(POOL.contains(frame) && frame != POOL.first && (frame.0 as usize) < TOTAL);
+            count += 1;
+        }
+    }
+    for record in image.records() {
+        record?;
+    }
+    Ok(count)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+    #[test]
+    fn damage_never_leads_outside(hits in proptest::collection::vec((any::<u16>(), 0..PAGE, 1..=255u8), 1..40)) {
+        let mut program = image();
+        let frames = structure(&program);
+        for (frame, offset, value) in hits {
+            // Half of the hits go to the small part of a frame that is in use.
+            let offset = if offset % 2 == 0 { offset % 512 } else { offset };
+            program.machine.corrupt(frames[usize::from(frame) % frames.len()], offset, value);
+            let _ = read(&program);
+        }
+        let mut frames = Frames::new(POOL);
+        let life = Life { incarnation: Incarnation(2), ..super::program::LIFE };
+        let (slots, _) = Slots::start(&mut program.machine, &mut frames, life, |_| true);
+        if let Some(mut teardown) = slots.returned(&mut program.machine, PROGRAM) {
+            while teardown.step(&program.machine, &mut frames, 100) == Progress::More {}
+            assert_eq!((frames.free_count(), frames.mistakes()), (frames.total() - 1, 0));
+        }
+    }
+
+    #[test]
+    fn one_damaged_byte_is_noticed_or_does_not_matter(frame in any::<u16>(), offset in 0..PAGE, value in 1..=255u8) {
+        let mut program = image();
+        let frames = structure(&program);
+        let frame = frames[usize::from(frame) % frames.len()];
+        let before = read(&program).unwrap();
+        program.machine.corrupt(frame, offset, value);
+        if let Ok(found) = read(&program) {
+            let image = Image::open(&program.machine, POOL, &[], PROGRAM).unwrap();
+            assert!(found == before || found != image.page_count() as usize || image.passed_over().is_some());
+        }
+    }
+}
+
+#[test]
+fn a_damaged_newest_generation_is_passed_over() {
+    let mut program = image();
+    let open = |program: &Program| {
+        Image::open(&program.machine, POOL, &[], PROGRAM).map(|image| (image.epoch().0, image.passed_over()))
+    };
+    assert_eq!(open(&program), Ok((4, None)));
+    let descriptor = Descriptor::start(0, 4) * 8;
+    program.machine.corrupt(POOL.first, descriptor + 10, 1);
+    assert_eq!(open(&program), Ok((3, Some(ImageError::Descriptor))));
+    program.machine.corrupt(POOL.first, descriptor + 10, 1);
+    // Its records.
+    let list = Frame(program.machine.read_word(POOL.first, Descriptor::start(0, 4) + 1) as u32);
+    let data = Frame(program.machine.read_word(list, 1) as u32);
+    program.machine.corrupt(data, 100, 1);
+    assert_eq!(open(&program), Ok((3, Some(ImageError::RecordChecksum))));
+    program.machine.corrupt(data, 100, 1);
+    // The commit word: the newest descriptor is whole.
+    program.machine.corrupt(POOL.first, (slot_start(0) + SLOT_COMMIT) * 8, 1);
+    assert_eq!(open(&program), Ok((4, Some(ImageError::Descriptor))));
+    program.machine.corrupt(POOL.first, (slot_start(0) + SLOT_COMMIT) * 8, 1);
+    program.machine.corrupt(POOL.first, (slot_start(0) + SLOT_STATE) * 8, 1);
+    assert_eq!(open(&program), Err(ImageError::NoSlot));
+    program.machine.corrupt(POOL.first, 0, 1);
+    assert_eq!(open(&program), Err(ImageError::NoHead));
+    program.machine.corrupt(POOL.first, 0, 1);
+    program.machine.corrupt(POOL.first, 8, 2);
+    assert_eq!(open(&program), Err(ImageError::Version(3)));
+}
+
+#[test]
+fn damaged_records_end_the_reading() {
+    let mut writer = RecordWriter::new();
+    writer.add(1, 1, b"first");
+    writer.add(2, 1, b"second");
+    let bytes = writer.into_bytes();
+    assert_eq!(Records::new(&bytes).filter_map(Result::ok).count(), 2);
+    for at in 0..bytes.len() {
+        let mut bad = bytes.clone();
+        bad[at] ^= 0x10;
+        let found: Vec<_> = Records::new(&bad).collect();
+        assert!(found.last().unwrap().is_err(), "byte {at}");
+        let short: Vec<_> = Records::new(&bytes[..at]).collect();
+        assert!(at == 0 || at == 17 || short.last().unwrap().is_err(), "cut at {at}");
+    }
+}

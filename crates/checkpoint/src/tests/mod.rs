@@ -1,0 +1,5 @@
+//! Tests of images: against a model, with a death at every store, with damage, across reboots.
+mod damage;
+mod death;
+mod model;
+mod program;

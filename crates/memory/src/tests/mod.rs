@@ -1,0 +1,4 @@
+//! Tests of memory against models that are simple enough to be right.
+mod basics;
+mod mappings;
+mod model;
