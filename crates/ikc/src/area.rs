@@ -83,27 +83,16 @@ impl Area {
     }
     /// What a kernel publishes of itself (CBOR of `Published`), if it is whole.
     pub fn read_published(self, kernel: KernelId) -> Option<Vec<u8>> {
-        seqlock::read(self.range(
-            kernel,
-            outgoing::STATUS..outgoing::STATUS + outgoing::STATUS_WORDS,
-        ))
+        seqlock::read(self.range(kernel, outgoing::STATUS..outgoing::STATUS + outgoing::STATUS_WORDS))
     }
     /// Appends to `into` what `kernel` logged from place `from` on; returns the place to go on from.
     pub fn read_log(self, kernel: KernelId, from: u64, limit: usize, into: &mut Vec<u8>) -> u64 {
-        log::read(
-            self.range(kernel, outgoing::LOG..outgoing::LOG + outgoing::LOG_WORDS),
-            from,
-            limit,
-            into,
-        )
+        log::read(self.range(kernel, outgoing::LOG..outgoing::LOG + outgoing::LOG_WORDS), from, limit, into)
     }
     /// Appends to the log of `kernel`, which is the caller's own. For the machine layer, which may log before and after
     /// there is an [`crate::Endpoint`].
     pub fn append_log(self, kernel: KernelId, bytes: &[u8]) {
-        log::append(
-            self.range(kernel, outgoing::LOG..outgoing::LOG + outgoing::LOG_WORDS),
-            bytes,
-        );
+        log::append(self.range(kernel, outgoing::LOG..outgoing::LOG + outgoing::LOG_WORDS), bytes);
     }
 
     /// First word of a kernel's outgoing part.
@@ -115,9 +104,7 @@ impl Area {
         let Some(part) = self.part(kernel) else {
             return &[];
         };
-        self.words
-            .get(part + range.start..part + range.end)
-            .unwrap_or(&[])
+        self.words.get(part + range.start..part + range.end).unwrap_or(&[])
     }
     /// One word.
     pub(crate) fn word(self, at: usize) -> Option<&'static AtomicU64> {
@@ -135,42 +122,24 @@ impl Area {
     }
     /// A word of an outgoing part.
     pub(crate) fn outgoing(self, kernel: KernelId, offset: usize, ordering: Ordering) -> u64 {
-        self.part(kernel)
-            .and_then(|part| self.word(part + offset))
-            .map_or(0, |word| word.load(ordering))
+        self.part(kernel).and_then(|part| self.word(part + offset)).map_or(0, |word| word.load(ordering))
     }
     /// The head word of the queue from `producer` to `consumer`.
-    pub(crate) fn head(
-        self,
-        producer: KernelId,
-        consumer: KernelId,
-        queue: Queue,
-    ) -> Option<&'static AtomicU64> {
+    pub(crate) fn head(self, producer: KernelId, consumer: KernelId, queue: Queue) -> Option<&'static AtomicU64> {
         self.word(self.part(producer)? + outgoing::head(consumer, queue))
     }
     /// The tail word of the queue from `producer` to `consumer`.
-    pub(crate) fn tail(
-        self,
-        producer: KernelId,
-        consumer: KernelId,
-        queue: Queue,
-    ) -> Option<&'static AtomicU64> {
+    pub(crate) fn tail(self, producer: KernelId, consumer: KernelId, queue: Queue) -> Option<&'static AtomicU64> {
         self.word(self.part(consumer)? + outgoing::tail(producer, queue))
     }
     /// The descriptors of the queue from `producer` to `consumer`.
-    pub(crate) fn slots(
-        self,
-        producer: KernelId,
-        consumer: KernelId,
-        queue: Queue,
-    ) -> &'static [AtomicU64] {
+    pub(crate) fn slots(self, producer: KernelId, consumer: KernelId, queue: Queue) -> &'static [AtomicU64] {
         let first = outgoing::slots(consumer, queue);
         self.range(producer, first..first + outgoing::RING_SLOTS)
     }
     /// The words of packet `index` of `producer`'s pool.
     pub(crate) fn packet(self, producer: KernelId, index: u16) -> &'static [AtomicU64] {
-        let first =
-            outgoing::packets(self.layout.kernels()) + usize::from(index) * outgoing::PACKET_WORDS;
+        let first = outgoing::packets(self.layout.kernels()) + usize::from(index) * outgoing::PACKET_WORDS;
         self.range(producer, first..first + outgoing::PACKET_WORDS)
     }
 }

@@ -26,17 +26,11 @@ impl Election {
     }
     /// From a word.
     pub const fn from_word(word: u64) -> Election {
-        Election {
-            term: (word >> 32) as u32,
-            monitor: KernelId(word as u16),
-        }
+        Election { term: (word >> 32) as u32, monitor: KernelId(word as u16) }
     }
     /// The next election, won by `monitor`.
     pub const fn won_by(self, monitor: KernelId) -> Election {
-        Election {
-            term: self.term.wrapping_add(1),
-            monitor,
-        }
+        Election { term: self.term.wrapping_add(1), monitor }
     }
 }
 
@@ -56,10 +50,7 @@ impl Claim {
     }
     /// From a word.
     pub const fn from_word(word: u64) -> Claim {
-        Claim {
-            term: (word >> 32) as u32,
-            incarnation: Incarnation(word as u32),
-        }
+        Claim { term: (word >> 32) as u32, incarnation: Incarnation(word as u32) }
     }
 }
 
@@ -97,16 +88,10 @@ impl Home {
     }
     /// From a word; one that makes no sense is free of any life.
     pub const fn from_word(word: u64) -> Home {
-        let life = Life {
-            kernel: KernelId((word >> 48) as u16),
-            incarnation: Incarnation((word >> 16) as u32),
-        };
+        let life = Life { kernel: KernelId((word >> 48) as u16), incarnation: Incarnation((word >> 16) as u32) };
         match word & 0xff {
             1 => Home::Held(life),
-            2 => Home::Protected {
-                life,
-                image: KernelId((word >> 8 & 0xff) as u16),
-            },
+            2 => Home::Protected { life, image: KernelId((word >> 8 & 0xff) as u16) },
             _ => Home::Free,
         }
     }
@@ -167,22 +152,13 @@ impl Area {
     /// The life that drives a device. Incarnations count from 1; an all-zero word is no owner.
     pub fn owner(self, device: Device) -> Option<Life> {
         let word = self.load(commons::DEVICE_OWNERS + device as usize);
-        let life = Life {
-            kernel: KernelId(word as u16),
-            incarnation: Incarnation((word >> 32) as u32),
-        };
+        let life = Life { kernel: KernelId(word as u16), incarnation: Incarnation((word >> 32) as u32) };
         (word != 0).then_some(life)
     }
     /// Moves a device from one owner to another; fails with the owner that it has.
-    pub fn move_owner(
-        self,
-        device: Device,
-        from: Option<Life>,
-        to: Option<Life>,
-    ) -> Result<(), Option<Life>> {
+    pub fn move_owner(self, device: Device, from: Option<Life>, to: Option<Life>) -> Result<(), Option<Life>> {
         let word = commons::DEVICE_OWNERS + device as usize;
-        self.exchange(word, owner_word(from), owner_word(to))
-            .map_err(|_| self.owner(device))
+        self.exchange(word, owner_word(from), owner_word(to)).map_err(|_| self.owner(device))
     }
 
     /// Where a program lives.
@@ -197,19 +173,13 @@ impl Area {
         if usize::from(program.0) >= MAX_PROGRAMS {
             return Err(Home::Free);
         }
-        self.exchange(
-            self.layout().home(usize::from(program.0)),
-            from.to_word(),
-            to.to_word(),
-        )
-        .map_err(Home::from_word)
+        self.exchange(self.layout().home(usize::from(program.0)), from.to_word(), to.to_word()).map_err(Home::from_word)
     }
     /// Takes a free program id for a new program of `life`. Ids are handed out from 1.
     pub fn allocate_program(self, life: Life) -> Option<ProgramId> {
-        (1..MAX_PROGRAMS as u16).map(ProgramId).find(|&program| {
-            self.move_home(program, Home::Free, Home::Held(life))
-                .is_ok()
-        })
+        (1..MAX_PROGRAMS as u16)
+            .map(ProgramId)
+            .find(|&program| self.move_home(program, Home::Free, Home::Held(life)).is_ok())
     }
     /// All programs and their homes.
     pub fn programs(self) -> impl Iterator<Item = (ProgramId, Home)> {
@@ -260,23 +230,18 @@ impl Area {
     }
     /// Takes the recovery of `kernel` over; fails with the claim that holds.
     pub fn move_claim(self, kernel: KernelId, from: Claim, to: Claim) -> Result<(), Claim> {
-        let word = self
-            .mailbox_word(kernel, commons::MAILBOX_CLAIM)
-            .ok_or(Claim::default())?;
-        self.exchange(word, from.to_word(), to.to_word())
-            .map_err(Claim::from_word)
+        let word = self.mailbox_word(kernel, commons::MAILBOX_CLAIM).ok_or(Claim::default())?;
+        self.exchange(word, from.to_word(), to.to_word()).map_err(Claim::from_word)
     }
 
     fn mailbox_word(self, kernel: KernelId, word: usize) -> Option<usize> {
         (kernel.index() < self.layout().kernels()).then(|| self.layout().mailbox(kernel) + word)
     }
     fn mailbox(self, kernel: KernelId, word: usize) -> u64 {
-        self.mailbox_word(kernel, word)
-            .map_or(0, |at| self.load(at))
+        self.mailbox_word(kernel, word).map_or(0, |at| self.load(at))
     }
     fn exchange(self, at: usize, from: u64, to: u64) -> Result<(), u64> {
         let word = self.word(at).ok_or(0_u64)?;
-        word.compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst)
-            .map(|_| ())
+        word.compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst).map(|_| ())
     }
 }

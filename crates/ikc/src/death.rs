@@ -42,12 +42,7 @@ pub struct DeathRecord {
 
 impl DeathRecord {
     /// A record without registers or trace.
-    pub fn new(
-        incarnation: Incarnation,
-        cause: DeathCause,
-        time: Nanos,
-        message: &str,
-    ) -> DeathRecord {
+    pub fn new(incarnation: Incarnation, cause: DeathCause, time: Nanos, message: &str) -> DeathRecord {
         DeathRecord {
             incarnation,
             cause,
@@ -73,18 +68,10 @@ impl DeathRecord {
         }
         let word = |offset: usize| area.load(base + offset);
         let mut registers = [0; REGISTERS];
-        registers
-            .iter_mut()
-            .enumerate()
-            .for_each(|(i, r)| *r = word(death::REGISTERS + i));
-        let trace = (0..death::TRACE_WORDS)
-            .map(|i| word(death::TRACE + i))
-            .take_while(|&a| a != 0)
-            .collect();
+        registers.iter_mut().enumerate().for_each(|(i, r)| *r = word(death::REGISTERS + i));
+        let trace = (0..death::TRACE_WORDS).map(|i| word(death::TRACE + i)).take_while(|&a| a != 0).collect();
         let length = word(death::MESSAGE_LEN).min(death::MESSAGE_BYTES as u64) as usize;
-        let mut bytes: Vec<u8> = (0..length.div_ceil(8))
-            .flat_map(|i| word(death::MESSAGE + i).to_le_bytes())
-            .collect();
+        let mut bytes: Vec<u8> = (0..length.div_ceil(8)).flat_map(|i| word(death::MESSAGE + i).to_le_bytes()).collect();
         bytes.truncate(length);
         Some(DeathRecord {
             incarnation: Incarnation(word(death::INCARNATION) as u32),
@@ -119,24 +106,15 @@ impl DeathRecord {
         store(death::RSP, self.rsp);
         store(death::ADDRESS, self.address);
         store(death::FLAGS, self.flags);
-        self.registers
-            .iter()
-            .enumerate()
-            .for_each(|(i, &r)| store(death::REGISTERS + i, r));
+        self.registers.iter().enumerate().for_each(|(i, &r)| store(death::REGISTERS + i, r));
         let trace = self.trace.iter().copied().chain(core::iter::repeat(0));
-        trace
-            .take(death::TRACE_WORDS)
-            .enumerate()
-            .for_each(|(i, a)| store(death::TRACE + i, a));
+        trace.take(death::TRACE_WORDS).enumerate().for_each(|(i, a)| store(death::TRACE + i, a));
         let bytes = self.message.as_bytes();
         let bytes = bytes.get(..death::MESSAGE_BYTES).unwrap_or(bytes);
         store(death::MESSAGE_LEN, bytes.len() as u64);
         for (i, chunk) in bytes.chunks(8).enumerate() {
             let mut value = [0; 8];
-            value
-                .iter_mut()
-                .zip(chunk)
-                .for_each(|(to, from)| *to = *from);
+            value.iter_mut().zip(chunk).for_each(|(to, from)| *to = *from);
             store(death::MESSAGE + i, u64::from_le_bytes(value));
         }
         area.store(base + death::VALID, death::MAGIC, Ordering::Release);
@@ -144,10 +122,7 @@ impl DeathRecord {
 
     /// The life that died.
     pub fn life(&self, kernel: KernelId) -> Life {
-        Life {
-            kernel,
-            incarnation: self.incarnation,
-        }
+        Life { kernel, incarnation: self.incarnation }
     }
 }
 

@@ -125,16 +125,8 @@ impl Endpoint {
     /// [`KernelState::Booting`]. The death record and the log of earlier lives stay readable.
     pub fn new(words: &'static [AtomicU64], layout: Layout, me: Life) -> Endpoint {
         let area = Area::new(words, layout);
-        let queue = || Outgoing {
-            sent: 0,
-            freed: 0,
-            broken: false,
-            packets: [0; outgoing::RING_SLOTS],
-        };
-        let from = || Incoming {
-            consumed: 0,
-            broken: false,
-        };
+        let queue = || Outgoing { sent: 0, freed: 0, broken: false, packets: [0; outgoing::RING_SLOTS] };
+        let from = || Incoming { consumed: 0, broken: false };
         let peer = |_| Peer {
             receiver: None,
             outgoing: core::array::from_fn(|_| queue()),
@@ -152,13 +144,7 @@ impl Endpoint {
         // First nobody owns the part: who has copied anything of what follows sees that when it looks again.
         endpoint.set(outgoing::INCARNATION, 0, Ordering::Relaxed);
         fence(Ordering::Release);
-        for word in [
-            outgoing::STAMP,
-            outgoing::STAMP_TIME,
-            outgoing::POLLING,
-            outgoing::LOAD,
-            outgoing::FREE_FRAMES,
-        ] {
+        for word in [outgoing::STAMP, outgoing::STAMP_TIME, outgoing::POLLING, outgoing::LOAD, outgoing::FREE_FRAMES] {
             endpoint.set(word, 0, Ordering::Relaxed);
         }
         endpoint.set(outgoing::POOL_FRAMES, 0, Ordering::Relaxed);
@@ -170,11 +156,7 @@ impl Endpoint {
                 endpoint.set(outgoing::head(peer, queue), 0, Ordering::Relaxed);
             }
         }
-        endpoint.set(
-            outgoing::INCARNATION,
-            u64::from(me.incarnation.0) + 1,
-            Ordering::Release,
-        );
+        endpoint.set(outgoing::INCARNATION, u64::from(me.incarnation.0) + 1, Ordering::Release);
         endpoint
     }
 
@@ -231,70 +213,30 @@ impl Endpoint {
     }
 
     /// Sends one packet, its payload given in parts. On success, interrupt the peer if told so.
-    pub fn send(
-        &mut self,
-        peer: KernelId,
-        queue: Queue,
-        parts: &[&[u8]],
-    ) -> Result<Notify, SendError> {
-        let length = parts
-            .iter()
-            .map(|part| part.len())
-            .fold(0, usize::saturating_add);
+    pub fn send(&mut self, peer: KernelId, queue: Queue, parts: &[&[u8]]) -> Result<Notify, SendError> {
+        let length = parts.iter().map(|part| part.len()).fold(0, usize::saturating_add);
         if length > MAX_PAYLOAD {
             return Err(SendError::TooLong);
         }
         let (link, to) = self.attach_receiver(peer).ok_or(SendError::Down)?;
         let slot = self.room(peer, queue, link)?;
         let count = slot.count;
-        let envelope = Envelope {
-            from: self.me,
-            to,
-            queue,
-            sequence: count,
-        };
-        packet::write(
-            self.area.packet(self.me.kernel, slot.packet),
-            &envelope,
-            length,
-            parts,
-        );
-        let ring = self
-            .ring(self.me.kernel, peer, queue)
-            .ok_or(SendError::Down)?;
+        let envelope = Envelope { from: self.me, to, queue, sequence: count };
+        packet::write(self.area.packet(self.me.kernel, slot.packet), &envelope, length, parts);
+        let ring = self.ring(self.me.kernel, peer, queue).ok_or(SendError::Down)?;
         ring.publish(link, count, packet::descriptor(slot.packet, length, count));
-        let polls = self
-            .area
-            .range(peer, outgoing::POLLING..outgoing::POLLING + 1);
+        let polls = self.area.range(peer, outgoing::POLLING..outgoing::POLLING + 1);
         let must = polls.first().is_some_and(polling::must_notify);
-        Ok(if must {
-            Notify::Interrupt
-        } else {
-            Notify::Polling
-        })
+        Ok(if must { Notify::Interrupt } else { Notify::Polling })
     }
 
     /// Receives a packet from one queue of one peer; its payload replaces what `into` held.
-    pub fn receive(
-        &mut self,
-        peer: KernelId,
-        queue: Queue,
-        into: &mut Vec<u8>,
-    ) -> Option<Received> {
+    pub fn receive(&mut self, peer: KernelId, queue: Queue, into: &mut Vec<u8>) -> Option<Received> {
         let (link, descriptor, count) = self.waiting(peer, queue)?;
-        let from = Life {
-            kernel: peer,
-            incarnation: link.producer,
-        };
-        let envelope = Envelope {
-            from,
-            to: self.me,
-            queue,
-            sequence: count,
-        };
-        let result = packet::place(descriptor, count).and_then(|(index, length)| {
-            packet::read(self.area.packet(peer, index), &envelope, length, into)
-        });
+        let from = Life { kernel: peer, incarnation: link.producer };
+        let envelope = Envelope { from, to: self.me, queue, sequence: count };
+        let result = packet::place(descriptor, count)
+            .and_then(|(index, length)| packet::read(self.area.packet(peer, index), &envelope, length, into));
         // Our copy comes before the second look at the incarnation.
         fence(Ordering::Acquire);
         if self.area.incarnation(peer) != Some(link.producer) {
@@ -346,11 +288,7 @@ impl Endpoint {
     /// Whether a packet waits.
     pub fn pending(&mut self) -> bool {
         let kernels = self.peers.len() as u16;
-        (0..kernels).map(KernelId).any(|peer| {
-            Queue::ALL
-                .iter()
-                .any(|&queue| self.waiting(peer, queue).is_some())
-        })
+        (0..kernels).map(KernelId).any(|peer| Queue::ALL.iter().any(|&queue| self.waiting(peer, queue).is_some()))
     }
 
     /// Forgets what is in flight to a life that is proven fenced, so that its packets can be used again.
@@ -401,10 +339,7 @@ impl Endpoint {
             return None;
         }
         let incarnation = self.area.incarnation(kernel)?;
-        if !matches!(
-            self.area.state(kernel),
-            KernelState::Booting | KernelState::Running
-        ) {
+        if !matches!(self.area.state(kernel), KernelState::Booting | KernelState::Running) {
             return None;
         }
         let peer = self.peers.get_mut(kernel.index())?;
@@ -412,40 +347,18 @@ impl Endpoint {
             peer.receiver = Some(incarnation);
             for queue in &mut peer.outgoing {
                 queue.drain_into(&mut self.free);
-                *queue = Outgoing {
-                    sent: 0,
-                    freed: 0,
-                    broken: false,
-                    packets: queue.packets,
-                };
+                *queue = Outgoing { sent: 0, freed: 0, broken: false, packets: queue.packets };
             }
         }
-        let link = Link {
-            producer: self.me.incarnation,
-            consumer: incarnation,
-        };
-        Some((
-            link,
-            Life {
-                kernel,
-                incarnation,
-            },
-        ))
+        let link = Link { producer: self.me.incarnation, consumer: incarnation };
+        Some((link, Life { kernel, incarnation }))
     }
 
     /// A place in the queue and a packet for it.
     fn room(&mut self, peer: KernelId, queue: Queue, link: Link) -> Result<Slot, SendError> {
-        let reserve = if queue == Queue::Daemon {
-            0
-        } else {
-            DAEMON_RESERVE
-        };
+        let reserve = if queue == Queue::Daemon { 0 } else { DAEMON_RESERVE };
         let flight = {
-            let out = self
-                .peers
-                .get(peer.index())
-                .map(|p| &p.outgoing[queue as usize])
-                .ok_or(SendError::Down)?;
+            let out = self.peers.get(peer.index()).map(|p| &p.outgoing[queue as usize]).ok_or(SendError::Down)?;
             if out.broken {
                 return Err(SendError::Down);
             }
@@ -458,11 +371,7 @@ impl Endpoint {
         if self.free.len() <= reserve {
             self.reclaim_all();
         }
-        let out = self
-            .peers
-            .get_mut(peer.index())
-            .map(|p| &mut p.outgoing[queue as usize])
-            .ok_or(SendError::Down)?;
+        let out = self.peers.get_mut(peer.index()).map(|p| &mut p.outgoing[queue as usize]).ok_or(SendError::Down)?;
         if out.broken {
             return Err(SendError::Down);
         }
@@ -478,14 +387,8 @@ impl Endpoint {
 
     /// Takes back the packets that `peer` has consumed.
     fn reclaim(&mut self, peer: KernelId, queue: Queue, link: Link) -> Result<(), SendError> {
-        let ring = self
-            .ring(self.me.kernel, peer, queue)
-            .ok_or(SendError::Down)?;
-        let out = self
-            .peers
-            .get_mut(peer.index())
-            .map(|p| &mut p.outgoing[queue as usize])
-            .ok_or(SendError::Down)?;
+        let ring = self.ring(self.me.kernel, peer, queue).ok_or(SendError::Down)?;
+        let out = self.peers.get_mut(peer.index()).map(|p| &mut p.outgoing[queue as usize]).ok_or(SendError::Down)?;
         match ring.consumed(link, out.freed, out.sent) {
             Ok(tail) => {
                 out.free_until(tail, &mut self.free);
@@ -494,14 +397,7 @@ impl Endpoint {
             Err(_) => {
                 // What is in flight stays out of the pool until the peer's next life: it may still be read.
                 out.broken = true;
-                self.fault(
-                    Life {
-                        kernel: peer,
-                        incarnation: link.consumer,
-                    },
-                    queue,
-                    Misdeed::Tail,
-                );
+                self.fault(Life { kernel: peer, incarnation: link.consumer }, queue, Misdeed::Tail);
                 Err(SendError::Down)
             }
         }
@@ -509,17 +405,10 @@ impl Endpoint {
 
     fn reclaim_all(&mut self) {
         for kernel in self.area.kernels() {
-            let Some(consumer) = self
-                .peers
-                .get(kernel.index())
-                .and_then(|peer| peer.receiver)
-            else {
+            let Some(consumer) = self.peers.get(kernel.index()).and_then(|peer| peer.receiver) else {
                 continue;
             };
-            let link = Link {
-                producer: self.me.incarnation,
-                consumer,
-            };
+            let link = Link { producer: self.me.incarnation, consumer };
             for queue in Queue::ALL {
                 let busy = self.peers.get(kernel.index()).is_some_and(|peer| {
                     let out = &peer.outgoing[queue as usize];
@@ -541,14 +430,8 @@ impl Endpoint {
         let ring = self.ring(kernel, self.me.kernel, queue)?;
         let head = ring.head.load(Ordering::Acquire);
         let peer = self.peers.get_mut(kernel.index())?;
-        let link = |producer| Link {
-            producer,
-            consumer: self.me.incarnation,
-        };
-        let known = peer
-            .sender
-            .map(link)
-            .filter(|link| link.count(head).is_some());
+        let link = |producer| Link { producer, consumer: self.me.incarnation };
+        let known = peer.sender.map(link).filter(|link| link.count(head).is_some());
         let link = match known {
             Some(link) => link,
             // Zero, or not for this life of ours: nothing to look up.
@@ -558,12 +441,7 @@ impl Endpoint {
                 let link = link(now);
                 link.count(head)?;
                 peer.sender = Some(now);
-                peer.incoming.iter_mut().for_each(|queue| {
-                    *queue = Incoming {
-                        consumed: 0,
-                        broken: false,
-                    }
-                });
+                peer.incoming.iter_mut().for_each(|queue| *queue = Incoming { consumed: 0, broken: false });
                 link
             }
         };
@@ -592,14 +470,7 @@ impl Endpoint {
         let Some(incarnation) = peer.sender else {
             return;
         };
-        self.fault(
-            Life {
-                kernel,
-                incarnation,
-            },
-            queue,
-            what,
-        );
+        self.fault(Life { kernel, incarnation }, queue, what);
     }
 }
 

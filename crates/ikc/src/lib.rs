@@ -8,10 +8,7 @@
 //! * [`Endpoint`]: writes the outgoing part of this kernel; sends and receives packets.
 #![no_std]
 #![forbid(unsafe_code)]
-#![allow(
-    unexpected_cfgs,
-    reason = "cfg(loom) is given by hand to run the models"
-)]
+#![allow(unexpected_cfgs, reason = "cfg(loom) is given by hand to run the models")]
 
 extern crate alloc;
 

@@ -7,10 +7,7 @@ const CHUNK: u64 = 256;
 
 /// Bytes that a log of `words` words keeps readable.
 pub const fn capacity(words: usize) -> u64 {
-    (words as u64)
-        .saturating_sub(1)
-        .saturating_mul(8)
-        .saturating_sub(CHUNK)
+    (words as u64).saturating_sub(1).saturating_mul(8).saturating_sub(CHUNK)
 }
 
 /// Appends `bytes`. Only the owner of the words calls this. The count goes on from an earlier life's, whose last
@@ -54,17 +51,12 @@ pub fn read(words: &[AtomicU64], from: u64, limit: usize, into: &mut Vec<u8>) ->
     let first = into.len();
     for place in start..stop {
         let place = place % ring.max(1);
-        let word = data
-            .get((place / 8) as usize)
-            .map_or(0, |w| w.load(Ordering::Relaxed));
+        let word = data.get((place / 8) as usize).map_or(0, |w| w.load(Ordering::Relaxed));
         into.push((word >> (place % 8 * 8)) as u8);
     }
     fence(Ordering::Acquire);
     // What was overwritten while we copied goes.
-    let lost = count
-        .load(Ordering::Relaxed)
-        .saturating_sub(keep)
-        .saturating_sub(start);
+    let lost = count.load(Ordering::Relaxed).saturating_sub(keep).saturating_sub(start);
     let lost = (lost as usize).min(into.len() - first);
     into.drain(first..first + lost);
     stop

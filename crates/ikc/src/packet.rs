@@ -71,15 +71,9 @@ pub fn place(descriptor: u64, sequence: u32) -> Result<(u16, usize), Defect> {
     Ok((index, length))
 }
 
-fn checksum<'a>(
-    header: [u64; HEADER - 1],
-    sequence: u32,
-    parts: impl Iterator<Item = &'a [u8]>,
-) -> u32 {
+fn checksum<'a>(header: [u64; HEADER - 1], sequence: u32, parts: impl Iterator<Item = &'a [u8]>) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
-    header
-        .iter()
-        .for_each(|word| hasher.update(&word.to_le_bytes()));
+    header.iter().for_each(|word| hasher.update(&word.to_le_bytes()));
     hasher.update(&sequence.to_le_bytes());
     parts.for_each(|part| hasher.update(part));
     hasher.finalize()
@@ -103,28 +97,16 @@ pub fn write(words: &[AtomicU64], envelope: &Envelope, length: usize, parts: &[&
     for (word, value) in front.iter().zip(head.into_iter().chain([last])) {
         word.store(value, Ordering::Relaxed);
     }
-    let mut packer = Packer {
-        words: data.iter(),
-        word: [0; 8],
-        fill: 0,
-    };
+    let mut packer = Packer { words: data.iter(), word: [0; 8], fill: 0 };
     parts.iter().for_each(|part| packer.push(part));
     packer.flush();
 }
 
 /// Copies a packet of `length` bytes into `into` (in place of what it held), then checks the copy.
-pub fn read(
-    words: &[AtomicU64],
-    envelope: &Envelope,
-    length: usize,
-    into: &mut Vec<u8>,
-) -> Result<(), Defect> {
+pub fn read(words: &[AtomicU64], envelope: &Envelope, length: usize, into: &mut Vec<u8>) -> Result<(), Defect> {
     into.clear();
     let mut front = [0; HEADER];
-    front
-        .iter_mut()
-        .zip(words)
-        .for_each(|(to, from)| *to = from.load(Ordering::Relaxed));
+    front.iter_mut().zip(words).for_each(|(to, from)| *to = from.load(Ordering::Relaxed));
     into.reserve(length.next_multiple_of(8));
     for word in words.iter().skip(HEADER).take(length.div_ceil(8)) {
         into.extend_from_slice(&word.load(Ordering::Relaxed).to_le_bytes());
@@ -137,12 +119,7 @@ pub fn read(
     result
 }
 
-fn check(
-    front: [u64; HEADER],
-    envelope: &Envelope,
-    length: usize,
-    payload: &[u8],
-) -> Result<(), Defect> {
+fn check(front: [u64; HEADER], envelope: &Envelope, length: usize, payload: &[u8]) -> Result<(), Defect> {
     let [first, from, to, last] = front;
     let expected = header(envelope, length);
     if first >> 24 != expected[0] >> 24 {
@@ -173,11 +150,7 @@ impl Packer<'_> {
     fn push(&mut self, mut bytes: &[u8]) {
         if self.fill > 0 {
             let (now, later) = bytes.split_at(bytes.len().min(8 - self.fill));
-            self.word
-                .iter_mut()
-                .skip(self.fill)
-                .zip(now)
-                .for_each(|(to, from)| *to = *from);
+            self.word.iter_mut().skip(self.fill).zip(now).for_each(|(to, from)| *to = *from);
             self.fill += now.len();
             bytes = later;
             if self.fill < 8 {
@@ -189,10 +162,7 @@ impl Packer<'_> {
         for chunk in whole {
             self.store(*chunk);
         }
-        self.word
-            .iter_mut()
-            .zip(rest)
-            .for_each(|(to, from)| *to = *from);
+        self.word.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
         self.fill = rest.len();
     }
     fn flush(&mut self) {

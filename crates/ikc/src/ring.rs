@@ -62,8 +62,7 @@ impl Ring<'_> {
             slot.store(descriptor, Ordering::Relaxed);
         }
         // Release: who sees the count sees the descriptor and the packet.
-        self.head
-            .store(link.word(count.wrapping_add(1)), Ordering::Release);
+        self.head.store(link.word(count.wrapping_add(1)), Ordering::Release);
     }
 
     /// Producer: how many descriptors the consumer has done with, given that `known` were done and `sent` were sent.
@@ -73,11 +72,7 @@ impl Ring<'_> {
         let Some(tail) = link.count(self.tail.load(Ordering::Acquire)) else {
             return Ok(known);
         };
-        if tail.wrapping_sub(known) <= sent.wrapping_sub(known) {
-            Ok(tail)
-        } else {
-            Err(Broken)
-        }
+        if tail.wrapping_sub(known) <= sent.wrapping_sub(known) { Ok(tail) } else { Err(Broken) }
     }
 
     /// Consumer: descriptor number `count`, if it was sent.
@@ -92,10 +87,7 @@ impl Ring<'_> {
         if waiting == 0 {
             return Ok(None);
         }
-        Ok(self
-            .slots
-            .get(count as usize % self.slots.len())
-            .map(|slot| slot.load(Ordering::Relaxed)))
+        Ok(self.slots.get(count as usize % self.slots.len()).map(|slot| slot.load(Ordering::Relaxed)))
     }
 
     /// Consumer: gives everything before descriptor number `count` back to the producer.

@@ -30,10 +30,7 @@ pub fn write(words: &[AtomicU64], bytes: &[u8]) -> bool {
     length.store(bytes.len() as u64, Ordering::Relaxed);
     for (word, chunk) in data.iter().zip(bytes.chunks(8)) {
         let mut value = [0; 8];
-        value
-            .iter_mut()
-            .zip(chunk)
-            .for_each(|(to, from)| *to = *from);
+        value.iter_mut().zip(chunk).for_each(|(to, from)| *to = *from);
         word.store(u64::from_le_bytes(value), Ordering::Relaxed);
     }
     sequence.store(odd.wrapping_add(1), Ordering::Release);

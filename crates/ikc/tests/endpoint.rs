@@ -1,8 +1,5 @@
 //! Packets between endpoints over one area: order, room, reboots in every order, and peers that write nonsense.
-#![allow(
-    unexpected_cfgs,
-    reason = "cfg(loom) is given by hand to run the models"
-)]
+#![allow(unexpected_cfgs, reason = "cfg(loom) is given by hand to run the models")]
 #![cfg(not(loom))]
 use shimos_abi::{
     control::{DeathCause, Device, KernelState},
@@ -11,8 +8,7 @@ use shimos_abi::{
     time::Nanos,
 };
 use shimos_ikc::{
-    Area, Claim, DeathRecord, Election, Endpoint, Home, MAX_PAYLOAD, Notify, Received, SendError,
-    endpoint::Misdeed,
+    Area, Claim, DeathRecord, Election, Endpoint, Home, MAX_PAYLOAD, Notify, Received, SendError, endpoint::Misdeed,
 };
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -23,16 +19,10 @@ fn layout() -> Layout {
     Layout::new(3)
 }
 fn area() -> &'static [AtomicU64] {
-    (0..layout().words())
-        .map(|_| AtomicU64::new(0))
-        .collect::<Vec<_>>()
-        .leak()
+    (0..layout().words()).map(|_| AtomicU64::new(0)).collect::<Vec<_>>().leak()
 }
 fn life(kernel: KernelId, incarnation: u32) -> Life {
-    Life {
-        kernel,
-        incarnation: Incarnation(incarnation),
-    }
+    Life { kernel, incarnation: Incarnation(incarnation) }
 }
 fn boot(words: &'static [AtomicU64], kernel: KernelId, incarnation: u32) -> Endpoint {
     Endpoint::new(words, layout(), life(kernel, incarnation))
@@ -59,18 +49,9 @@ fn packets_arrive_whole_and_in_order() {
         }
         assert_eq!(take(&mut b, K0, queue), None);
     }
-    assert_eq!(
-        a.send(K1, Queue::Network, &[&[0; MAX_PAYLOAD], &[1]]),
-        Err(SendError::TooLong)
-    );
-    assert_eq!(
-        a.send(KernelId(2), Queue::Network, &[]),
-        Err(SendError::Down)
-    );
-    assert_eq!(
-        a.send(KernelId(99), Queue::Network, &[]),
-        Err(SendError::Down)
-    );
+    assert_eq!(a.send(K1, Queue::Network, &[&[0; MAX_PAYLOAD], &[1]]), Err(SendError::TooLong));
+    assert_eq!(a.send(KernelId(2), Queue::Network, &[]), Err(SendError::Down));
+    assert_eq!(a.send(KernelId(99), Queue::Network, &[]), Err(SendError::Down));
 }
 
 #[test]
@@ -117,10 +98,7 @@ fn polling_peers_are_not_interrupted() {
     assert_eq!(a.send(K1, Queue::Daemon, &[]), Ok(Notify::Polling));
     assert!(b.end_polling());
     let mut into = Vec::new();
-    let from = Received {
-        from: life(K0, 1),
-        queue: Queue::Daemon,
-    };
+    let from = Received { from: life(K0, 1), queue: Queue::Daemon };
     assert_eq!(b.poll_any(&mut into), Some(from));
     assert_eq!(b.poll_any(&mut into), Some(from));
     assert_eq!(b.poll_any(&mut into), None);
@@ -134,9 +112,7 @@ fn polling_peers_are_not_interrupted() {
 fn reboots_in_every_order() {
     let words = area();
     for seed in 1..200_u64 {
-        words
-            .iter()
-            .for_each(|word| word.store(0, Ordering::Relaxed));
+        words.iter().for_each(|word| word.store(0, Ordering::Relaxed));
         let mut state = seed;
         let mut random = move |n: u64| {
             state ^= state << 13;
@@ -167,8 +143,7 @@ fn reboots_in_every_order() {
                     let mut into = Vec::new();
                     if let Some(received) = ends[me].receive(peer, Queue::Daemon, &mut into) {
                         let text = String::from_utf8(into).unwrap();
-                        let fields: Vec<u64> =
-                            text.split(' ').map(|f| f.parse().unwrap()).collect();
+                        let fields: Vec<u64> = text.split(' ').map(|f| f.parse().unwrap()).collect();
                         assert_eq!(fields[1], u64::from(received.from.incarnation.0));
                         assert_eq!(fields[1], u64::from(other));
                         assert_eq!(fields[2], u64::from(incarnation[me]));
@@ -177,20 +152,14 @@ fn reboots_in_every_order() {
                     }
                 }
             }
-            assert!(
-                ends.iter_mut().all(|end| end.take_fault().is_none()),
-                "seed {seed}"
-            );
+            assert!(ends.iter_mut().all(|end| end.take_fault().is_none()), "seed {seed}");
         }
         // It still works in both directions.
         for me in 0..2 {
             let peer = KernelId(1 - me as u16);
             while take(&mut ends[1 - me], KernelId(me as u16), Queue::Daemon).is_some() {}
             ok(ends[me].send(peer, Queue::Daemon, &[b"end"]));
-            assert_eq!(
-                take(&mut ends[1 - me], KernelId(me as u16), Queue::Daemon).as_deref(),
-                Some(&b"end"[..])
-            );
+            assert_eq!(take(&mut ends[1 - me], KernelId(me as u16), Queue::Daemon).as_deref(), Some(&b"end"[..]));
         }
     }
 }
@@ -209,10 +178,7 @@ fn a_packet_to_an_earlier_life_is_not_received() {
     assert_eq!(take(&mut b, K0, Queue::Daemon), None);
     assert!(!b.end_polling());
     ok(a.send(K1, Queue::Daemon, &[b"new"]));
-    assert_eq!(
-        take(&mut b, K0, Queue::Daemon).as_deref(),
-        Some(&b"new"[..])
-    );
+    assert_eq!(take(&mut b, K0, Queue::Daemon).as_deref(), Some(&b"new"[..]));
     assert_eq!(a.free_packets(), outgoing::PACKETS - 1);
 }
 
@@ -253,10 +219,7 @@ fn an_impossible_tail_costs_the_link_alone() {
     let results: Vec<_> = (0..64).map(|_| a.send(K1, Queue::Block, &[b"x"])).collect();
     assert!(results.contains(&Err(SendError::Down)));
     let fault = a.take_fault().unwrap();
-    assert_eq!(
-        (fault.peer, fault.queue, fault.what),
-        (life(K1, 1), Queue::Block, Misdeed::Tail)
-    );
+    assert_eq!((fault.peer, fault.queue, fault.what), (life(K1, 1), Queue::Block, Misdeed::Tail));
     ok(a.send(K1, Queue::Network, &[b"x"]));
     let _b = boot(words, K1, 2);
     ok(a.send(K1, Queue::Block, &[b"x"]));
@@ -285,37 +248,23 @@ fn any_spoilt_word_is_survived() {
     let (mut a, mut b) = (boot(words, K0, 1), boot(words, K1, 1));
     let mut incarnation = 1;
     let packet = outgoing::packets(layout().kernels());
-    let places = [
-        outgoing::head(K1, Queue::Daemon),
-        outgoing::slots(K1, Queue::Daemon),
-    ]
-    .into_iter()
-    .chain(packet..packet + 9);
+    let places =
+        [outgoing::head(K1, Queue::Daemon), outgoing::slots(K1, Queue::Daemon)].into_iter().chain(packet..packet + 9);
     for place in places {
         for bit in 0..64 {
-            ok(a.send(
-                K1,
-                Queue::Daemon,
-                &[b"an order to the kernel of some length"],
-            ));
+            ok(a.send(K1, Queue::Daemon, &[b"an order to the kernel of some length"]));
             let word = &words[part + place];
             word.store(word.load(Ordering::Relaxed) ^ 1 << bit, Ordering::Relaxed);
             let mut into = Vec::new();
             let got = b.receive(K0, Queue::Daemon, &mut into);
             // The ninth word holds padding beside the last bytes.
-            assert!(
-                got.is_none() || into == b"an order to the kernel of some length",
-                "{place} {bit}"
-            );
+            assert!(got.is_none() || into == b"an order to the kernel of some length", "{place} {bit}");
             incarnation += 1;
             a = boot(words, K0, incarnation);
         }
     }
     ok(a.send(K1, Queue::Daemon, &[b"fine"]));
-    assert_eq!(
-        take(&mut b, K0, Queue::Daemon).as_deref(),
-        Some(&b"fine"[..])
-    );
+    assert_eq!(take(&mut b, K0, Queue::Daemon).as_deref(), Some(&b"fine"[..]));
 }
 
 #[test]
@@ -348,10 +297,7 @@ fn status_log_and_death_record_are_read_back() {
     assert_eq!(b.read_published(K0).as_deref(), Some(&b"status"[..]));
     assert!(!a.publish(&vec![0; Endpoint::PUBLISHED_BYTES + 1]));
     assert!(a.publish(&vec![9; Endpoint::PUBLISHED_BYTES]));
-    assert_eq!(
-        b.read_published(K0).map(|s| s.len()),
-        Some(Endpoint::PUBLISHED_BYTES)
-    );
+    assert_eq!(b.read_published(K0).map(|s| s.len()), Some(Endpoint::PUBLISHED_BYTES));
 
     let mut written = Vec::new();
     let mut read = Vec::new();
@@ -371,12 +317,7 @@ fn status_log_and_death_record_are_read_back() {
     assert!(all.len() > 10_000 && written.ends_with(&all));
 
     assert_eq!(a.area().death(K1), None);
-    let mut record = DeathRecord::new(
-        Incarnation(7),
-        DeathCause::Exception,
-        Nanos::millis(5),
-        "page fault",
-    );
+    let mut record = DeathRecord::new(Incarnation(7), DeathCause::Exception, Nanos::millis(5), "page fault");
     record.trace = vec![1, 2, 3];
     record.registers[3] = 42;
     record.write(b.area(), K1);
@@ -388,20 +329,8 @@ fn the_commons_change_by_compare_and_swap() {
     let words = area();
     let area = Area::new(words, layout());
     let first = area.election();
-    assert_eq!(
-        area.elect(first, K1),
-        Election {
-            term: 1,
-            monitor: K1
-        }
-    );
-    assert_eq!(
-        area.elect(first, KernelId(2)),
-        Election {
-            term: 1,
-            monitor: K1
-        }
-    );
+    assert_eq!(area.elect(first, K1), Election { term: 1, monitor: K1 });
+    assert_eq!(area.elect(first, KernelId(2)), Election { term: 1, monitor: K1 });
 
     let me = life(K1, 3);
     let program = area.allocate_program(me).unwrap();
@@ -409,32 +338,17 @@ fn the_commons_change_by_compare_and_swap() {
     assert_eq!(area.allocate_program(me), Some(ProgramId(2)));
     let home = area.home(program);
     assert_eq!(home, Home::Held(me));
-    let protected = Home::Protected {
-        life: me,
-        image: KernelId(2),
-    };
+    let protected = Home::Protected { life: me, image: KernelId(2) };
     assert_eq!(area.move_home(program, home, protected), Ok(()));
     assert_eq!(area.move_home(program, home, Home::Free), Err(protected));
-    assert_eq!(
-        protected.moved_to(life(K0, 1)),
-        Home::Protected {
-            life: life(K0, 1),
-            image: KernelId(2)
-        }
-    );
+    assert_eq!(protected.moved_to(life(K0, 1)), Home::Protected { life: life(K0, 1), image: KernelId(2) });
     assert_eq!(area.programs().count(), 2);
 
     assert_eq!(area.owner(Device::Network), None);
     assert_eq!(area.move_owner(Device::Network, None, Some(me)), Ok(()));
-    assert_eq!(
-        area.move_owner(Device::Network, None, Some(life(K0, 1))),
-        Err(Some(me))
-    );
+    assert_eq!(area.move_owner(Device::Network, None, Some(life(K0, 1))), Err(Some(me)));
 
-    let claim = Claim {
-        term: 4,
-        incarnation: Incarnation(3),
-    };
+    let claim = Claim { term: 4, incarnation: Incarnation(3) };
     assert_eq!(area.move_claim(K1, Claim::default(), claim), Ok(()));
     assert_eq!(area.move_claim(K1, Claim::default(), claim), Err(claim));
     area.set_fence_word(life(K1, 5));

@@ -1,10 +1,7 @@
 //! Models of the protocols under every order of memory accesses that the language allows.
 //!
 //! `RUSTFLAGS="--cfg loom" cargo test -p shimos-ikc --release`
-#![allow(
-    unexpected_cfgs,
-    reason = "cfg(loom) is given by hand to run the models"
-)]
+#![allow(unexpected_cfgs, reason = "cfg(loom) is given by hand to run the models")]
 #![cfg(loom)]
 use loom::{
     sync::{
@@ -20,10 +17,7 @@ use shimos_ikc::{
     seqlock,
 };
 
-const LINK: Link = Link {
-    producer: Incarnation(1),
-    consumer: Incarnation(1),
-};
+const LINK: Link = Link { producer: Incarnation(1), consumer: Incarnation(1) };
 
 fn words(n: usize) -> Vec<AtomicU64> {
     (0..n).map(|_| AtomicU64::new(0)).collect()
@@ -40,20 +34,12 @@ fn a_packet_is_reused_only_when_it_was_consumed() {
     }
     impl Shared {
         fn ring(&self) -> Ring<'_> {
-            Ring {
-                head: &self.head,
-                slots: &self.slots,
-                tail: &self.tail,
-            }
+            Ring { head: &self.head, slots: &self.slots, tail: &self.tail }
         }
     }
     loom::model(|| {
-        let shared = Arc::new(Shared {
-            head: AtomicU64::new(0),
-            slots: words(2),
-            tail: AtomicU64::new(0),
-            packet: words(2),
-        });
+        let shared =
+            Arc::new(Shared { head: AtomicU64::new(0), slots: words(2), tail: AtomicU64::new(0), packet: words(2) });
         let producer = {
             let shared = shared.clone();
             thread::spawn(move || {
@@ -64,10 +50,7 @@ fn a_packet_is_reused_only_when_it_was_consumed() {
                         freed = ring.consumed(LINK, freed, count).unwrap();
                         thread::yield_now();
                     }
-                    shared
-                        .packet
-                        .iter()
-                        .for_each(|w| w.store(u64::from(count) + 10, Ordering::Relaxed));
+                    shared.packet.iter().for_each(|w| w.store(u64::from(count) + 10, Ordering::Relaxed));
                     ring.publish(LINK, count, u64::from(count));
                 }
             })
@@ -79,11 +62,7 @@ fn a_packet_is_reused_only_when_it_was_consumed() {
                 None => thread::yield_now(),
                 Some(descriptor) => {
                     assert_eq!(descriptor, u64::from(count));
-                    let copy: Vec<u64> = shared
-                        .packet
-                        .iter()
-                        .map(|w| w.load(Ordering::Relaxed))
-                        .collect();
+                    let copy: Vec<u64> = shared.packet.iter().map(|w| w.load(Ordering::Relaxed)).collect();
                     assert_eq!(copy, [u64::from(count) + 10; 2]);
                     count += 1;
                     ring.release(LINK, count);

@@ -104,10 +104,7 @@ impl Action {
     /// The life that the action could hurt, if it came late.
     pub const fn hurts(&self) -> Option<Life> {
         match self {
-            Action::AskToPark(life)
-            | Action::Nmi(life)
-            | Action::Init(life)
-            | Action::Restart(life) => Some(*life),
+            Action::AskToPark(life) | Action::Nmi(life) | Action::Init(life) | Action::Restart(life) => Some(*life),
             _ => None,
         }
     }

@@ -52,7 +52,7 @@ impl Default for Config {
             stall_grace: Nanos::secs(1),
             probe_gap: Nanos::millis(10),
             self_park: Nanos::millis(5),
-            message: Nanos::millis(2),
+            message: Nanos::millis(5),
             nmi: Nanos::millis(20),
             init: Nanos::millis(100),
             fence: Nanos::secs(3),
@@ -71,10 +71,6 @@ impl Default for Config {
 impl Config {
     /// The daemons' interval, given what the administrator has set.
     pub fn interval(&self, set: Nanos) -> Nanos {
-        if set == Nanos(0) {
-            self.interval
-        } else {
-            set.clamp(Nanos::millis(1), Nanos::secs(3600))
-        }
+        if set == Nanos(0) { self.interval } else { set.clamp(Nanos::millis(1), Nanos::secs(3600)) }
     }
 }

@@ -79,39 +79,22 @@ impl CoreState {
         now: Nanos,
         c: &Config,
     ) -> Self {
-        let life = |incarnation| Life {
-            kernel,
-            incarnation,
-        };
+        let life = |incarnation| Life { kernel, incarnation };
         let watch = Watch::new(phase.incarnation(), seen.stamp, now);
-        let watch = if failed == Some(kernel) {
-            watch.doubtful(c)
-        } else {
-            watch
-        };
+        let watch = if failed == Some(kernel) { watch.doubtful(c) } else { watch };
         let stage = match phase {
-            Phase::Booting(i) => Stage::Booting {
-                life: life(i),
-                since: now,
-            },
+            Phase::Booting(i) => Stage::Booting { life: life(i), since: now },
             Phase::Running(_) | Phase::Dead(_) | Phase::Parked(_) => Stage::Watching(watch),
         };
-        CoreState {
-            kernel,
-            stage,
-            failures: 0,
-            up_since: Nanos(0),
-            recovering: None,
-        }
+        CoreState { kernel, stage, failures: 0, up_since: Nanos(0), recovering: None }
     }
 
     /// The life that may be given work, if this kernel may.
     pub fn trusted(&self) -> Option<Life> {
         match &self.stage {
-            Stage::Watching(watch) if watch.trusted() => Some(Life {
-                kernel: self.kernel,
-                incarnation: watch.incarnation(),
-            }),
+            Stage::Watching(watch) if watch.trusted() => {
+                Some(Life { kernel: self.kernel, incarnation: watch.incarnation() })
+            }
             _ => None,
         }
     }
@@ -129,16 +112,10 @@ impl CoreState {
 
     /// One step.
     pub fn step<V: View>(&mut self, seen: &KernelView, phase: Phase, x: &mut Context<'_, V>) {
-        let life = Life {
-            kernel: self.kernel,
-            incarnation: phase.incarnation(),
-        };
+        let life = Life { kernel: self.kernel, incarnation: phase.incarnation() };
         match (&mut self.stage, phase) {
             (Stage::Retired, _) => {}
-            (
-                Stage::Unfenceable { life: old, retry },
-                Phase::Booting(_) | Phase::Running(_) | Phase::Dead(_),
-            ) => {
+            (Stage::Unfenceable { life: old, retry }, Phase::Booting(_) | Phase::Running(_) | Phase::Dead(_)) => {
                 if x.now >= *retry {
                     let old = *old;
                     self.fence(old, Belief::Unresponsive, seen, x);
@@ -153,24 +130,12 @@ impl CoreState {
                 match watch.look(seen, x.now, x.interval, x.gap, x.config) {
                     Verdict::Fine | Verdict::Suspect => {}
                     Verdict::Probe => x.out.push(Action::Probe(self.kernel)),
-                    Verdict::Hung => self.died(
-                        life,
-                        Belief::Unresponsive,
-                        seen,
-                        "answers, and makes no progress",
-                        x,
-                    ),
-                    Verdict::Silent => {
-                        self.died(life, Belief::Unresponsive, seen, "answers nothing", x)
-                    }
+                    Verdict::Hung => self.died(life, Belief::Unresponsive, seen, "answers, and makes no progress", x),
+                    Verdict::Silent => self.died(life, Belief::Unresponsive, seen, "answers nothing", x),
                 }
             }
-            (Stage::Watching(_), Phase::Dead(_)) => {
-                self.died(life, Belief::Panicked, seen, "left a death record", x)
-            }
-            (Stage::Watching(_), Phase::Booting(_)) => {
-                self.stage = Stage::Booting { life, since: x.now }
-            }
+            (Stage::Watching(_), Phase::Dead(_)) => self.died(life, Belief::Panicked, seen, "left a death record", x),
+            (Stage::Watching(_), Phase::Booting(_)) => self.stage = Stage::Booting { life, since: x.now },
             // Somebody else has fenced and restarted it.
             (Stage::Fencing(ladder), _) if life.incarnation > ladder.life().incarnation => {
                 self.stage = Stage::Booting { life, since: x.now };
@@ -203,27 +168,16 @@ impl CoreState {
     }
 
     /// A life has ended, or is taken to have.
-    fn died<V: View>(
-        &mut self,
-        life: Life,
-        belief: Belief,
-        seen: &KernelView,
-        how: &str,
-        x: &mut Context<'_, V>,
-    ) {
+    fn died<V: View>(&mut self, life: Life, belief: Belief, seen: &KernelView, how: &str, x: &mut Context<'_, V>) {
         if x.now < self.up_since + x.config.short_life && self.up_since != Nanos(0) {
             self.failures = self.failures.saturating_add(1);
         } else {
             self.failures = 0;
         }
         x.out.push(Action::Log(format!("monitor: {life} {how}")));
-        let death = (belief == Belief::Panicked)
-            .then(|| x.view.death(self.kernel))
-            .flatten();
+        let death = (belief == Belief::Panicked).then(|| x.view.death(self.kernel)).flatten();
         let death = death.filter(|record| record.incarnation == life.incarnation);
-        let record = x
-            .history
-            .open(life, x.me, death.as_ref(), seen.stamp_time, x.now);
+        let record = x.history.open(life, x.me, death.as_ref(), seen.stamp_time, x.now);
         if let (Some(record), None) = (record, death) {
             record.cause = DeathCause::Hang;
             record.message = String::from(how);
@@ -232,13 +186,7 @@ impl CoreState {
         self.fence(life, belief, seen, x);
     }
 
-    fn fence<V: View>(
-        &mut self,
-        life: Life,
-        belief: Belief,
-        seen: &KernelView,
-        x: &mut Context<'_, V>,
-    ) {
+    fn fence<V: View>(&mut self, life: Life, belief: Belief, seen: &KernelView, x: &mut Context<'_, V>) {
         self.stage = Stage::Fencing(Ladder::new(life, belief, x.now));
         self.climb(seen, x);
     }
@@ -255,16 +203,10 @@ impl CoreState {
             Move::Nmi => x.out.push(Action::Nmi(life)),
             Move::Init => x.out.push(Action::Init(life)),
             Move::Unfenceable => {
-                self.stage = Stage::Unfenceable {
-                    life,
-                    retry: x.now + x.config.fence_retry,
-                };
-                x.out.push(Action::Log(format!(
-                    "monitor: {life} cannot be fenced; its programs stay where they are"
-                )));
+                self.stage = Stage::Unfenceable { life, retry: x.now + x.config.fence_retry };
+                x.out.push(Action::Log(format!("monitor: {life} cannot be fenced; its programs stay where they are")));
                 self.note(x, |record| {
-                    record.waiting =
-                        Some(String::from("the core cannot be fenced; it is tried again"))
+                    record.waiting = Some(String::from("the core cannot be fenced; it is tried again"))
                 });
             }
         }
@@ -272,15 +214,9 @@ impl CoreState {
 
     /// The core is proven parked.
     fn fenced<V: View>(&mut self, life: Life, x: &mut Context<'_, V>) {
-        if self
-            .recovering
-            .is_none_or(|dead| dead.incarnation != life.incarnation)
-        {
+        if self.recovering.is_none_or(|dead| dead.incarnation != life.incarnation) {
             // Another monitor began this, or the kernel parked before anyone had a doubt.
-            let death = x
-                .view
-                .death(self.kernel)
-                .filter(|record| record.incarnation == life.incarnation);
+            let death = x.view.death(self.kernel).filter(|record| record.incarnation == life.incarnation);
             x.history.open(life, x.me, death.as_ref(), x.now, x.now);
             self.recovering = Some(life);
         }
@@ -296,37 +232,22 @@ impl CoreState {
                 record.fenced_by = by;
             }
         });
-        x.out
-            .push(Action::Log(format!("monitor: {life} is fenced")));
+        x.out.push(Action::Log(format!("monitor: {life} is fenced")));
         let delay = match self.failures {
             0 => Nanos(0),
             n => x.config.backoff.times(1 << (n - 1).min(10)),
         };
-        self.stage = Stage::Fenced {
-            life,
-            since: now,
-            restart: now + delay,
-        };
+        self.stage = Stage::Fenced { life, since: now, restart: now + delay };
         if self.failures >= x.config.boot_failures {
             self.stage = Stage::Retired;
-            x.out.push(Action::Log(format!(
-                "monitor: {} does not come up any more and is retired",
-                self.kernel
-            )));
-            self.note(x, |record| {
-                record.waiting = Some(String::from("it failed to boot too often and is retired"))
-            });
+            x.out.push(Action::Log(format!("monitor: {} does not come up any more and is retired", self.kernel)));
+            self.note(x, |record| record.waiting = Some(String::from("it failed to boot too often and is retired")));
         }
     }
 
     /// Restarts the core once what it left behind has a home.
     fn restart<V: View>(&mut self, parked: Life, seen: &KernelView, x: &mut Context<'_, V>) {
-        let Stage::Fenced {
-            life,
-            since,
-            restart,
-        } = &mut self.stage
-        else {
+        let Stage::Fenced { life, since, restart } = &mut self.stage else {
             return;
         };
         if parked.incarnation != life.incarnation {
@@ -365,8 +286,7 @@ impl CoreState {
         self.up_since = x.now;
         self.stage = Stage::Watching(Watch::new(life.incarnation, seen.stamp, x.now));
         if self.recovering.is_some() {
-            x.out
-                .push(Action::Log(format!("monitor: {life} has joined")));
+            x.out.push(Action::Log(format!("monitor: {life} has joined")));
         }
         let now = x.now;
         self.note(x, |record| record.rejoined = now);
@@ -383,15 +303,8 @@ impl CoreState {
 /// Takes the recovery claim of `kernel` for this term and `incarnation`, unless it is held so already or by a later
 /// term.
 fn claim<V>(kernel: KernelId, seen: &KernelView, incarnation: Incarnation, x: &mut Context<'_, V>) {
-    let to = Claim {
-        term: x.term,
-        incarnation,
-    };
+    let to = Claim { term: x.term, incarnation };
     if seen.claim != to && seen.claim.term <= x.term {
-        x.out.push(Action::Claim {
-            kernel,
-            from: seen.claim,
-            to,
-        });
+        x.out.push(Action::Claim { kernel, from: seen.claim, to });
     }
 }

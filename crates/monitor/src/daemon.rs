@@ -13,6 +13,9 @@ use shimos_abi::{
     time::Nanos,
 };
 
+/// The longest time between two steps.
+const LONGEST: Nanos = Nanos::secs(1);
+
 /// What to do after a step.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Step {
@@ -62,8 +65,7 @@ impl MonitorDaemon {
 
     /// Whether it was active at its last step.
     pub fn is_active(&self) -> bool {
-        self.election
-            .is_some_and(|election| election.monitor == self.me.kernel)
+        self.election.is_some_and(|election| election.monitor == self.me.kernel)
     }
 
     /// The recoveries that this daemon led, the latest last.
@@ -79,10 +81,7 @@ impl MonitorDaemon {
     /// Ends a life that seems to work: because the administrator asked, or because it broke the rules of a packet
     /// queue. It is asked to park itself first.
     pub fn condemn(&mut self, life: Life) {
-        if self.is_active()
-            && life.kernel != self.me.kernel
-            && self.condemned.len() < self.cores.len()
-        {
+        if self.is_active() && life.kernel != self.me.kernel && self.condemned.len() < self.cores.len() {
             self.condemned.push(life);
         }
     }
@@ -90,10 +89,7 @@ impl MonitorDaemon {
     /// Whether `action` may be done now. A monitor that was superseded while it acted must stop between two actions;
     /// and what hurts a core is done only under the claim of this term for that very life.
     pub fn permits(&self, action: &Action, view: &impl View) -> bool {
-        let Some(election) = self
-            .election
-            .filter(|e| *e == view.election() && e.monitor == self.me.kernel)
-        else {
+        let Some(election) = self.election.filter(|e| *e == view.election() && e.monitor == self.me.kernel) else {
             return false;
         };
         let Some(life) = action.hurts() else {
@@ -118,54 +114,33 @@ impl MonitorDaemon {
             self.works.clear();
             self.condemned.clear();
             self.due = Nanos::NEVER;
-            return Step {
-                actions: Vec::new(),
-                next: now + interval,
-            };
+            return Step { actions: Vec::new(), next: now + interval.min(LONGEST) };
         }
         let kernels = view.kernels();
-        let seen: Vec<KernelView> = (0..kernels as u16)
-            .map(|k| view.kernel(KernelId(k)))
-            .collect();
-        let phases: Vec<Phase> = (0..kernels as u16)
-            .map(KernelId)
-            .zip(&seen)
-            .map(|(k, seen)| {
-                if k == self.me.kernel {
-                    Phase::Running(self.me.incarnation)
-                } else {
-                    seen.phase(|| view.death(k))
-                }
-            })
-            .collect();
+        let seen: Vec<KernelView> = (0..kernels as u16).map(|k| view.kernel(KernelId(k))).collect();
+        let phases: Vec<Phase> =
+            (0..kernels as u16)
+                .map(KernelId)
+                .zip(&seen)
+                .map(|(k, seen)| {
+                    if k == self.me.kernel { Phase::Running(self.me.incarnation) } else { seen.phase(|| view.death(k)) }
+                })
+                .collect();
         if before != Some(election) || self.cores.len() != kernels {
             let failed = before.map(|e| e.monitor).filter(|k| *k != self.me.kernel);
             let kernel = |k: usize| KernelId(k as u16);
             let cores = seen.iter().zip(&phases).enumerate();
-            self.cores = cores
-                .map(|(k, (s, p))| CoreState::new(kernel(k), s, *p, failed, now, &self.config))
-                .collect();
+            self.cores = cores.map(|(k, (s, p))| CoreState::new(kernel(k), s, *p, failed, now, &self.config)).collect();
             self.works.clear();
             self.due = now;
         }
         // Late by more than an interval: it cannot be told who else stood still.
-        let gap = if now > self.due + interval {
-            Gap::Stalled
-        } else {
-            Gap::Usual
-        };
+        let gap = if now > self.due + interval { Gap::Stalled } else { Gap::Usual };
 
         let mut out = Vec::new();
-        for (k, seen) in seen
-            .iter()
-            .enumerate()
-            .map(|(k, seen)| (KernelId(k as u16), seen))
-        {
+        for (k, seen) in seen.iter().enumerate().map(|(k, seen)| (KernelId(k as u16), seen)) {
             if k != self.me.kernel && view.acknowledged(self.me.kernel, k) != seen.stamp {
-                out.push(Action::Acknowledge {
-                    kernel: k,
-                    stamp: seen.stamp,
-                });
+                out.push(Action::Acknowledge { kernel: k, stamp: seen.stamp });
             }
         }
         self.works.refresh(view, &phases, &mut out);
@@ -182,11 +157,9 @@ impl MonitorDaemon {
             out: &mut out,
         };
         for (place, core) in self.cores.iter_mut().enumerate() {
-            if let (true, Some(seen), Some(phase)) = (
-                place != self.me.kernel.index(),
-                seen.get(place),
-                phases.get(place),
-            ) {
+            if let (true, Some(seen), Some(phase)) =
+                (place != self.me.kernel.index(), seen.get(place), phases.get(place))
+            {
                 core.step(seen, *phase, &mut context);
             }
         }
@@ -199,21 +172,12 @@ impl MonitorDaemon {
         let works = &self.works;
         self.history.settle(|kernel| works.any_of(kernel), now);
         let candidates = self.candidates(&seen);
-        self.works
-            .step(&candidates, election.term, now, &self.config, &mut out);
-        let others = self
-            .cores
-            .iter()
-            .enumerate()
-            .filter(|(place, _)| *place != self.me.kernel.index());
+        self.works.step(&candidates, election.term, now, &self.config, &mut out);
+        let others = self.cores.iter().enumerate().filter(|(place, _)| *place != self.me.kernel.index());
         let next = others
             .map(|(_, core)| core.next(now, interval, &self.config))
-            .fold(now + interval, Nanos::min);
-        let next = if self.works.is_empty() {
-            next
-        } else {
-            next.min(now + Nanos::millis(1))
-        };
+            .fold(now + interval.min(LONGEST), Nanos::min);
+        let next = if self.works.is_empty() { next } else { next.min(now + Nanos::millis(1)) };
         self.due = next;
         Step { actions: out, next }
     }
@@ -231,21 +195,14 @@ impl MonitorDaemon {
 
     /// The kernels that may be given work, this one among them.
     fn candidates(&self, seen: &[KernelView]) -> Vec<Candidate> {
-        let lives = self.cores.iter().enumerate().filter_map(|(place, core)| {
-            if place == self.me.kernel.index() {
-                Some(self.me)
-            } else {
-                core.trusted()
-            }
-        });
+        let lives =
+            self.cores.iter().enumerate().filter_map(|(place, core)| {
+                if place == self.me.kernel.index() { Some(self.me) } else { core.trusted() }
+            });
         lives
             .filter_map(|life| {
                 let seen = seen.get(life.kernel.index())?;
-                Some(Candidate {
-                    life,
-                    free_frames: seen.free_frames,
-                    load: seen.load,
-                })
+                Some(Candidate { life, free_frames: seen.free_frames, load: seen.load })
             })
             .collect()
     }

@@ -53,11 +53,7 @@ impl History {
                 dead,
                 cause: record.map_or(DeathCause::Hang, |r| r.cause),
                 message: record.map_or(String::new(), |r| r.message.to_string()),
-                detected_by: if record.is_some() {
-                    DetectedBy::DeathRecord
-                } else {
-                    DetectedBy::Heartbeat
-                },
+                detected_by: if record.is_some() { DetectedBy::DeathRecord } else { DetectedBy::Heartbeat },
                 monitor,
                 died: record.map_or(last_stamp, |r| r.time),
                 detected: now,

@@ -52,13 +52,7 @@ pub struct Ladder {
 impl Ladder {
     /// A ladder for `life`.
     pub fn new(life: Life, belief: Belief, now: Nanos) -> Ladder {
-        Ladder {
-            life,
-            belief,
-            rung: Rung::Ground,
-            until: now,
-            end: Nanos::NEVER,
-        }
+        Ladder { life, belief, rung: Rung::Ground, until: now, end: Nanos::NEVER }
     }
     /// Who is to be fenced.
     pub const fn life(&self) -> Life {
@@ -128,14 +122,7 @@ mod tests {
 
     fn climb(kernel: u16, belief: Belief) -> Vec<Move> {
         let config = Config::default();
-        let mut ladder = Ladder::new(
-            Life {
-                kernel: KernelId(kernel),
-                incarnation: Incarnation(1),
-            },
-            belief,
-            Nanos(0),
-        );
+        let mut ladder = Ladder::new(Life { kernel: KernelId(kernel), incarnation: Incarnation(1) }, belief, Nanos(0));
         let mut now = Nanos(0);
         let mut moves = Vec::new();
         loop {
@@ -160,10 +147,6 @@ mod tests {
     }
     #[test]
     fn the_boot_core_is_never_sent_init() {
-        assert!(
-            climb(0, Belief::Responsive)[1..]
-                .iter()
-                .all(|m| *m == Move::Nmi)
-        );
+        assert!(climb(0, Belief::Responsive)[1..].iter().all(|m| *m == Move::Nmi));
     }
 }

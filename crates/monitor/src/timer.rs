@@ -9,6 +9,9 @@ use shimos_abi::{
 /// How often in a row an own stall may excuse the monitor.
 const EXCUSES: u32 = 2;
 
+/// The longest time between two turns: a changed interval and the death of a monitor are noticed within it.
+const LONGEST: Nanos = Nanos::secs(1);
+
 /// What to do at one turn.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TimerTurn {
@@ -49,10 +52,7 @@ impl TimerDaemon {
             stamp: 0,
             stamped: None,
             interval: Nanos(0),
-            election: Election {
-                term: 0,
-                monitor: me.kernel,
-            },
+            election: Election { term: 0, monitor: me.kernel },
             acknowledged: 0,
             unacknowledged: 0,
             excuses: 0,
@@ -66,11 +66,7 @@ impl TimerDaemon {
         let interval = self.config.interval(view.heartbeat());
         let election = view.election();
         self.adapt(view, now, interval, election);
-        let mut turn = TimerTurn {
-            stamp: None,
-            nominate: None,
-            next: Nanos(0),
-        };
+        let mut turn = TimerTurn { stamp: None, nominate: None, next: Nanos(0) };
         if election.monitor != self.me.kernel && monitor_is_dead(view, election.monitor) {
             turn.nominate = Some(election);
         }
@@ -86,7 +82,7 @@ impl TimerDaemon {
         if turn.nominate.is_some() {
             self.forgive();
         }
-        turn.next = self.stamped.map_or(now, |last| last + interval);
+        turn.next = self.stamped.map_or(now, |last| last + interval).min(now + LONGEST);
         turn
     }
 
@@ -96,11 +92,7 @@ impl TimerDaemon {
         if first || interval != self.interval {
             // A monitor that sleeps by the old interval learns of the new one when it wakes.
             let slower = interval.max(self.interval);
-            let booting = if first {
-                slower.times(10).max(self.config.stall_grace)
-            } else {
-                Nanos(0)
-            };
+            let booting = if first { slower.times(10).max(self.config.stall_grace) } else { Nanos(0) };
             self.patience = now + slower.times(3).max(booting);
             self.interval = interval;
             self.forgive();
@@ -114,13 +106,7 @@ impl TimerDaemon {
     }
 
     /// Whether the active monitor has left too many stamps without an acknowledgement.
-    fn must_elect(
-        &mut self,
-        view: &impl View,
-        now: Nanos,
-        interval: Nanos,
-        election: Election,
-    ) -> bool {
+    fn must_elect(&mut self, view: &impl View, now: Nanos, interval: Nanos, election: Election) -> bool {
         let Some(last) = self.stamped else {
             return false;
         };
@@ -160,8 +146,5 @@ fn monitor_is_dead(view: &impl View, monitor: KernelId) -> bool {
     if monitor.index() >= view.kernels() {
         return true;
     }
-    matches!(
-        view.kernel(monitor).phase(|| view.death(monitor)),
-        Phase::Dead(_) | Phase::Parked(_)
-    )
+    matches!(view.kernel(monitor).phase(|| view.death(monitor)), Phase::Dead(_) | Phase::Parked(_))
 }

@@ -102,14 +102,9 @@ impl KernelView {
             };
         }
         let dealt_with = Some(self.claim.incarnation).filter(|i| *i != Incarnation(0));
-        let now = dealt_with
-            .max(self.command)
-            .or(self.incarnation)
-            .unwrap_or(Incarnation(1));
+        let now = dealt_with.max(self.command).or(self.incarnation).unwrap_or(Incarnation(1));
         match self.state {
-            KernelState::Panicked if death().is_some_and(|record| record.incarnation == now) => {
-                Phase::Dead(now)
-            }
+            KernelState::Panicked if death().is_some_and(|record| record.incarnation == now) => Phase::Dead(now),
             KernelState::Running if self.incarnation == Some(now) => Phase::Running(now),
             _ => Phase::Booting(now),
         }

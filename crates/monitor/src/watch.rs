@@ -61,22 +61,11 @@ pub struct Watch {
 impl Watch {
     /// Starts to watch.
     pub fn new(incarnation: Incarnation, stamp: u64, now: Nanos) -> Watch {
-        Watch {
-            incarnation,
-            stamp,
-            changed: now,
-            counted: now,
-            misses: 0,
-            excuses: 0,
-            doubt: Doubt::None,
-        }
+        Watch { incarnation, stamp, changed: now, counted: now, misses: 0, excuses: 0, doubt: Doubt::None }
     }
     /// The same, of a kernel that others have missed before: one more interval makes a suspicion.
     pub fn doubtful(self, config: &Config) -> Watch {
-        Watch {
-            misses: config.missed.saturating_sub(1),
-            ..self
-        }
+        Watch { misses: config.missed.saturating_sub(1), ..self }
     }
     /// Who is watched.
     pub const fn incarnation(&self) -> Incarnation {
@@ -92,14 +81,7 @@ impl Watch {
     }
 
     /// Looks once.
-    pub fn look(
-        &mut self,
-        seen: &KernelView,
-        now: Nanos,
-        interval: Nanos,
-        gap: Gap,
-        config: &Config,
-    ) -> Verdict {
+    pub fn look(&mut self, seen: &KernelView, now: Nanos, interval: Nanos, gap: Gap, config: &Config) -> Verdict {
         if seen.stamp != self.stamp {
             *self = Watch::new(self.incarnation, seen.stamp, now);
             return Verdict::Fine;
@@ -120,11 +102,7 @@ impl Watch {
                 if self.misses < config.missed {
                     return Verdict::Fine;
                 }
-                self.doubt = Doubt::Probed {
-                    at: now,
-                    count: seen.probed,
-                    answers: 0,
-                };
+                self.doubt = Doubt::Probed { at: now, count: seen.probed, answers: 0 };
                 Verdict::Probe
             }
             Doubt::Probed { count, answers, .. } if seen.probed != count => {
@@ -146,11 +124,7 @@ impl Watch {
                 if now < at + interval.max(config.probe_gap) {
                     return Verdict::Suspect;
                 }
-                self.doubt = Doubt::Probed {
-                    at: now,
-                    count: seen.probed,
-                    answers: 1,
-                };
+                self.doubt = Doubt::Probed { at: now, count: seen.probed, answers: 1 };
                 Verdict::Probe
             }
         }

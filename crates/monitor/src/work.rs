@@ -60,11 +60,7 @@ impl WorkList {
 
     /// Brings the list up to date. What has moved is done; homes of unprotected programs are freed.
     pub fn refresh(&mut self, view: &impl View, phases: &[Phase], out: &mut Vec<Action>) {
-        let ended = |life: Life| {
-            phases
-                .get(life.kernel.index())
-                .is_some_and(|phase| phase.ended(life.incarnation))
-        };
+        let ended = |life: Life| phases.get(life.kernel.index()).is_some_and(|phase| phase.ended(life.incarnation));
         let mut found = Vec::new();
         for device in Device::ALL {
             if let Some(from) = view.owner(device).filter(|owner| ended(*owner)) {
@@ -73,45 +69,25 @@ impl WorkList {
         }
         view.programs(&mut |program, home| match home {
             Home::Held(life) if ended(life) => {
-                out.push(Action::FreeHome {
-                    program,
-                    home,
-                    why: Freed::Unprotected,
-                });
+                out.push(Action::FreeHome { program, home, why: Freed::Unprotected });
             }
-            Home::Protected { life, .. } if ended(life) => {
-                found.push((Work::Program(program), life, home))
-            }
+            Home::Protected { life, .. } if ended(life) => found.push((Work::Program(program), life, home)),
             _ => {}
         });
-        self.0.retain(|item| {
-            found
-                .iter()
-                .any(|(work, from, _)| *work == item.work && *from == item.from)
-        });
+        self.0.retain(|item| found.iter().any(|(work, from, _)| *work == item.work && *from == item.from));
         for (work, from, home) in found {
             match self.0.iter_mut().find(|item| item.work == work) {
                 Some(item) => item.home = home,
-                None => self.0.push(Item {
-                    work,
-                    from,
-                    home,
-                    stage: Stage::Choose,
-                    tried: 0,
-                    unreadable: 0,
-                    refusal: None,
-                }),
+                None => {
+                    self.0.push(Item { work, from, home, stage: Stage::Choose, tried: 0, unreadable: 0, refusal: None })
+                }
             }
         }
     }
 
     /// A target refused.
     pub fn refused(&mut self, work: Work, from: Life, by: KernelId, why: Refusal) {
-        let Some(item) = self
-            .0
-            .iter_mut()
-            .find(|item| item.work == work && item.from == from)
-        else {
+        let Some(item) = self.0.iter_mut().find(|item| item.work == work && item.from == from) else {
             return;
         };
         item.tried |= bit(by);
@@ -125,21 +101,9 @@ impl WorkList {
     }
 
     /// Gives orders.
-    pub fn step(
-        &mut self,
-        candidates: &[Candidate],
-        term: u32,
-        now: Nanos,
-        config: &Config,
-        out: &mut Vec<Action>,
-    ) {
+    pub fn step(&mut self, candidates: &[Candidate], term: u32, now: Nanos, config: &Config, out: &mut Vec<Action>) {
         for place in 0..self.0.len() {
-            let busy: Vec<KernelId> = self
-                .0
-                .iter()
-                .filter_map(Item::target)
-                .map(|life| life.kernel)
-                .collect();
+            let busy: Vec<KernelId> = self.0.iter().filter_map(Item::target).map(|life| life.kernel).collect();
             let Some(item) = self.0.get_mut(place) else {
                 break;
             };
@@ -158,30 +122,16 @@ impl WorkList {
             }
             item.stage = match item.choose(candidates, &busy) {
                 Some(target) => {
-                    out.push(Action::Order {
-                        work: item.work,
-                        from: item.from,
-                        target,
-                        term,
-                    });
-                    Stage::Ordered {
-                        target,
-                        until: now + config.order,
-                    }
+                    out.push(Action::Order { work: item.work, from: item.from, target, term });
+                    Stage::Ordered { target, until: now + config.order }
                 }
                 None => match item.stage {
                     Stage::Waiting { until } if now < until => Stage::Waiting { until },
-                    _ => Stage::Waiting {
-                        until: now + config.retry,
-                    },
+                    _ => Stage::Waiting { until: now + config.retry },
                 },
             };
             if let (Work::Program(program), Some(why)) = (item.work, item.lost()) {
-                out.push(Action::FreeHome {
-                    program,
-                    home: item.home,
-                    why,
-                });
+                out.push(Action::FreeHome { program, home: item.home, why });
             }
         }
     }
@@ -191,10 +141,7 @@ impl WorkList {
     /// its image stays, and the restarted kernel itself is the target of last resort.
     pub fn blocks_restart(&self, kernel: KernelId) -> Blocks {
         let mut items = self.0.iter().filter(|item| item.from.kernel == kernel);
-        if items
-            .clone()
-            .any(|item| matches!(item.work, Work::Device(_)))
-        {
+        if items.clone().any(|item| matches!(item.work, Work::Device(_))) {
             Blocks::Device
         } else if items.any(|item| !matches!(item.stage, Stage::Waiting { .. })) {
             Blocks::Program
@@ -212,9 +159,8 @@ impl WorkList {
     }
     /// Why something that `kernel` left behind waits.
     pub fn waiting(&self, kernel: KernelId) -> Option<String> {
-        let item = self.0.iter().find(|item| {
-            item.from.kernel == kernel && matches!(item.stage, Stage::Waiting { .. })
-        })?;
+        let item =
+            self.0.iter().find(|item| item.from.kernel == kernel && matches!(item.stage, Stage::Waiting { .. }))?;
         let why = match item.refusal {
             Some(Refusal::NoRoom) => "no kernel has room for it",
             Some(Refusal::BadImage) => "its image cannot be read",
@@ -249,15 +195,11 @@ impl Item {
     }
     /// The kernel with the most free memory for its load, of those that were not asked yet.
     fn choose(&self, candidates: &[Candidate], busy: &[KernelId]) -> Option<Life> {
-        let weight = |c: &Candidate| {
-            1 + u128::from(c.load) + busy.iter().filter(|k| **k == c.life.kernel).count() as u128
-        };
+        let weight =
+            |c: &Candidate| 1 + u128::from(c.load) + busy.iter().filter(|k| **k == c.life.kernel).count() as u128;
         let free = |c: &Candidate| u128::from(c.free_frames) + 1;
         let mut best: Option<&Candidate> = None;
-        for c in candidates
-            .iter()
-            .filter(|c| self.tried & bit(c.life.kernel) == 0)
-        {
+        for c in candidates.iter().filter(|c| self.tried & bit(c.life.kernel) == 0) {
             // free(a) / weight(a) > free(b) / weight(b), without the division.
             if best.is_none_or(|b| free(c) * weight(b) > free(b) * weight(c)) {
                 best = Some(c);
@@ -269,7 +211,6 @@ impl Item {
     fn lost(&self) -> Option<Freed> {
         let nobody = matches!(self.stage, Stage::Waiting { .. });
         let unreadable = self.unreadable.count_ones();
-        (unreadable >= 2 || unreadable == 1 && nobody && self.refusal == Some(Refusal::BadImage))
-            .then_some(Freed::Lost)
+        (unreadable >= 2 || unreadable == 1 && nobody && self.refusal == Some(Refusal::BadImage)).then_some(Freed::Lost)
     }
 }

@@ -4,7 +4,7 @@
 mod world;
 
 use shimos_abi::{
-    control::KernelState,
+    control::{DeathCause, FencedBy, KernelState},
     ids::{KernelId, ProgramId},
     time::Nanos,
 };
@@ -35,19 +35,12 @@ fn assert_whole(world: &World, seed: u64) {
         for kernel in &world.kernels {
             let here = kernel.living.contains(&ProgramId(program));
             if here != (kernel.life == life) {
-                fail(format!(
-                    "p{program} has its home at {life}, and at {} it is {here}",
-                    kernel.life
-                ));
+                fail(format!("p{program} has its home at {life}, and at {} it is {here}", kernel.life));
             }
         }
     }
     for owner in world.owners {
-        if !world
-            .kernels
-            .iter()
-            .any(|kernel| Some(kernel.life) == owner)
-        {
+        if !world.kernels.iter().any(|kernel| Some(kernel.life) == owner) {
             fail(format!("a device is owned by {owner:?}"));
         }
     }
@@ -100,31 +93,17 @@ fn one_death_of_each_kind_is_dealt_with() {
                 world.run_until(Nanos::secs(1), |_| {});
                 world.kill(victim, death);
                 world.run_until(Nanos::secs(5), |_| {});
-                assert_eq!(
-                    world.kernels[victim].life.incarnation.0,
-                    2,
-                    "seed {seed}: {}",
-                    world.tail()
-                );
+                assert_eq!(world.kernels[victim].life.incarnation.0, 2, "seed {seed}: {}", world.tail());
                 assert_whole(&world, seed);
                 let monitor = world.election.monitor.index();
                 assert_eq!(monitor == 0, victim != 0);
                 let record = world.kernels[monitor].monitor.recoveries().last().cloned();
                 let record = record.unwrap_or_else(|| panic!("no record: {}", world.tail()));
                 assert_eq!(record.dead.kernel, KernelId(victim as u16));
-                assert!(
-                    record.detected <= record.fenced && record.fenced <= record.taken_over,
-                    "{record:?}"
-                );
-                assert!(
-                    record.taken_over <= record.restarted && record.restarted <= record.rejoined,
-                    "{record:?}"
-                );
+                assert!(record.detected <= record.fenced && record.fenced <= record.taken_over, "{record:?}");
+                assert!(record.taken_over <= record.restarted && record.restarted <= record.rejoined, "{record:?}");
                 if death == Death::Panic {
-                    assert!(
-                        record.detected - record.died < Nanos::millis(2),
-                        "{record:?}"
-                    );
+                    assert!(record.detected - record.died < Nanos::millis(5), "{record:?}");
                 }
             }
         }
@@ -143,11 +122,7 @@ fn nobody_has_room_so_the_rebooted_kernel_goes_on() {
     world.kill(2, Death::Panic);
     world.run_until(Nanos::secs(3), |_| {});
     assert_eq!(world.kernels[2].life.incarnation.0, 2, "{}", world.tail());
-    let waiting = world
-        .homes
-        .iter()
-        .filter(|home| home.life() == Some(old))
-        .count();
+    let waiting = world.homes.iter().filter(|home| home.life() == Some(old)).count();
     assert_eq!(waiting, programs);
     world.refusals = 0;
     world.run_until(Nanos::secs(6), |_| {});
@@ -164,11 +139,7 @@ fn unprotected_programs_die_with_their_kernel() {
     world.run_until(Nanos::secs(1), |_| {});
     world.kill(1, Death::Hang);
     world.run_until(Nanos::secs(4), |_| {});
-    assert!(
-        world.homes.iter().all(|home| *home == Home::Free),
-        "{}",
-        world.tail()
-    );
+    assert!(world.homes.iter().all(|home| *home == Home::Free), "{}", world.tail());
 }
 
 #[test]
@@ -189,11 +160,7 @@ fn a_kernel_that_does_not_come_up_is_tried_again_and_then_retired() {
     let end = world.now + Nanos::secs(30);
     world.run_until(end, |_| {});
     assert_eq!(world.kernels[1].life.incarnation.0, last);
-    assert!(
-        world.homes[1..]
-            .iter()
-            .all(|home| home.life().is_some_and(|life| life.kernel != KernelId(1)))
-    );
+    assert!(world.homes[1..].iter().all(|home| home.life().is_some_and(|life| life.kernel != KernelId(1))));
 }
 
 /// Kernels die in every way at every moment, the monitor first of all, and virtual processors stand still.
@@ -203,16 +170,13 @@ fn many_deaths_and_stalls() {
         let kernels = 2 + (seed % 5) as usize;
         let mut world = World::new(kernels, seed);
         let stalls = seed % 3;
+        world.late = [0, 0, 30][stalls as usize];
         world.run_until(Nanos::secs(15), |world| {
             let monitor = world.election.monitor.index();
             if world.running() > 1 && world.random.once_in(4000) {
                 // Half of the time the monitor, and that is when it is at work.
                 let busy = world.harmful > 0 && world.random.once_in(2);
-                let k = if busy {
-                    monitor
-                } else {
-                    world.random.below(kernels as u64) as usize
-                };
+                let k = if busy { monitor } else { world.random.below(kernels as u64) as usize };
                 if world.kernels[k].core == Core::Running {
                     let death = match world.random.below(3) {
                         0 => Death::Hang,
@@ -232,6 +196,7 @@ fn many_deaths_and_stalls() {
             }
         });
         world.refusals = 0;
+        world.late = 0;
         let end = world.now + Nanos::secs(40);
         world.run_until(end, |_| {});
         assert_eq!(world.lost, 0);
@@ -252,17 +217,44 @@ fn the_monitor_dies_at_every_step_of_a_recovery() {
                 if !killed && world.harmful >= step {
                     killed = true;
                     let monitor = world.election.monitor.index();
-                    world.kill(
-                        monitor,
-                        if step % 2 == 0 {
-                            Death::Panic
-                        } else {
-                            Death::Hang
-                        },
-                    );
+                    world.kill(monitor, if step % 2 == 0 { Death::Panic } else { Death::Hang });
                 }
             });
             assert_whole(&world, seed);
         }
     }
+}
+
+#[test]
+fn a_condemned_kernel_is_asked_first() {
+    let mut world = World::new(3, 13);
+    world.refusals = 0;
+    world.run_until(Nanos::secs(1), |_| {});
+    let life = world.kernels[2].life;
+    world.kernels[0].monitor.condemn(life);
+    world.run_until(Nanos::secs(3), |_| {});
+    assert_whole(&world, 13);
+    let record = world.kernels[0].monitor.recoveries().last().cloned();
+    let how = record.map(|record| (record.dead, record.cause, record.fenced_by));
+    assert_eq!(how, Some((life, DeathCause::Requested, FencedBy::Message)));
+}
+
+/// The boot core cannot be sent INIT; if no interrupt reaches it, its programs must stay where they are.
+#[test]
+fn what_cannot_be_fenced_is_left_alone() {
+    let mut world = World::new(3, 15);
+    world.run_until(Nanos::secs(1), |_| {});
+    let (life, programs) = (world.kernels[0].life, world.kernels[0].living.clone());
+    world.kill(0, Death::Deaf);
+    world.run_until(Nanos::secs(12), |_| {});
+    assert_eq!(world.kernels[0].living, programs);
+    assert!(programs.iter().all(|p| world.homes[usize::from(p.0)].life() == Some(life)));
+    let monitor = &world.kernels[world.election.monitor.index()].monitor;
+    assert!(monitor.recoveries().last().is_some_and(|record| record.waiting.is_some()));
+    // It comes back to its senses, and is fenced at the next try.
+    world.kernels[0].core = Core::Hung;
+    world.run_until(Nanos::secs(30), |_| {});
+    world.refusals = 0;
+    world.run_until(Nanos::secs(35), |_| {});
+    assert_whole(&world, 15);
 }

@@ -1,7 +1,7 @@
 //! A machine of kernels that run nothing but their daemons, stepped in a seeded random order.
 //!
-//! Between any two actions of a kernel anything may happen: another kernel steps, time passes, a kernel dies or its virtual
-//! processor stands still.
+//! Between any two actions of a kernel anything may happen: another kernel steps, time passes, a kernel dies or its
+//! virtual processor stands still.
 use shimos_abi::{
     control::{DeathCause, Device, KernelState},
     ids::{Incarnation, KernelId, Life, ProgramId},
@@ -9,8 +9,7 @@ use shimos_abi::{
 };
 use shimos_ikc::DeathRecord;
 use shimos_monitor::{
-    Action, Claim, Config, Election, Freed, Home, KernelView, MonitorDaemon, Refusal, TimerDaemon,
-    View, Work,
+    Action, Claim, Config, Election, Freed, Home, KernelView, MonitorDaemon, Refusal, TimerDaemon, View, Work,
 };
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -56,24 +55,17 @@ pub enum Core {
 /// How a kernel may die.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Death {
+    /// It writes its death record and parks itself.
     Panic,
+    /// It spins.
     Hang,
+    /// It spins where nothing but INIT reaches it.
     Deaf,
 }
 
 enum Message {
-    Order {
-        work: Work,
-        from: Life,
-        term: u32,
-        at: Nanos,
-    },
-    Refused {
-        work: Work,
-        from: Life,
-        by: KernelId,
-        why: Refusal,
-    },
+    Order { work: Work, from: Life, term: u32, at: Nanos },
+    Refused { work: Work, from: Life, by: KernelId, why: Refusal },
     Park(Life),
 }
 
@@ -100,6 +92,8 @@ pub struct Kernel {
     timer: TimerDaemon,
     pub monitor: MonitorDaemon,
     actions: VecDeque<Action>,
+    /// An action that was permitted, and then the virtual processor stood still.
+    in_hand: Option<Action>,
     timer_at: Nanos,
     monitor_at: Nanos,
     inbox: Vec<Message>,
@@ -119,6 +113,8 @@ pub struct World {
     pub kernels: Vec<Kernel>,
     /// How often a target refuses, one in so many; 0 for never.
     pub refusals: u64,
+    /// How often a monitor stands still between the check and the action, one in so many; 0 for never.
+    pub late: u64,
     /// What happened, for invariants and for reading.
     pub adopted: BTreeMap<(Work, Life), KernelId>,
     pub acted: BTreeMap<u32, KernelId>,
@@ -132,10 +128,7 @@ impl World {
     pub fn new(kernels: usize, seed: u64) -> World {
         let config = Config::default();
         let kernel = |k: u16| {
-            let life = Life {
-                kernel: KernelId(k),
-                incarnation: Incarnation(1),
-            };
+            let life = Life { kernel: KernelId(k), incarnation: Incarnation(1) };
             Kernel {
                 id: life.kernel,
                 core: Core::Running,
@@ -157,6 +150,7 @@ impl World {
                 timer: TimerDaemon::new(life, config),
                 monitor: MonitorDaemon::new(life, config),
                 actions: VecDeque::new(),
+                in_hand: None,
                 timer_at: Nanos(0),
                 monitor_at: Nanos(0),
                 inbox: Vec::new(),
@@ -169,14 +163,12 @@ impl World {
             random: Random::new(seed),
             config,
             heartbeat: Nanos::millis(10),
-            election: Election {
-                term: 0,
-                monitor: KernelId(0),
-            },
+            election: Election { term: 0, monitor: KernelId(0) },
             homes: vec![Home::Free; usize::from(PROGRAMS)],
             owners: [None; 3],
             kernels: (0..kernels as u16).map(kernel).collect(),
             refusals: 5,
+            late: 0,
             adopted: BTreeMap::new(),
             acted: BTreeMap::new(),
             harmful: 0,
@@ -187,10 +179,7 @@ impl World {
         for program in 1..PROGRAMS {
             let k = world.random.below(kernels as u64) as usize;
             let life = world.kernels[k].life;
-            world.homes[usize::from(program)] = Home::Protected {
-                life,
-                image: life.kernel,
-            };
+            world.homes[usize::from(program)] = Home::Protected { life, image: life.kernel };
             world.kernels[k].living.insert(ProgramId(program));
         }
         world.owners = [Some(world.kernels[0].life); 3];
@@ -203,11 +192,7 @@ impl World {
         let n = self.kernels.len();
         let first = self.random.below(n as u64) as usize;
         for place in 0..n {
-            let k = if self.random.once_in(2) {
-                (first + place) % n
-            } else {
-                (first + n - place) % n
-            };
+            let k = if self.random.once_in(2) { (first + place) % n } else { (first + n - place) % n };
             self.step_kernel(k);
         }
         self.check_monitor();
@@ -222,14 +207,14 @@ impl World {
 
     /// Kernels that do useful work.
     pub fn running(&self) -> usize {
-        self.kernels
-            .iter()
-            .filter(|k| k.core == Core::Running)
-            .count()
+        self.kernels.iter().filter(|k| k.core == Core::Running).count()
     }
 
     pub fn stall(&mut self, k: usize, time: Nanos) {
-        self.kernels[k].stalled = self.now + time;
+        // One stall at a time.
+        if self.kernels[k].stalled + Nanos::millis(100) <= self.now {
+            self.kernels[k].stalled = self.now + time;
+        }
     }
 
     pub fn fail_boots(&mut self, k: usize, boots: u32) {
@@ -241,15 +226,11 @@ impl World {
         self.say(format!("k{k} dies: {death:?}"));
         let kernel = &mut self.kernels[k];
         kernel.actions.clear();
+        kernel.in_hand = None;
         match death {
             Death::Panic => {
                 let incarnation = kernel.life.incarnation;
-                kernel.death = Some(DeathRecord::new(
-                    incarnation,
-                    DeathCause::Panic,
-                    now,
-                    "test",
-                ));
+                kernel.death = Some(DeathRecord::new(incarnation, DeathCause::Panic, now, "test"));
                 kernel.state = KernelState::Panicked;
                 kernel.core = Core::Dying(now + Nanos::micros(self.random.below(8000)));
                 // It rings everyone.
@@ -274,11 +255,7 @@ impl World {
             self.monitor_missing = self.now;
         }
         let missing = self.now - self.monitor_missing;
-        assert!(
-            missing < Nanos::secs(4) || self.running() == 0,
-            "no monitor for {missing}: {}",
-            self.tail()
-        );
+        assert!(missing < Nanos::secs(4) || self.running() == 0, "no monitor for {missing}: {}", self.tail());
     }
 
     pub fn tail(&self) -> String {
@@ -290,10 +267,7 @@ impl World {
         if self.kernels[k].stalled > now {
             return;
         }
-        let (init, nmi) = (
-            core::mem::take(&mut self.kernels[k].init),
-            core::mem::take(&mut self.kernels[k].nmi),
-        );
+        let (init, nmi) = (core::mem::take(&mut self.kernels[k].init), core::mem::take(&mut self.kernels[k].nmi));
         if init {
             assert!(k != 0, "INIT to the boot core resets the machine");
             if !matches!(self.kernels[k].core, Core::Parked | Core::Told(_)) {
@@ -328,6 +302,7 @@ impl World {
         kernel.parked = Some(kernel.life.incarnation);
         kernel.living.clear();
         kernel.actions.clear();
+        kernel.in_hand = None;
         kernel.inbox.clear();
         self.say(format!("k{k} is parked"));
     }
@@ -358,18 +333,28 @@ impl World {
 
     /// One thing that a running kernel does.
     fn run_kernel(&mut self, k: usize) {
+        if let Some(action) = self.kernels[k].in_hand.take() {
+            return self.perform(k, action);
+        }
         if let Some(action) = self.kernels[k].actions.pop_front() {
             let monitor = self.kernels[k].monitor.clone();
             if monitor.permits(&action, self) {
-                self.perform(k, action);
+                assert_eq!(self.election.monitor, KernelId(k as u16));
+                let actor = *self.acted.entry(self.election.term).or_insert(KernelId(k as u16));
+                assert_eq!(actor, KernelId(k as u16), "two monitors in one term");
+                if self.late > 0 && !matches!(action, Action::Acknowledge { .. }) && self.random.once_in(self.late) {
+                    let time = Nanos::millis(self.random.below(500));
+                    self.say(format!("k{k} is about to do {action:?}"));
+                    self.stall(k, time);
+                    self.kernels[k].in_hand = Some(action);
+                } else {
+                    self.perform(k, action);
+                }
             }
             return;
         }
         let now = self.now;
-        let ready = self.kernels[k]
-            .inbox
-            .iter()
-            .position(|m| !matches!(m, Message::Order { at, .. } if *at > now));
+        let ready = self.kernels[k].inbox.iter().position(|m| !matches!(m, Message::Order { at, .. } if *at > now));
         if let Some(place) = ready {
             let message = self.kernels[k].inbox.remove(place);
             return self.take(k, message);
@@ -401,9 +386,7 @@ impl World {
 
     fn ended(&self, life: Life) -> bool {
         let kernel = &self.kernels[life.kernel.index()];
-        kernel
-            .parked
-            .is_some_and(|parked| parked >= life.incarnation)
+        kernel.parked.is_some_and(|parked| parked >= life.incarnation)
             || kernel.parked.is_none() && kernel.life.incarnation > life.incarnation
     }
 
@@ -415,31 +398,15 @@ impl World {
                     self.park(k);
                 }
             }
-            Message::Refused {
-                work,
-                from,
-                by,
-                why,
-            } => self.kernels[k].monitor.refused(work, from, by, why),
-            Message::Order {
-                work, from, term, ..
-            } => {
+            Message::Refused { work, from, by, why } => self.kernels[k].monitor.refused(work, from, by, why),
+            Message::Order { work, from, term, .. } => {
                 if term != self.election.term || !self.ended(from) {
                     return;
                 }
                 let monitor = self.election.monitor.index();
                 if self.refusals > 0 && self.random.once_in(self.refusals) {
-                    let why = if self.random.once_in(2) {
-                        Refusal::NoRoom
-                    } else {
-                        Refusal::Busy
-                    };
-                    self.kernels[monitor].inbox.push(Message::Refused {
-                        work,
-                        from,
-                        by: me.kernel,
-                        why,
-                    });
+                    let why = if self.random.once_in(2) { Refusal::NoRoom } else { Refusal::Busy };
+                    self.kernels[monitor].inbox.push(Message::Refused { work, from, by: me.kernel, why });
                     return;
                 }
                 match work {
@@ -453,16 +420,9 @@ impl World {
                         if home.life() != Some(from) {
                             return;
                         }
-                        self.homes[usize::from(program.0)] = Home::Protected {
-                            life: me,
-                            image: from.kernel,
-                        };
+                        self.homes[usize::from(program.0)] = Home::Protected { life: me, image: from.kernel };
                         for other in &self.kernels {
-                            assert!(
-                                !other.living.contains(&program),
-                                "two copies of {program}: {}",
-                                self.tail()
-                            );
+                            assert!(!other.living.contains(&program), "two copies of {program}: {}", self.tail());
                         }
                         let before = self.adopted.insert((work, from), me.kernel);
                         assert_eq!(before, None, "{program} was adopted twice from {from}");
@@ -475,10 +435,6 @@ impl World {
     }
 
     fn perform(&mut self, k: usize, action: Action) {
-        let me = KernelId(k as u16);
-        assert_eq!(self.election.monitor, me);
-        let actor = *self.acted.entry(self.election.term).or_insert(me);
-        assert_eq!(actor, me, "two monitors in one term");
         if !matches!(action, Action::Acknowledge { .. }) {
             self.say(format!("k{k} does {action:?}"));
             self.harmful += 1;
@@ -492,30 +448,18 @@ impl World {
                 }
             }
             Action::Probe(kernel) => self.kernels[kernel.index()].nmi = true,
-            Action::AskToPark(life) => self.kernels[life.kernel.index()]
-                .inbox
-                .push(Message::Park(life)),
+            Action::AskToPark(life) => self.kernels[life.kernel.index()].inbox.push(Message::Park(life)),
             Action::Nmi(life) => {
                 let kernel = &mut self.kernels[life.kernel.index()];
                 kernel.fence = kernel.fence.max(Some(life.incarnation));
                 kernel.nmi = true;
             }
             Action::Init(life) => self.kernels[life.kernel.index()].init = true,
-            Action::Order {
-                work,
-                from,
-                target,
-                term,
-            } => {
+            Action::Order { work, from, target, term } => {
                 let at = self.now + Nanos::micros(self.random.below(30_000));
                 let target = &mut self.kernels[target.kernel.index()];
                 if target.core == Core::Running {
-                    target.inbox.push(Message::Order {
-                        work,
-                        from,
-                        term,
-                        at,
-                    });
+                    target.inbox.push(Message::Order { work, from, term, at });
                 }
             }
             Action::FreeHome { program, home, why } => {
@@ -575,12 +519,7 @@ impl View for World {
         self.owners[device as usize]
     }
     fn programs(&self, visit: &mut dyn FnMut(ProgramId, Home)) {
-        for (program, home) in self
-            .homes
-            .iter()
-            .enumerate()
-            .filter(|(_, home)| **home != Home::Free)
-        {
+        for (program, home) in self.homes.iter().enumerate().filter(|(_, home)| **home != Home::Free) {
             visit(ProgramId(program as u16), *home);
         }
     }
