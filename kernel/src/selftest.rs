@@ -6,8 +6,8 @@
 use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use shimos_abi::{
     addr::{Frame, PAGE, UserAddr, UserPage},
-    control::Fault,
-    ids::{Incarnation, KernelId, Life},
+    control::{Device, Fault, GATEWAY, address_of, mac_of},
+    ids::{Incarnation, KernelId, Life, ProgramId},
     shared::{
         commons::{MAILBOX_FENCE, MAILBOX_PROBED},
         death, outgoing,
@@ -123,6 +123,9 @@ pub fn run(mut machine: Bare) -> ! {
     checks.that(PRISTINE.swap(1, SeqCst) == 0x5348_494d_4f53, "data is fresh");
     frames(&mut machine, &mut checks);
     program(&mut machine, &mut checks);
+    if life.kernel.0 == 0 {
+        devices(&mut machine, &mut checks);
+    }
     let started = u64::from(life.incarnation.0);
     match (life.kernel.0, life.incarnation.0) {
         (0, 1) => {
@@ -189,6 +192,51 @@ fn frames(machine: &mut Bare, checks: &mut Checks) {
     }
     let outside = Frame(machine.identity().pool.first.0 - 1);
     checks.that(!machine.readable(outside), "a frame outside is not readable");
+}
+
+/// The disk's first block, an ARP exchange with the gateway, a line on the console: each if the machine has the device.
+fn devices(machine: &mut Bare, checks: &mut Checks) {
+    checks.that(machine.claim(Device::Console).is_ok(), "console");
+    checks.that(machine.console_write(b"selftest: console\r\n") == 19, "console takes a line");
+    if machine.claim(Device::Block).is_ok() {
+        let frame = machine.identity().pool.at(300);
+        machine.zero_frame(frame);
+        let started = machine.block_read(9, 0, frame).is_ok();
+        let mut events = Events::empty();
+        let mut done = None;
+        let end = machine.now() + Nanos::secs(5);
+        while started && done.is_none() && machine.now() < end {
+            machine.idle(end);
+            events |= machine.take_events();
+            done = machine.block_done();
+        }
+        checks.that(done == Some((9, Ok(()))), "disk read");
+        checks.that(events.contains(Events::BLOCK), "the disk's interrupt");
+        say!("selftest: disk of {} blocks, first word {:x}", machine.block_count(), machine.read_word(frame, 0));
+    }
+    if machine.claim(Device::Network).is_ok() {
+        let mac = mac_of(ProgramId(1));
+        let mut packet = [0; 60];
+        packet[..6].fill(0xff);
+        packet[6..12].copy_from_slice(&mac);
+        packet[12..22].copy_from_slice(&[8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
+        packet[22..28].copy_from_slice(&mac);
+        packet[28..32].copy_from_slice(&address_of(ProgramId(1)));
+        packet[38..42].copy_from_slice(&GATEWAY);
+        checks.that(machine.net_send(&packet).is_ok(), "send");
+        let mut events = Events::empty();
+        let mut answer = [0; 2048];
+        let end = machine.now() + Nanos::secs(5);
+        let mut len = None;
+        while len.is_none() && machine.now() < end {
+            machine.idle(end);
+            events |= machine.take_events();
+            len = machine.net_receive(&mut answer);
+        }
+        checks.that(answer[28..32] == GATEWAY && answer[20..22] == [0, 2], "the gateway answers");
+        checks.that(events.contains(Events::NETWORK), "the card's interrupt");
+        say!("selftest: the gateway's answer has {} bytes", len.unwrap_or(0));
+    }
 }
 
 /// Runs the user program to its end.
@@ -270,6 +318,17 @@ fn program(machine: &mut Bare, checks: &mut Checks) {
         regs = Regs { rip: CODE, rbx: at, ..Regs::default() };
         let trap = run_on(machine, &space, &mut regs, &mut fpu);
         checks.that(trap == Trap::PageFault { addr: UserAddr(at), access }, "access that user mode may not do");
+    }
+    // A system call there and back: `syscall; jmp -4`.
+    machine.write_frame(code_frame(machine, &space), 0, &[0x0f, 0x05, 0xeb, 0xfc]);
+    regs = Regs { rip: CODE, ..Regs::default() };
+    let begin = machine.now();
+    for _ in 0..10_000 {
+        run_on(machine, &space, &mut regs, &mut fpu);
+    }
+    let call = machine.now() - begin;
+    if checks.life.kernel.0 == 0 && checks.life.incarnation.0 == 1 {
+        say!("selftest: a system call takes {} ns", call.0 / 10_000);
     }
     machine.drop_space(space, &mut frames);
 }

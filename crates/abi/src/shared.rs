@@ -62,6 +62,9 @@ pub mod commons {
     pub const MONITOR: usize = START;
     /// Timer and monitor daemon interval in nanoseconds (set at run time by the administrator).
     pub const HEARTBEAT: usize = START + 1;
+    /// Who writes a line to the serial port directly (kernel id plus one): a courtesy that keeps lines whole. Whoever waits for
+    /// it too long takes it.
+    pub const SERIAL: usize = START + 2;
     /// Owner of each device: one word a device, see [`crate::control::Device`]; owner kernel id in the low half, owner's
     /// incarnation in the high half.
     pub const DEVICE_OWNERS: usize = START + 8;

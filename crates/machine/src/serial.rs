@@ -1,6 +1,16 @@
 //! The first serial port, for what is said before a console owner exists and by the dying. Polled, bounded, no lock.
-use crate::arch::{inb, outb, pause};
-use core::fmt::{self, Write};
+use crate::{
+    arch::{inb, outb, pause, rdtsc},
+    layout::SHARED_BASE,
+};
+use core::{
+    fmt::{self, Write},
+    sync::atomic::{
+        AtomicU64,
+        Ordering::{Relaxed, SeqCst},
+    },
+};
+use shimos_abi::shared::commons;
 
 /// I/O address of the first serial port.
 pub const PORT: u16 = 0x3f8;
@@ -66,7 +76,39 @@ pub fn print_line(text: fmt::Arguments) {
     let len = line.len.min(line.bytes.len() - 2);
     line.bytes[len] = b'\r';
     line.bytes[len + 1] = b'\n';
+    let turn = SPEAKER.load(Relaxed);
+    let held = turn != 0 && take_turn(turn);
     write(&line.bytes[..len + 2]);
+    if held {
+        let _ = turn_word().compare_exchange(turn, 0, SeqCst, SeqCst);
+    }
+}
+
+/// Who speaks here (kernel id plus one); 0 while there is nobody to be polite to.
+static SPEAKER: AtomicU64 = AtomicU64::new(0);
+
+/// From here on lines are written as those of `kernel`, one kernel at a time. The commons are mapped.
+pub(crate) fn set_speaker(kernel: u32) {
+    SPEAKER.store(u64::from(kernel) + 1, Relaxed);
+}
+
+fn turn_word() -> &'static AtomicU64 {
+    // SAFETY: `set_speaker` is called when the commons are mapped, and their words are only ever accessed as atomics.
+    unsafe { &*((SHARED_BASE + commons::SERIAL as u64 * 8) as *const AtomicU64) }
+}
+
+/// Waits for our turn, within a bound (some ten milliseconds): who holds it may be dead, and then it is taken from them.
+fn take_turn(me: u64) -> bool {
+    let start = rdtsc();
+    let mut from = 0;
+    loop {
+        match turn_word().compare_exchange(from, me, SeqCst, SeqCst) {
+            Ok(_) => return true,
+            Err(holder) if holder == me => return true,
+            Err(holder) if rdtsc().wrapping_sub(start) > 40_000_000 => from = holder,
+            Err(_) => pause(),
+        }
+    }
 }
 
 /// Writes one line to the serial port.

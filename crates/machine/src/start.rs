@@ -1,5 +1,5 @@
 //! The first steps of an incarnation under its own page tables.
-use crate::{apic::LAPIC, bare::Bare, cpu, death, fpu, heap, info};
+use crate::{apic::LAPIC, bare::Bare, cpu, death, fpu, heap, info, serial};
 use shimos_abi::ids::{Incarnation, KernelId, Life};
 
 unsafe extern "Rust" {
@@ -14,6 +14,7 @@ pub(crate) extern "C" fn kernel_start(kernel: u32, word: u64) -> ! {
         incarnation: Incarnation(u32::try_from(word.saturating_sub(1)).unwrap_or(u32::MAX)),
     });
     death::started();
+    serial::set_speaker(kernel);
     let features = cpu::init();
     fpu::init(features);
     // SAFETY: nothing has been allocated yet.

@@ -129,6 +129,7 @@ pub extern "C" fn boot_main(start: u32) -> ! {
         write_cr3(info.stage_cr3);
         tables::write_shared(info);
     }
+    serial::set_speaker(info.boot_kernel);
     say!(
         "shimos: {} kernels, {} MiB each, TSC {} MHz, local APIC timer {} MHz",
         info.kernels,
