@@ -47,6 +47,14 @@ pub enum End {
     Stopped,
 }
 
+/// What a step of a kernel gives, or how it ends the kernel.
+pub(crate) type Step<T> = Result<T, End>;
+
+/// Ends a kernel that did what it must not.
+pub(crate) fn fault<T>(text: String) -> Step<T> {
+    Err(End::Fault(text))
+}
+
 /// What a dying kernel's turn unwinds with.
 #[derive(Clone, Debug)]
 pub struct Died {

@@ -5,6 +5,7 @@
 //! of [`World::advance`]; the caller runs one turn of that core's kernel and hands an unwound turn to [`World::settle`].
 #![forbid(unsafe_code)]
 
+mod access;
 pub mod asm;
 mod config;
 mod cores;

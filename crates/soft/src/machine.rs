@@ -1,7 +1,8 @@
 //! One core of the simulated machine, as its kernel sees it.
 use crate::{
+    access::{Tables, book, claim, count_foreign, lent, owner, read, write},
     cores::Phase,
-    death::{Crash, Died, End},
+    death::{Crash, Died, End, Step, fault},
     devices::CARD_QUEUE,
     processor::{self, Vectors},
     space::SoftSpace,
@@ -30,12 +31,6 @@ pub struct SoftMachine {
     identity: Identity,
     baton: Option<Arc<Baton>>,
     vectors: Vectors,
-}
-
-type Step<T> = Result<T, End>;
-
-fn fault<T>(text: String) -> Step<T> {
-    Err(End::Fault(text))
 }
 
 impl SoftMachine {
@@ -125,92 +120,12 @@ impl SoftMachine {
             unwind(Died { life: self.identity.life, end: End::Stopped });
         }
     }
-    fn owner(inner: &Inner, device: Device) -> Option<Life> {
-        match device {
-            Device::Console => inner.console.owner,
-            Device::Block => inner.disk.owner,
-            Device::Network => inner.card.owner,
-        }
-    }
     fn owns_device(&self, inner: &Inner, device: Device) -> Step<()> {
-        if Self::owner(inner, device) == Some(self.identity.life) {
+        if owner(inner, device) == Some(self.identity.life) {
             return Ok(());
         }
         fault(format!("used {device:?} without owning it"))
     }
-}
-
-fn read(inner: &Inner, core: usize, frame: Frame, offset: usize, into: &mut [u8]) -> Step<()> {
-    if !inner.readable(core, frame) {
-        return fault(format!("read of {frame:?}, which is not its own"));
-    }
-    if inner.frames.read(frame, offset, into) { Ok(()) } else { fault(format!("read across the end of {frame:?}")) }
-}
-
-fn write(inner: &mut Inner, core: usize, frame: Frame, offset: usize, from: &[u8]) -> Step<()> {
-    if !inner.owns(core, frame) {
-        return fault(format!("write to {frame:?}, which is not its own"));
-    }
-    if inner.cores[core].tables.contains(&frame) {
-        return fault(format!("write to {frame:?}, which holds page tables"));
-    }
-    lent(inner, core, frame)?;
-    if inner.frames.write(frame, offset, from) { Ok(()) } else { fault(format!("write across the end of {frame:?}")) }
-}
-
-/// A frame that a program on another kernel still maps must not change.
-fn lent(inner: &Inner, core: usize, frame: Frame) -> Step<()> {
-    for (peer, other) in inner.cores.iter().enumerate() {
-        if peer != core && other.foreign.contains_key(&frame) {
-            return fault(format!("{frame:?} got a new use while k{peer} still maps it"));
-        }
-    }
-    Ok(())
-}
-
-/// Notes that an address space of `core` maps `frame` once more, or once less.
-fn count_foreign(inner: &mut Inner, core: usize, frame: Frame, more: i32) {
-    if inner.owns(core, frame) {
-        return;
-    }
-    let foreign = &mut inner.cores[core].foreign;
-    let count = foreign.get(&frame).copied().unwrap_or(0).saturating_add_signed(more);
-    if count == 0 {
-        foreign.remove(&frame);
-    } else {
-        foreign.insert(frame, count);
-    }
-}
-
-/// Hands frames for page tables on and keeps the world's book of them.
-struct Tables<'a> {
-    frames: &'a mut dyn FrameSource,
-    taken: Vec<Frame>,
-}
-
-impl FrameSource for Tables<'_> {
-    fn take(&mut self) -> Option<Frame> {
-        let frame = self.frames.take()?;
-        self.taken.push(frame);
-        Some(frame)
-    }
-    fn give(&mut self, frame: Frame) {
-        self.frames.give(frame);
-    }
-}
-
-fn book(inner: &mut Inner, core: usize, taken: &[Frame]) -> Step<()> {
-    for frame in taken {
-        if !inner.owns(core, *frame) {
-            return fault(format!("page table in {frame:?}, which is not its own"));
-        }
-        if !inner.cores[core].tables.insert(*frame) {
-            return fault(format!("{frame:?} given out for two page tables"));
-        }
-        lent(inner, core, *frame)?;
-        inner.frames.write(*frame, 0, &[0xee; PAGE]);
-    }
-    Ok(())
 }
 
 impl Machine for SoftMachine {
@@ -411,35 +326,7 @@ impl Machine for SoftMachine {
     }
 
     fn claim(&mut self, device: Device) -> Result<(), DeviceError> {
-        self.step(|inner, core| {
-            let life = inner.cores[core].life;
-            if let Some(owner) = Self::owner(inner, device)
-                && owner != life
-            {
-                let other = &inner.cores[owner.kernel.index()];
-                if other.life == owner && !matches!(other.phase, Phase::Parked | Phase::Booting(_)) {
-                    return fault(format!("took {device:?} from {owner}, which is not fenced"));
-                }
-            }
-            inner.now = inner.now + Nanos::micros(50);
-            match device {
-                Device::Console => {
-                    inner.console.owner = Some(life);
-                    if !inner.console.input.is_empty() {
-                        inner.ring(core, Events::CONSOLE);
-                    }
-                }
-                Device::Block if inner.disk.content.is_empty() => {
-                    return Ok(Err(DeviceError::Absent));
-                }
-                Device::Block => inner.disk.reset(life),
-                Device::Network => {
-                    inner.card.owner = Some(life);
-                    inner.card.arrived.clear();
-                }
-            }
-            Ok(Ok(()))
-        })
+        self.step(|inner, core| claim(inner, core, device))
     }
     fn console_write(&mut self, bytes: &[u8]) -> usize {
         self.step(|inner, _| {
@@ -527,8 +414,8 @@ impl Machine for SoftMachine {
         });
     }
     fn send_init(&mut self, peer: KernelId) -> bool {
-        self.step(|inner, _| {
-            if peer == KernelId(0) {
+        self.step(|inner, core| {
+            if peer == KernelId(0) || peer.index() == core {
                 return Ok(false);
             }
             let Some(core) = inner.cores.get_mut(peer.index()) else {
@@ -588,10 +475,8 @@ impl Machine for SoftMachine {
             let life = dead.life();
             let next = Life { kernel: life.kernel, incarnation: Incarnation(life.incarnation.0 + 1) };
             let index = life.kernel.index();
-            if inner.cores[index].life != life {
-                return fault(format!("restart of {life}, which has been restarted"));
-            }
-            if inner.cores[index].phase == Phase::Parked {
+            // Of two who restart the same life, the second changes nothing.
+            if inner.cores[index].life == life && inner.cores[index].phase == Phase::Parked {
                 let boot = inner.now + inner.time(inner.config.timing.boot);
                 inner.cores[index].next = next.incarnation;
                 inner.cores[index].phase = Phase::Booting(boot);

@@ -371,10 +371,6 @@ impl Inner {
             } else {
                 self.mailbox(core, commons::MAILBOX_PROBE_RIP).store(0x1000, Ordering::SeqCst);
                 self.mailbox(core, commons::MAILBOX_PROBED).fetch_add(1, Ordering::SeqCst);
-                // It also ends a halt.
-                if matches!(self.cores[core].phase, Phase::Idle(_)) {
-                    self.cores[core].phase = Phase::Running;
-                }
             }
         }
         true

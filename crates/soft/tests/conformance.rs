@@ -291,7 +291,7 @@ fn an_nmi_probes_or_parks() {
     let mailbox = world.layout().mailbox(K1);
     a.machine.idle(Nanos::NEVER);
     a.machine.send_nmi(K1);
-    assert_eq!(world.advance(), Next::Turn(K1));
+    assert_eq!(world.advance(), Next::Still);
     assert_eq!(word(&world, mailbox + commons::MAILBOX_PROBED), 1);
     assert_eq!(a.machine.confirm_parked(life), None);
 
