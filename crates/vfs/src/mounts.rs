@@ -86,10 +86,14 @@ pub(crate) struct Mounted {
 }
 
 impl Tree {
-    /// Covers directory `at` by a synthetic tree. EBUSY if it is covered already, or the tree mounted elsewhere.
+    /// Covers directory `at` by a synthetic tree. EBUSY if it is covered already, or the tree mounted elsewhere; EINVAL
+    /// inside another synthetic tree.
     pub fn mount(&mut self, sources: &mut Sources<'_>, at: NodeId, mount: Mount) -> Result<(), Fault> {
         self.directory_metadata(sources, at)?;
         let at = self.canonical(at);
+        if let NodeId::Synthetic { .. } = at {
+            return Err(Errno::EINVAL.into());
+        }
         if self.covering(at).is_some() || self.mounts.iter().any(|known| known.mount.number == mount.number) {
             return Err(Errno::EBUSY.into());
         }

@@ -2,9 +2,11 @@
 use crate::{
     NAME_MAX, PATH_MAX,
     access::{Credentials, Want},
+    change::is_dots,
     fault::{Fault, Sources},
     mounts::Link,
     node::{Kind, Metadata, NodeId},
+    rename::RenameMode,
     tree::Tree,
 };
 use alloc::{borrow::ToOwned, vec::Vec};
@@ -29,7 +31,10 @@ pub enum Last {
     Follow,
     /// Follow it only if a slash is behind it (lstat, O_NOFOLLOW).
     Keep,
-    /// Never follow it: the name is what counts (mkdir, mknod, symlink, link's new name, unlink, rmdir, rename).
+    /// As [`Last::Follow`], but EISDIR if a slash is behind it (open with O_CREAT).
+    Create,
+    /// Never follow it: the name is what counts (open with O_EXCL, mkdir, mknod, symlink, link's new name, unlink, rmdir,
+    /// rename).
     Name,
 }
 
@@ -66,26 +71,41 @@ impl Resolved {
             None => Ok(()),
         }
     }
-    /// Whether open may make a file of this name.
+    /// Whether open with O_CREAT and O_EXCL may make a file of this name.
     pub fn check_new_file(&self) -> Result<(), Errno> {
-        if self.trailing_slash { Err(Errno::EISDIR) } else { Ok(()) }
+        match self.node {
+            _ if self.trailing_slash && !is_dots(&self.name) => Err(Errno::EISDIR),
+            Some(_) => Err(Errno::EEXIST),
+            None => Ok(()),
+        }
     }
     /// Whether unlink may remove this name.
     pub fn check_unlink(&self) -> Result<(), Errno> {
         match &self.metadata {
-            _ if matches!(self.name.as_slice(), b"" | b"." | b"..") => Err(Errno::EISDIR),
+            _ if is_dots(&self.name) => Err(Errno::EISDIR),
             None => Err(Errno::ENOENT),
             Some(file) if !self.trailing_slash || file.kind == Kind::Directory => Ok(()),
             Some(_) => Err(Errno::ENOTDIR),
         }
     }
-    /// Whether rename may move `self` to `to`: only directories are named with slashes behind.
-    pub fn check_rename(&self, to: &Resolved) -> Result<(), Errno> {
-        match &self.metadata {
-            Some(file) if file.kind == Kind::Directory => Ok(()),
-            Some(_) if self.trailing_slash || to.trailing_slash => Err(Errno::ENOTDIR),
-            _ => Ok(()),
+    /// Whether rename may move `self` to `to`: only directories are named with slashes behind. What it does not find wrong
+    /// is for [`Tree::rename`] to judge.
+    pub fn check_rename(&self, to: &Resolved, mode: RenameMode) -> Result<(), Errno> {
+        let Some(moved) = &self.metadata else { return Ok(()) };
+        if is_dots(&self.name) || is_dots(&to.name) {
+            return Ok(());
         }
+        let is_directory = |file: &Metadata| file.kind == Kind::Directory;
+        match (&to.metadata, mode) {
+            (Some(_), RenameMode::NoReplace) => return Err(Errno::EEXIST),
+            (None, RenameMode::Exchange) => return Err(Errno::ENOENT),
+            (Some(other), RenameMode::Exchange) if !is_directory(other) && to.trailing_slash => {
+                return Err(Errno::ENOTDIR);
+            }
+            _ => {}
+        }
+        let named_as_directory = self.trailing_slash || (to.trailing_slash && mode != RenameMode::Exchange);
+        if !is_directory(moved) && named_as_directory { Err(Errno::ENOTDIR) } else { Ok(()) }
     }
 }
 
@@ -137,7 +157,10 @@ pub fn resolve(
         if name.len() > NAME_MAX {
             return Err(Errno::ENAMETOOLONG.into());
         }
-        let dots = matches!(name, b"." | b"..");
+        let dots = is_dots(name);
+        if last == Last::Create && trailing_slash && !dots {
+            return Err(Errno::EISDIR.into());
+        }
         let child = match name {
             b"." => Ok(at),
             b".." if at == root => Ok(at),
@@ -157,7 +180,7 @@ pub fn resolve(
         let follow = match last {
             _ if found.kind != Kind::Symlink => false,
             _ if !is_last => true,
-            Last::Follow => true,
+            Last::Follow | Last::Create => true,
             Last::Keep => trailing_slash,
             Last::Name => false,
         };
