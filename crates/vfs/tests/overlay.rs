@@ -112,7 +112,7 @@ impl Kernel {
         let written = self.call(|tree, sources| tree.set_size(sources, node, size, 8)).unwrap();
         if let Some(pages) = self.objects.get_mut(&written.object) {
             pages.retain(|page, _| page * 4096 < size);
-            if size % 4096 != 0
+            if !size.is_multiple_of(4096)
                 && let Some(last) = pages.get_mut(&(size / 4096))
             {
                 last[size as usize % 4096..].fill(0);
