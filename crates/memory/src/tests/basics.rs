@@ -4,10 +4,11 @@ use crate::{
     fake::{Fake, FakeSpace},
     fault::{MemoryFault, Segv},
     frames::Frames,
+    mappings::Mappings,
     objects::Objects,
     page_set::PageSet,
     space::{AddressSpace, Context, MapRequest, Place, Progress, RemapTo, Tracking},
-    vma::{Prot, Sharing, Source, VmaFlags},
+    vma::{Prot, Sharing, Source, Vma, VmaFlags},
 };
 use alloc::{collections::BTreeSet, vec, vec::Vec};
 use proptest::prelude::{any, proptest};
@@ -341,5 +342,39 @@ fn adopted_pages_are_never_written_and_can_be_pulled() {
     world.run(|space, cx| space.read(cx, UserPage(first.0 + 2).addr(), &mut bytes)).unwrap();
     assert_eq!(bytes, [0xee; 8]);
     assert!(world.tables.pages.values().all(|mapping| POOL.contains(mapping.frame)));
+    world.end();
+}
+
+#[test]
+fn a_decoded_space_goes_on_with_the_pages_of_its_image() {
+    let mut world = World::new();
+    let first = world.anonymous(3);
+    let id = world.objects.create(PAGE as u64);
+    let request = MapRequest { source: Source::Object { id, first: 0 }, ..MapRequest::anonymous(Prot::READ) };
+    world.run(|space, cx| space.map(cx, Place::Anywhere, 1, request)).unwrap();
+    world.objects.release(&mut world.frames, id);
+    world.run(|space, cx| space.protect(cx, first, UserPage(first.0 + 1), Prot::empty())).unwrap();
+    let bytes = (minicbor::to_vec(&world.space).unwrap(), minicbor::to_vec(&world.objects).unwrap());
+    let mut space: AddressSpace = minicbor::decode(&bytes.0).unwrap();
+    let mut objects: Objects = minicbor::decode(&bytes.1).unwrap();
+    (space.validate().unwrap(), objects.validate().unwrap());
+    assert_eq!(space.mappings(), world.space.mappings());
+    space.count_mapped(&mut objects);
+    assert_eq!(objects.get(id).unwrap().mapped(), 1);
+    let mut tables = world.machine.new_space(&mut world.frames).unwrap();
+    for page in [first, UserPage(first.0 + 1)] {
+        space.adopt(&mut world.machine, &mut world.frames, &mut tables, page, Frame(1)).unwrap();
+    }
+    // The first page allows nothing, so it is not in the page tables; it is there all the same.
+    assert_eq!((space.owned_pages(), tables.pages.len()), (2, 1));
+    let old = (core::mem::replace(&mut world.space, space), core::mem::replace(&mut world.tables, tables));
+    world.objects = objects;
+    world.run(|space, cx| space.protect(cx, first, UserPage(first.0 + 1), Prot::READ)).unwrap();
+    assert_eq!(world.run(|space, cx| space.read_u32(cx, first.addr())), Ok(0xeeee_eeee));
+    world.machine.drop_space(old.1, &mut world.frames);
+    // Ids, ranges and bounds that cannot be are refused.
+    let mut bad = Mappings::default();
+    bad.insert(Vma { first: UserPage(1), ..world.space.mappings().iter().next().unwrap().clone() });
+    assert!(bad.validate().is_err());
     world.end();
 }
