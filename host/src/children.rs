@@ -1,6 +1,6 @@
 //! Child processes that never outlive this tool: each is a process group that is killed on every way out.
 use anyhow::{Context, Result};
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process_group, waitpid};
 use signal_hook::{
     consts::{SIGHUP, SIGINT, SIGTERM},
     iterator::Signals,
@@ -30,7 +30,7 @@ pub fn end_with_us() {
             // Keeps the lock: nothing is started any more.
             let groups = live();
             for group in groups.iter() {
-                let _ = kill_process_group(*group, Signal::KILL);
+                end(*group);
             }
             process::exit(128 + signal);
         }
@@ -40,8 +40,14 @@ pub fn end_with_us() {
 /// Kills all children that still live.
 pub fn end_all() {
     for group in live().drain(..) {
-        let _ = kill_process_group(group, Signal::KILL);
+        end(group);
     }
+}
+
+/// Kills a process group and waits until its first process is gone, unless someone else has waited for that.
+fn end(group: Pid) {
+    let _ = kill_process_group(group, Signal::KILL);
+    let _ = waitpid(Some(group), WaitOptions::empty());
 }
 
 /// A child process and all it starts; killed when dropped.
