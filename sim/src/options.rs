@@ -17,6 +17,8 @@ pub struct Options {
     pub kernels: Option<usize>,
     /// How many kernels die in a run; left to the seed otherwise.
     pub crashes: Option<u32>,
+    /// Bits of a dead kernel's memory that flip.
+    pub flips: u32,
     /// A kernel dies whenever this many turns have passed.
     pub crash_every: Option<u64>,
     /// How many seeds to run, one after the other.
@@ -44,6 +46,7 @@ usage: shimos-sim [options]
   --crashes N       how many kernels die in a run (default: from the seed, 0 to 4)
   --crash-every N   let a kernel die whenever N turns have passed
   --kill K:STEP:HOW let kernel K die in its STEP-th step; HOW is panic, exception, hang or deaf
+  --flip N          flip N bits in the memory of every kernel that dies; programs may be lost, other kernels not
   --daemons         run the daemons alone, with toy programs, instead of whole kernels
   --sweep           crash at every step of a checkpoint, and of a takeover
   --stride N        with --sweep: every N-th step only (default 1)
@@ -79,6 +82,7 @@ impl Options {
             steps: 400_000,
             kernels: None,
             crashes: None,
+            flips: 0,
             crash_every: None,
             kills: Vec::new(),
             runs: 1,
@@ -104,6 +108,7 @@ impl Options {
                 "--kernels" => options.kernels = Some(number().clamp(2, 64) as usize),
                 "--crashes" => options.crashes = Some(number().min(1_000_000) as u32),
                 "--crash-every" => options.crash_every = Some(number().max(1)),
+                "--flip" => options.flips = number().min(10_000) as u32,
                 "--runs" => options.runs = number(),
                 "--daemons" => options.under = Under::Daemons,
                 "--sweep" => options.sweep = true,

@@ -44,6 +44,8 @@ pub struct Plan {
     pub crash_every: Option<u64>,
     /// Deaths at exact places.
     pub kills: Vec<Kill>,
+    /// Bits that flip in the memory of each kernel that dies.
+    pub flips: u32,
     /// Time between checkpoints.
     pub interval: Nanos,
     /// The letters of the programs that run.
@@ -83,6 +85,7 @@ impl Plan {
             crashes: if options.crash_every.is_some() || !options.kills.is_empty() { 0 } else { crashes },
             crash_every: options.crash_every,
             kills: options.kills.clone(),
+            flips: options.flips,
             interval: Nanos::millis(rng.between(3, 30)),
             programs,
             // A sweep and its replays are smooth.

@@ -36,6 +36,12 @@ impl Frames {
         page.get_or_insert_with(|| Box::new([fill; PAGE]))[offset..end].copy_from_slice(from);
         true
     }
+    /// Flips one bit of a frame that has been written; false if it never was.
+    pub fn flip(&mut self, frame: Frame, bit: usize) -> bool {
+        let Some(Some(page)) = self.pages.get_mut(frame.0 as usize) else { return false };
+        page[bit / 8 % PAGE] ^= 1 << (bit % 8);
+        true
+    }
     /// The whole frame.
     pub fn page(&self, frame: Frame) -> [u8; PAGE] {
         let mut page = [self.fill; PAGE];

@@ -269,6 +269,21 @@ impl World {
     pub fn pool(&self, kernel: KernelId) -> FrameRange {
         self.lock().cores[kernel.index()].pool
     }
+    /// Flips `bits` random bits in what a kernel has written of its pool, as a failing memory would.
+    pub fn flip(&self, kernel: KernelId, bits: u32) {
+        let mut world = self.lock();
+        let pool = world.cores[kernel.index()].pool;
+        let mut left = bits;
+        // Few frames were ever written, so most guesses miss.
+        for _ in 0..u64::from(bits) * 100_000 {
+            if left == 0 {
+                break;
+            }
+            let frame = pool.at(world.rng.below(pool.count.into()) as usize);
+            let bit = world.rng.below(8 * shimos_abi::addr::PAGE as u64) as usize;
+            left -= u32::from(world.frames.flip(frame, bit));
+        }
+    }
     /// Changes how the rest of the run goes wrong.
     pub fn set_timing(&self, change: impl FnOnce(&mut crate::Timing)) {
         change(&mut self.lock().config.timing);
