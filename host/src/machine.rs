@@ -300,6 +300,9 @@ impl Machine {
                 let all = status.kernels.len() == usize::from(self.options.kernels);
                 if all && status.kernels.iter().all(|kernel| kernel.state == KernelState::Running) {
                     self.boot_time = start.elapsed();
+                    if let Some(interval) = self.options.heartbeat {
+                        control.set_heartbeat(interval)?;
+                    }
                     return Ok(status);
                 }
             }
