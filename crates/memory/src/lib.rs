@@ -16,6 +16,7 @@ pub mod fault;
 pub mod fork;
 pub mod frames;
 pub mod mappings;
+mod object_io;
 pub mod objects;
 pub mod page_set;
 pub mod space;

@@ -74,7 +74,7 @@ impl Object {
     fn page_count(&self) -> u64 {
         self.size.div_ceil(PAGE as u64)
     }
-    fn shows_backing(&self, index: u64) -> Option<u64> {
+    pub(crate) fn shows_backing(&self, index: u64) -> Option<u64> {
         self.backing.filter(|_| index < self.backed.div_ceil(PAGE as u64))
     }
 }
@@ -134,9 +134,10 @@ impl Objects {
     /// [`ObjectId::FILE_MASK`]'s numbers). A new one is of `size` bytes and shows the first bytes of a file of the image
     /// where `backing` says so. Returns at once if it exists.
     pub fn ensure(&mut self, id: ObjectId, size: u64, backing: Option<(u64, u64)>) {
-        let (nid, backed) = backing.map_or((None, 0), |(nid, len)| (Some(nid), len.min(MAX_SIZE)));
+        let size = size.min(MAX_SIZE);
+        let (nid, backed) = backing.map_or((None, 0), |(nid, len)| (Some(nid), len.min(size)));
         self.objects.entry(id).or_insert_with(|| Object {
-            size: size.min(MAX_SIZE),
+            size,
             backing: nid,
             backed,
             references: 1,
@@ -292,143 +293,13 @@ impl Objects {
         }
     }
 
-    /// Reads bytes at `offset`; returns how many, fewer only at the end.
-    pub fn read<M: Machine>(
-        &self,
-        machine: &mut M,
-        frames: &mut Frames,
-        backing: &mut dyn Backing<M>,
-        id: ObjectId,
-        offset: u64,
-        into: &mut [u8],
-    ) -> Result<usize, MemoryFault> {
-        let left = self.size(id).saturating_sub(offset);
-        let total = into.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-        let mut done = 0;
-        while done < total {
-            let at = offset + done as u64;
-            let within = (at % PAGE as u64) as usize;
-            let step = (PAGE - within).min(total - done);
-            let Some(part) = into.get_mut(done..done + step) else { break };
-            match self.page_for_read(machine, frames, backing, id, at / PAGE as u64) {
-                Ok(Some(frame)) => machine.read_frame(frame, within, part),
-                Ok(None) => part.fill(0),
-                Err(_) if done > 0 => break,
-                Err(fault) => return Err(fault),
-            }
-            done += step;
-        }
-        Ok(done)
-    }
-
-    /// Writes bytes at `offset` and grows the object if need be; returns how many, at least one unless it fails.
-    pub fn write<M: Machine>(
-        &mut self,
-        machine: &mut M,
-        frames: &mut Frames,
-        backing: &mut dyn Backing<M>,
-        id: ObjectId,
-        offset: u64,
-        from: &[u8],
-    ) -> Result<usize, MemoryFault> {
-        let before = self.size(id);
-        let end = offset.checked_add(from.len() as u64).filter(|end| *end <= MAX_SIZE).ok_or(MemoryFault::Bus)?;
-        if end > before {
-            self.set_size(id, end);
-        }
-        let mut done = 0;
-        let mut failure = None;
-        while done < from.len() {
-            let at = offset + done as u64;
-            let within = (at % PAGE as u64) as usize;
-            let step = (PAGE - within).min(from.len() - done);
-            let Some(part) = from.get(done..done + step) else { break };
-            match self.page_for_write(machine, frames, backing, id, at / PAGE as u64) {
-                Ok(frame) => machine.write_frame(frame, within, part),
-                Err(fault) => {
-                    failure = Some(fault);
-                    break;
-                }
-            }
-            done += step;
-        }
-        if let Some(fault) = failure {
-            let reached = if done > 0 { offset + done as u64 } else { before };
-            self.set_size(id, before.max(reached));
-            if done == 0 {
-                return Err(fault);
-            }
-        }
-        Ok(done)
-    }
-
-    fn set_size(&mut self, id: ObjectId, size: u64) {
+    pub(crate) fn set_size(&mut self, id: ObjectId, size: u64) {
         if let Some(object) = self.objects.get_mut(&id) {
             object.size = size;
         }
     }
 
-    /// Sets the size. What lies behind a smaller end is gone; a larger one shows zeros.
-    pub fn truncate<M: Machine>(
-        &mut self,
-        machine: &mut M,
-        frames: &mut Frames,
-        backing: &mut dyn Backing<M>,
-        id: ObjectId,
-        size: u64,
-    ) -> Result<(), MemoryFault> {
-        let before = self.size(id);
-        if size > MAX_SIZE {
-            return Err(MemoryFault::Bus);
-        }
-        if size < before {
-            // The rest of the last page must read as zeros if the object grows again.
-            let within = (size % PAGE as u64) as usize;
-            let last = size / PAGE as u64;
-            if within > 0 && self.page_for_read(machine, frames, backing, id, last)?.is_some() {
-                let frame = self.page_for_write(machine, frames, backing, id, last)?;
-                machine.write_frame(frame, within, &[0; PAGE][within..]);
-            }
-            self.drop_pages(frames, id, size.div_ceil(PAGE as u64), u64::MAX);
-            if let Some(object) = self.objects.get_mut(&id) {
-                object.backed = object.backed.min(size);
-            }
-        }
-        self.set_size(id, size);
-        Ok(())
-    }
-
-    /// Makes `start..end` read as zeros without changing the size; whole pages become holes where nothing lies below.
-    pub fn punch<M: Machine>(
-        &mut self,
-        machine: &mut M,
-        frames: &mut Frames,
-        backing: &mut dyn Backing<M>,
-        id: ObjectId,
-        start: u64,
-        end: u64,
-    ) -> Result<(), MemoryFault> {
-        let end = end.min(self.size(id));
-        let mut at = start;
-        while at < end {
-            let index = at / PAGE as u64;
-            let within = (at % PAGE as u64) as usize;
-            let step = (PAGE - within).min(usize::try_from(end - at).unwrap_or(PAGE));
-            let backed = self.objects.get(&id).is_some_and(|object| object.shows_backing(index).is_some());
-            if step == PAGE && !backed {
-                self.drop_pages(frames, id, index, index + 1);
-            } else if backed || self.page_for_read(machine, frames, backing, id, index)?.is_some() {
-                let frame = self.page_for_write(machine, frames, backing, id, index)?;
-                if let Some(zeros) = [0; PAGE].get(..step) {
-                    machine.write_frame(frame, within, zeros);
-                }
-            }
-            at += step as u64;
-        }
-        Ok(())
-    }
-
-    fn drop_pages(&mut self, frames: &mut Frames, id: ObjectId, first: u64, end: u64) {
+    pub(crate) fn drop_pages(&mut self, frames: &mut Frames, id: ObjectId, first: u64, end: u64) {
         let Some(object) = self.objects.get_mut(&id) else { return };
         let gone: Vec<u64> = object.pages.range(first..end).map(|(index, _)| *index).collect();
         for index in gone {
@@ -464,7 +335,7 @@ impl Objects {
     /// Whether decoded objects make sense.
     pub fn validate(&self) -> Result<(), &'static str> {
         for (id, object) in &self.objects {
-            if id.0 >= self.next {
+            if id.0 & !ObjectId::FILE_MASK != 0 && id.0 & ObjectId::FILE_MASK >= self.next {
                 return Err("object id that was never given out");
             }
             if object.size > MAX_SIZE || object.backed > object.size {
@@ -475,8 +346,11 @@ impl Objects {
     }
 }
 
-/// Access for change tracking.
+/// Access for the rest of the crate.
 impl Object {
+    pub(crate) fn limit_backed(&mut self, size: u64) {
+        self.backed = self.backed.min(size);
+    }
     pub(crate) fn frame(&self, index: u64) -> Option<Frame> {
         self.pages.get(&index).copied()
     }

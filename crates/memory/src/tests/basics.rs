@@ -357,7 +357,8 @@ fn a_decoded_space_goes_on_with_the_pages_of_its_image() {
     let bytes = (minicbor::to_vec(&world.space).unwrap(), minicbor::to_vec(&world.objects).unwrap());
     let mut space: AddressSpace = minicbor::decode(&bytes.0).unwrap();
     let mut objects: Objects = minicbor::decode(&bytes.1).unwrap();
-    (space.validate().unwrap(), objects.validate().unwrap());
+    space.validate().unwrap();
+    objects.validate().unwrap();
     assert_eq!(space.mappings(), world.space.mappings());
     space.count_mapped(&mut objects);
     assert_eq!(objects.get(id).unwrap().mapped(), 1);
