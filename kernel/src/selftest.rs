@@ -1,8 +1,9 @@
 //! The machine layer's own test, selected by the word `selftest` on the command line; needs two kernels or more.
 //!
-//! Every kernel runs a small user program that traps in every way. Then kernel 1 dies in every way that can be ordered, one
-//! incarnation after the other, and kernel 0 fences it, looks at what it left and restarts it. Last kernel 0 hangs, and kernel 1
-//! does the same for it. Each check that fails prints a line with `selftest: FAIL`; the end is `selftest: PASS` or not.
+//! Every kernel runs a small user program that traps in every way. Then kernel 1 dies in every way that can be ordered,
+//! one incarnation after the other, and kernel 0 fences it, looks at what it left and restarts it. Last kernel 0 hangs,
+//! and kernel 1 does the same for it. Each check that fails prints a line with `selftest: FAIL`; the end is `selftest:
+//! PASS` or not.
 use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use shimos_abi::{
     addr::{Frame, PAGE, UserAddr, UserPage},
@@ -17,7 +18,8 @@ use shimos_abi::{
 use shimos_hal::{Access, Events, Fenced, Fpu, FrameSource, Machine, Regs, Rights, Trap};
 use shimos_machine::{Bare, say};
 
-/// The deaths of kernel 1, in order of its incarnations, and the exception that each must end in (0: a panic, 255: a hang).
+/// The deaths of kernel 1, in order of its incarnations, and the exception that each must end in (0: a panic, 255: a
+/// hang).
 const DEATHS: [(Fault, u64); 11] = [
     (Fault::NullPointer, 14),
     (Fault::Panic, 0),
@@ -41,8 +43,8 @@ const SPIN: core::ops::Range<u64> = CODE + 0x97..CODE + 0x9c;
 /// A word that must be fresh in every incarnation.
 static PRISTINE: AtomicU64 = AtomicU64::new(0x5348_494d_4f53);
 
-/// The program. System call 39 must return 42; 1 lets another thread's vector registers in between; 2 comes with odd flags; 4 is
-/// the end, and 5 says that something was wrong.
+/// The program. System call 39 must return 42; 1 lets another thread's vector registers in between; 2 comes with odd
+/// flags; 4 is the end, and 5 says that something was wrong.
 #[rustfmt::skip]
 const PROGRAM: &[u8] = &[
     0xb8, 39, 0, 0, 0,                                      // mov eax, 39
@@ -198,6 +200,17 @@ fn frames(machine: &mut Bare, checks: &mut Checks) {
 fn devices(machine: &mut Bare, checks: &mut Checks) {
     checks.that(machine.claim(Device::Console).is_ok(), "console");
     checks.that(machine.console_write(b"selftest: console\r\n") == 19, "console takes a line");
+    if machine.cmdline().split_ascii_whitespace().any(|word| word == "echo") {
+        let mut events = Events::empty();
+        let mut byte = [0];
+        let end = machine.now() + Nanos::secs(5);
+        while machine.console_read(&mut byte) == 0 && machine.now() < end {
+            machine.idle(end);
+            events |= machine.take_events();
+        }
+        checks.that(events.contains(Events::CONSOLE), "the console's interrupt");
+        say!("selftest: echo {}", char::from(byte[0]));
+    }
     if machine.claim(Device::Block).is_ok() {
         let frame = machine.identity().pool.at(300);
         machine.zero_frame(frame);

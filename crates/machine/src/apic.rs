@@ -1,5 +1,5 @@
-//! The local APIC, in xAPIC mode (SDM 3, chapter 11). Interrupts are only ever sent to one core by its id: a shorthand or
-//! broadcast would reach kernels that it is not meant for.
+//! The local APIC, in xAPIC mode (SDM 3, chapter 11). Interrupts are only ever sent to one core by its id: a shorthand
+//! or broadcast would reach kernels that it is not meant for.
 use crate::{
     arch::{pause, rdmsr, rdtsc, wrmsr},
     layout::LAPIC_BASE,
@@ -72,8 +72,8 @@ impl Lapic {
         self.write(EOI, 0);
     }
 
-    /// Sets the APIC up from any state, also that of a core whose kernel died inside an interrupt: soft-disable, mask all
-    /// local vectors, end what is in service, clear the error register (written twice, SDM 3, 11.5.3), enable.
+    /// Sets the APIC up from any state, also that of a core whose kernel died inside an interrupt: soft-disable, mask
+    /// all local vectors, end what is in service, clear the error register (written twice, SDM 3, 11.5.3), enable.
     pub fn init(self) {
         let base = rdmsr(APIC_BASE_MSR);
         if base & 0x800 == 0 {
@@ -129,8 +129,8 @@ impl Lapic {
     pub fn timer_left(self) -> u32 {
         self.read(TIMER_CURRENT)
     }
-    /// Sends an interrupt to one core. Waits, within a bound, until the one before has left: the command register is two
-    /// writes and a second command would overwrite the first (SDM 3, 11.6.1).
+    /// Sends an interrupt to one core. Waits, within a bound, until the one before has left: the command register is
+    /// two writes and a second command would overwrite the first (SDM 3, 11.6.1).
     pub fn send(self, target: u32, ipi: Ipi) {
         self.wait_sent();
         let command = match ipi {

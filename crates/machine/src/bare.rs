@@ -44,8 +44,8 @@ pub struct Bare {
 /// The devices, where interrupt handlers find them too.
 struct DeviceCell(UnsafeCell<Option<Devices>>);
 
-// SAFETY: a kernel runs on one core. Interrupts are only let in by `idle`, `run` and ordered faults, and nothing holds a reference
-// from `devices` then.
+// SAFETY: a kernel runs on one core. Interrupts are only let in by `idle`, `run` and ordered faults, and nothing holds
+// a reference from `devices` then.
 unsafe impl Sync for DeviceCell {}
 
 static DEVICES: DeviceCell = DeviceCell(UnsafeCell::new(None));
@@ -121,8 +121,8 @@ impl Machine for Bare {
     }
     fn shared(&self) -> &'static [AtomicU64] {
         let words = Layout::new(self.identity.kernels).words();
-        // SAFETY: the whole area is mapped here, and accessed as atomic words by everyone. Stores where the page tables forbid
-        // them fault.
+        // SAFETY: the whole area is mapped here, and accessed as atomic words by everyone. Stores where the page tables
+        // forbid them fault.
         unsafe { core::slice::from_raw_parts(SHARED_BASE as *const AtomicU64, words) }
     }
     fn notify(&self, peer: KernelId) {

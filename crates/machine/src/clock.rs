@@ -44,8 +44,8 @@ fn look(lapic: Lapic) -> Look {
     Look { pit, lapic: left.into(), tsc: before.midpoint(after), width: after.saturating_sub(before) }
 }
 
-/// Measures against channel 2 of the PIT. Each look at it is bracketed by reads of the time-stamp counter, and of several
-/// measurements the one with the tightest brackets counts: the host may take the processor away in any of them.
+/// Measures against channel 2 of the PIT. Each look at it is bracketed by reads of the time-stamp counter, and of
+/// several measurements the one with the tightest brackets counts: the host may take the processor away in any of them.
 pub fn calibrate(lapic: Lapic) -> Rates {
     let mut best: Option<(u64, Rates)> = None;
     for _ in 0..8 {
@@ -89,8 +89,8 @@ pub fn calibrate(lapic: Lapic) -> Rates {
     }
 }
 
-/// A machine without PIT: what the processor says of itself (SDM 2, CPUID leaves 15H and 16H); else measured against the local
-/// APIC's timer, which emulators run at 1 GHz.
+/// A machine without PIT: what the processor says of itself (SDM 2, CPUID leaves 15H and 16H); else measured against
+/// the local APIC's timer, which emulators run at 1 GHz.
 fn without_pit(lapic: Lapic) -> Rates {
     const LAPIC_HZ: u64 = 1_000_000_000;
     let [denominator, numerator, crystal, _] = cpuid(0x15, 0);

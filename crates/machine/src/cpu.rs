@@ -19,7 +19,8 @@ pub const FS_BASE: u32 = 0xc000_0100;
 pub const GS_BASE: u32 = 0xc000_0101;
 const KERNEL_GS_BASE: u32 = 0xc000_0102;
 
-/// Flags that SYSCALL clears: trap, interrupt, direction, I/O privilege, nested task, alignment check, and the arithmetic ones.
+/// Flags that SYSCALL clears: trap, interrupt, direction, I/O privilege, nested task, alignment check, and the
+/// arithmetic ones.
 const CLEARED: u64 = 0x4_7fd5;
 
 static FSGSBASE: AtomicBool = AtomicBool::new(false);

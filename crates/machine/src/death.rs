@@ -1,5 +1,5 @@
-//! Dying: the death record in the own outgoing part (multikernel practice: fixed place, fixed size, no allocation), a ring
-//! for every peer, one line on the serial port, and then the park page.
+//! Dying: the death record in the own outgoing part (multikernel practice: fixed place, fixed size, no allocation), a
+//! ring for every peer, one line on the serial port, and then the park page.
 use crate::{
     apic::{Ipi, LAPIC},
     boot::{cores::mailbox, image},

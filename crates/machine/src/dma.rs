@@ -1,5 +1,5 @@
-//! Memory that devices read and write: a part of this kernel's private memory that belongs to its drivers alone, so that
-//! a late write of a device that was not reset hits nothing else.
+//! Memory that devices read and write: a part of this kernel's private memory that belongs to its drivers alone, so
+//! that a late write of a device that was not reset hits nothing else.
 use crate::{
     info::me,
     layout::{DIRECT_BASE, DMA_BYTES},

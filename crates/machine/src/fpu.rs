@@ -24,7 +24,8 @@ const RESET_FCW: u16 = 0x37f;
 #[repr(C, align(64))]
 struct Area(UnsafeCell<[u8; LARGEST]>);
 
-// SAFETY: a kernel runs on one core, and only the functions below touch it, none of which is used by an interrupt handler.
+// SAFETY: a kernel runs on one core, and only the functions below touch it, none of which is used by an interrupt
+// handler.
 unsafe impl Sync for Area {}
 
 static AREA: Area = Area(UnsafeCell::new([0; LARGEST]));
@@ -54,14 +55,15 @@ fn area() -> &'static mut [u8; LARGEST] {
 
 fn save_all() {
     let enabled = ENABLED.load(Relaxed);
-    let to = AREA.0.get();
+    // XSAVE leaves out what is in its reset state, so that must not show what another thread left here.
+    area().fill(0);
+    area()[..2].copy_from_slice(&RESET_FCW.to_le_bytes());
     // SAFETY: the area is aligned and large enough for the enabled features (`SIZE` is at most its size).
     unsafe {
         if enabled == 0 {
-            asm!("fxsave64 [{}]", in(reg) to, options(nostack));
+            asm!("fxsave64 [{}]", in(reg) AREA.0.get(), options(nostack));
         } else {
-            (&mut *to)[LEGACY..LEGACY + HEADER].fill(0);
-            asm!("xsave64 [{}]", in(reg) to, in("eax") enabled as u32, in("edx") 0, options(nostack));
+            asm!("xsave64 [{}]", in(reg) AREA.0.get(), in("eax") enabled as u32, in("edx") 0, options(nostack));
         }
     }
 }
@@ -90,8 +92,8 @@ pub(crate) fn load(fpu: &Fpu) {
     to[24..28].copy_from_slice(&mxcsr.to_le_bytes());
     to[LEGACY..LEGACY + HEADER].fill(0);
     to[LEGACY..LEGACY + 8].copy_from_slice(&(present & enabled).to_le_bytes());
-    // SAFETY: the area is aligned, the header says nothing that the processor refuses (SDM 1, 13.8.1), reserved MXCSR bits
-    // are clear.
+    // SAFETY: the area is aligned, the header says nothing that the processor refuses (SDM 1, 13.8.1), reserved MXCSR
+    // bits are clear.
     unsafe {
         if enabled == 0 {
             asm!("fxrstor64 [{}]", in(reg) AREA.0.get(), options(nostack));

@@ -61,8 +61,8 @@ fn target(frame: Frame) -> *mut u64 {
 /// Copies out of a frame.
 pub(crate) fn read(frame: Frame, offset: usize, into: &mut [u8]) {
     assert!(offset <= PAGE && into.len() <= PAGE - offset, "read beyond a frame");
-    // SAFETY: `source` checked that the frame is mapped, the range lies inside it; frames are never Rust objects, so `into`
-    // does not overlap. Peers' frames belong to the dead, or are lent and not written.
+    // SAFETY: `source` checked that the frame is mapped, the range lies inside it; frames are never Rust objects, so
+    // `into` does not overlap. Peers' frames belong to the dead, or are lent and not written.
     unsafe { core::ptr::copy_nonoverlapping(source(frame).cast::<u8>().add(offset), into.as_mut_ptr(), into.len()) }
 }
 
@@ -73,8 +73,8 @@ pub(crate) fn write(frame: Frame, offset: usize, from: &[u8]) {
     unsafe { core::ptr::copy_nonoverlapping(from.as_ptr(), target(frame).cast::<u8>().add(offset), from.len()) }
 }
 
-/// Copies a whole frame. Eight words are loaded before eight are stored: an emulator's direct-mapped TLB then suffers least from
-/// pages that share a place in it, and string moves of bytes would be ten times slower there.
+/// Copies a whole frame. Eight words are loaded before eight are stored: an emulator's direct-mapped TLB then suffers
+/// least from pages that share a place in it, and string moves of bytes would be ten times slower there.
 pub(crate) fn copy(from: Frame, to: Frame) {
     let (from, to) = (source(from), target(to));
     // SAFETY: both frames are mapped and whole pages; the loop moves exactly one page.

@@ -1,8 +1,9 @@
 //! Where cores wait: before their first kernel, and after the death of one.
 //!
-//! A parked core uses nothing that a kernel can write: its own page tables (in which the commons are the only memory that
-//! can be written, besides its own small stack), its own IDT, a GDT in read-only data, and code in the shared text. It says
-//! in its mailbox which incarnation has ended there, halts, and at every NMI looks whether it shall boot the next one.
+//! A parked core uses nothing that a kernel can write: its own page tables (in which the commons are the only memory
+//! that can be written, besides its own small stack), its own IDT, a GDT in read-only data, and code in the shared
+//! text. It says in its mailbox which incarnation has ended there, halts, and at every NMI looks whether it shall boot
+//! the next one.
 //!
 //! Ways in: `park_enter` from a kernel, `park_from_reset` from the trampoline behind INIT and SIPI.
 use crate::{
@@ -77,7 +78,8 @@ park_on_stack:
     push rax
     iretq
 
-    # EDI: which kernel. Only this part redirects an NMI to itself, so a command cannot fall between the look and the halt.
+    # EDI: which kernel. Only this part redirects an NMI to itself, so a command cannot fall between the look and the
+    # halt.
 park_ready:
     mov rdx, {mailboxes}
     mov rbx, rdi

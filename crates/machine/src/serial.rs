@@ -40,7 +40,8 @@ pub fn write(bytes: &[u8]) {
     }
 }
 
-/// A line that is put together first and written in one go, so that the lines of kernels that speak at the same time seldom mix.
+/// A line that is put together first and written in one go, so that the lines of kernels that speak at the same time
+/// seldom mix.
 pub struct Line {
     bytes: [u8; 512],
     len: usize,
@@ -97,7 +98,8 @@ fn turn_word() -> &'static AtomicU64 {
     unsafe { &*((SHARED_BASE + commons::SERIAL as u64 * 8) as *const AtomicU64) }
 }
 
-/// Waits for our turn, within a bound (some ten milliseconds): who holds it may be dead, and then it is taken from them.
+/// Waits for our turn, within a bound (some ten milliseconds): who holds it may be dead, and then it is taken from
+/// them.
 fn take_turn(me: u64) -> bool {
     let start = rdtsc();
     let mut from = 0;

@@ -1,8 +1,8 @@
 //! Exceptions and interrupts.
 //!
 //! From user mode, a stub saves the thread's registers and makes [`crate::user::enter`] return. From kernel mode, the
-//! registers are saved on the stack and [`kernel_trap`] decides: an interrupt is noted, an NMI is a probe or the order to
-//! park, and everything else is this kernel's death.
+//! registers are saved on the stack and [`kernel_trap`] decides: an interrupt is noted, an NMI is a probe or the order
+//! to park, and everything else is this kernel's death.
 use crate::{
     apic::LAPIC,
     arch::{read_cr2, wrmsr},
@@ -171,7 +171,8 @@ extern "C" fn kernel_trap(frame: &mut Frame) {
         32.. => interrupt(frame.vector as u8),
         vector => {
             if vector == 18 {
-                // SAFETY: a machine check comes only where the register exists. Clear, or the next one resets the machine (SDM 3, 16.3.1.2).
+                // SAFETY: a machine check comes only where the register exists. Clear, or the next one resets the
+                // machine (SDM 3, 16.3.1.2).
                 unsafe { wrmsr(MCG_STATUS, 0) };
             }
             death::exception(

@@ -1,9 +1,9 @@
 //! Going to user mode and coming back, as a function call.
 //!
-//! `user_enter` saves the kernel's own registers on its stack and loads the thread's. Whatever ends the stay (a trap, an
-//! interrupt, a system call) saves the thread's registers where they came from and returns from `user_enter`. There is one
-//! kernel a core and every kernel has its own data at the same addresses, so plain statics serve for what other systems
-//! keep behind the GS base.
+//! `user_enter` saves the kernel's own registers on its stack and loads the thread's. Whatever ends the stay (a trap,
+//! an interrupt, a system call) saves the thread's registers where they came from and returns from `user_enter`. There
+//! is one kernel a core and every kernel has its own data at the same addresses, so plain statics serve for what other
+//! systems keep behind the GS base.
 use crate::{
     arch::{rdmsr, read_cr2, wrmsr},
     cpu::{FS_BASE, GS_BASE, has_fsgsbase},
@@ -101,8 +101,8 @@ trap_from_user:
     jmp user_leave
 
     .balign 16
-    # RCX: rip, R11: rflags, still on the thread's stack. The thread's registers serve as base in place of a stack; an NMI or a
-    # machine check that comes here has a stack of its own.
+    # RCX: rip, R11: rflags, still on the thread's stack. The thread's registers serve as base in place of a stack; an
+    # NMI or a machine check that comes here has a stack of its own.
     .global syscall_entry
 syscall_entry:
     mov [rip + user_scratch], rsp
@@ -219,11 +219,12 @@ fn store_base(which: usize) -> u64 {
     value
 }
 
-/// Runs the thread until something ends its stay. The address space is loaded, the timer set. A vector of 32 and above has been
-/// dealt with when this returns.
+/// Runs the thread until something ends its stay. The address space is loaded, the timer set. A vector of 32 and above
+/// has been dealt with when this returns.
 pub(crate) fn enter(regs: &mut Regs) -> Trap {
     if regs.rip >= USER_END {
-        // To load such an address would fault in the kernel (SDM 2, IRET and SYSRET). The fetch would fault just as well.
+        // To load such an address would fault in the kernel (SDM 2, IRET and SYSRET). The fetch would fault just as
+        // well.
         return Trap::PageFault { addr: UserAddr(regs.rip), access: Access::Execute };
     }
     regs.rflags = regs.rflags & USER_FLAGS | FIXED_FLAGS;
@@ -231,7 +232,8 @@ pub(crate) fn enter(regs: &mut Regs) -> Trap {
     let fast = regs.rcx == regs.rip && regs.r11 == regs.rflags;
     load_base(0, regs.fs_base);
     load_base(1, regs.gs_base);
-    // SAFETY: all that user mode can do is bounded by its page tables and ends in one of the entries above, which return here.
+    // SAFETY: all that user mode can do is bounded by its page tables and ends in one of the entries above, which
+    // return here.
     let (vector, code) = unsafe {
         user_enter(regs, fast.into());
         ((&raw const user_vector).read_volatile(), (&raw const user_code).read_volatile())

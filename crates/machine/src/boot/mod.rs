@@ -1,8 +1,8 @@
 //! From the boot loader to one kernel on every core.
 //!
-//! The boot core looks around ([`memmap`], [`acpi`], [`crate::clock`]), decides ([`plan`]), writes what all kernels share
-//! ([`tables`], [`trampoline`]), starts the other cores ([`cores`]) and then parks like all others. From there every core,
-//! the boot core too, goes the same way into every incarnation: [`stage`].
+//! The boot core looks around ([`memmap`], [`acpi`], [`crate::clock`]), decides ([`plan`]), writes what all kernels
+//! share ([`tables`], [`trampoline`]), starts the other cores ([`cores`]) and then parks like all others. From there
+//! every core, the boot core too, goes the same way into every incarnation: [`stage`].
 pub mod acpi;
 pub mod cores;
 pub mod image;
@@ -15,7 +15,7 @@ pub mod trampoline;
 
 use crate::{
     apic::Lapic,
-    arch::{outb, rdtsc, stop, write_cr3},
+    arch::{outb, outl, rdtsc, stop, write_cr3},
     clock,
     device::{self, Bus},
     info::{INFO_PAGES, Info},
@@ -42,10 +42,13 @@ unsafe impl Bus for BootBus {
 
 fn fail(why: &str) -> ! {
     say!("shimos: cannot boot: {why}");
+    // An emulator with a debug exit ends here.
+    outl(0xf4, 0x11);
     stop()
 }
 
-/// The boot core's way, under the loader entry's page tables: the first 4 GiB mapped one to one. `start` is what the loader gave.
+/// The boot core's way, under the loader entry's page tables: the first 4 GiB mapped one to one. `start` is what the
+/// loader gave.
 pub extern "C" fn boot_main(start: u32) -> ! {
     serial::init();
     // The PICs' vectors would look like exceptions.
@@ -109,7 +112,8 @@ pub extern "C" fn boot_main(start: u32) -> ! {
     }
     let tables_at = places.park_stacks + PARK_STACK_PAGES * 4096;
     let middle = tables_at + table_pages * 4096;
-    // SAFETY: all these pages were taken above for this purpose and are mapped one to one; the park tables are below 4 GiB.
+    // SAFETY: all these pages were taken above for this purpose and are mapped one to one; the park tables are below 4
+    // GiB.
     unsafe {
         tables::write_idts(info.idt, places.park_idt);
         let mut park = Builder::new(tables_at, middle);
@@ -123,8 +127,8 @@ pub extern "C" fn boot_main(start: u32) -> ! {
     info.wall_base = clock::read_wall();
     info.tsc_base = rdtsc();
     let info: &'static Info = info;
-    // SAFETY: the stage tables map all that the entry's tables do and that is still used: image, stack, all memory. The shared
-    // area was taken for this.
+    // SAFETY: the stage tables map all that the entry's tables do and that is still used: image, stack, all memory. The
+    // shared area was taken for this.
     unsafe {
         write_cr3(info.stage_cr3);
         tables::write_shared(info);

@@ -6,6 +6,7 @@ use super::{
 use crate::{
     info::{Info, KernelInfo},
     layout::{DMA_BYTES, LARGE, MMIO_TABLES, STACKS},
+    say,
 };
 use shimos_abi::{
     addr::{Frame, FrameRange, PAGE},
@@ -61,6 +62,12 @@ pub fn lay_out(info: &mut Info, facts: &mut Facts, cores: &[u32], above: u64) ->
         }
     };
     info.kernels = kernels as u32;
+    if option(facts.cmdline(), "kernels").is_some_and(|asked| asked != kernels) {
+        say!("shimos: {} cores; memory and cores allow {kernels} kernels", cores.len());
+    }
+    if wished.is_some_and(|asked| asked != size) {
+        say!("shimos: only {} MiB for each kernel", size >> 20);
+    }
     let pages = part_pages(info);
     let heap_bytes = (size / 8).clamp(MIN_HEAP, MAX_HEAP) & !(LARGE - 1);
     for (kernel, &apic) in cores.iter().take(kernels as usize).enumerate() {

@@ -1,7 +1,7 @@
 //! The entry from the boot loader: PVH (Xen's direct boot for hardware virtual machines, spoken by QEMU's `-kernel`).
 //!
-//! The processor comes in 32-bit mode without paging, EBX at `hvm_start_info`. This maps the first 4 GiB one to one and the first
-//! GiB at the image's place, and goes to [`super::boot_main`] in 64-bit mode.
+//! The processor comes in 32-bit mode without paging, EBX at `hvm_start_info`. This maps the first 4 GiB one to one and
+//! the first GiB at the image's place, and goes to [`super::boot_main`] in 64-bit mode.
 use core::arch::global_asm;
 
 global_asm!(

@@ -1,5 +1,5 @@
-//! The start of an incarnation, on its own core, under the stage page tables: everything that the kernel will use is made
-//! anew in its private memory. The heap and the pool are left as they are; the pool holds the images.
+//! The start of an incarnation, on its own core, under the stage page tables: everything that the kernel will use is
+//! made anew in its private memory. The heap and the pool are left as they are; the pool holds the images.
 use super::image;
 use crate::{
     info::{INFO_PAGES, KernelInfo, info},
@@ -81,8 +81,8 @@ unsafe extern "C" {
 /// Prepares the private memory of `kernel` and goes over to it. `word` is the incarnation plus one.
 pub extern "C" fn stage_main(kernel: u32, word: u64) -> ! {
     let entry = &info().entries[kernel as usize % MAX_KERNELS];
-    // SAFETY: the private memory is this kernel's alone, mapped one to one under the stage tables; the earlier incarnation has
-    // ended, and this core is the only one that starts the next.
+    // SAFETY: the private memory is this kernel's alone, mapped one to one under the stage tables; the earlier
+    // incarnation has ended, and this core is the only one that starts the next.
     unsafe {
         let root = prepare(kernel, entry);
         stage_leave(root, stack_top(0), kernel, word)
@@ -158,8 +158,8 @@ fn map_shared(to: &mut Builder, kernel: u32) {
     }
 }
 
-/// Writes GDT, TSS and what address spaces copy, and loads the task register: that marks the descriptor as busy, which must
-/// happen through this mapping, for the kernel's own is read-only.
+/// Writes GDT, TSS and what address spaces copy, and loads the task register: that marks the descriptor as busy, which
+/// must happen through this mapping, for the kernel's own is read-only.
 unsafe fn write_start_page(at: u64, root: u64) {
     const KERNEL_CODE_BITS: u64 = 0x00af_9b00_0000_ffff;
     const KERNEL_DATA_BITS: u64 = 0x00cf_9300_0000_ffff;
@@ -168,8 +168,8 @@ unsafe fn write_start_page(at: u64, root: u64) {
     let base = CPU_PAGE + offset_of!(StartPage, task) as u64;
     let limit = size_of::<TaskState>() as u64 - 1;
     let task_low = limit | (base & 0xff_ffff) << 16 | 0x89 << 40 | (base >> 24 & 0xff) << 56;
-    // SAFETY: the page and the tables are private memory of this kernel, mapped one to one; the selectors are those of the table
-    // that is loaded here.
+    // SAFETY: the page and the tables are private memory of this kernel, mapped one to one; the selectors are those of
+    // the table that is loaded here.
     unsafe {
         let top = |virt: u64| {
             let index = virt >> 39 & 511;

@@ -1,5 +1,5 @@
-//! What the boot core writes once for all: page tables and interrupt tables of parked and of starting cores, the IDT of all
-//! kernels, the shared area.
+//! What the boot core writes once for all: page tables and interrupt tables of parked and of starting cores, the IDT of
+//! all kernels, the shared area.
 use super::image;
 use crate::{
     info::{INFO_PAGES, Info},

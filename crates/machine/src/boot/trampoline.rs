@@ -1,5 +1,5 @@
-//! The page below 1 MiB where a core starts after INIT and SIPI: from real mode to 64-bit mode under the park page tables,
-//! and on to `park_from_reset`. Written once at boot and never again; all that it needs is in it.
+//! The page below 1 MiB where a core starts after INIT and SIPI: from real mode to 64-bit mode under the park page
+//! tables, and on to `park_from_reset`. Written once at boot and never again; all that it needs is in it.
 use core::{arch::global_asm, ptr::addr_of};
 
 global_asm!(
@@ -89,7 +89,8 @@ unsafe extern "C" {
 /// Writes the trampoline into the page at `page`.
 ///
 /// # Safety
-/// The page is below 1 MiB, mapped one to one and nobody else's. `cr3` is below 4 GiB and maps the page one to one, executable.
+/// The page is below 1 MiB, mapped one to one and nobody else's. `cr3` is below 4 GiB and maps the page one to one,
+/// executable.
 pub unsafe fn write(page: u64, cr3: u64, target: u64) {
     // SAFETY: the symbols bound the code above; the page has room for it; the patched words lie inside.
     unsafe {

@@ -1,5 +1,5 @@
-//! Changing the kernel half while the kernel runs: device registers and peers' pools come and go. The tables for that are
-//! made at the start of an incarnation, so the top of the kernel half never changes and address spaces can copy it.
+//! Changing the kernel half while the kernel runs: device registers and peers' pools come and go. The tables for that
+//! are made at the start of an incarnation, so the top of the kernel half never changes and address spaces can copy it.
 use super::{DEVICE, LARGE_PAGE, READ_ONLY};
 use crate::{
     arch::{invlpg, read_cr3, write_cr3},

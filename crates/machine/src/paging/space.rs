@@ -1,5 +1,5 @@
-//! Address spaces of programs: the lower half of the tables, in frames of the pool. The upper half is the kernel's own and the
-//! same in all of them, so the kernel works under whatever space ran last.
+//! Address spaces of programs: the lower half of the tables, in frames of the pool. The upper half is the kernel's own
+//! and the same in all of them, so the kernel works under whatever space ran last.
 use super::{ACCESSED, ADDRESS, DIRTY, NO_EXECUTE, PRESENT, USER, WRITE};
 use crate::{
     arch::{invlpg, write_cr3},
