@@ -11,6 +11,15 @@ use std::collections::BTreeMap;
 /// How many steps lie between two looks at what is dear to look at.
 const SELDOM: u64 = 64;
 
+/// What may be expected of the programs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Trust {
+    /// All that was promised.
+    Whole,
+    /// Their memory was damaged: they may say what they like.
+    Damaged,
+}
+
 /// What was seen at the last look.
 pub struct Checks {
     area: Area,
@@ -45,8 +54,8 @@ impl Checks {
         self.before = self.looks.is_multiple_of(SELDOM).then(|| world.snapshot());
     }
 
-    /// After a step of `writer`. Says what is wrong. If `lossy`, programs may say what they like.
-    pub fn after(&mut self, world: &World, writer: KernelId, lossy: bool) -> Result<(), String> {
+    /// After a step of `writer`. Says what is wrong.
+    pub fn after(&mut self, world: &World, writer: KernelId, trust: Trust) -> Result<(), String> {
         if let Some(first) = world.violations().first() {
             return Err(first.clone());
         }
@@ -58,7 +67,7 @@ impl Checks {
         self.home_words(world)?;
         if world.console_len() > self.console.position() {
             let result = self.console.feed(&world.console_since(self.console.position()));
-            if !lossy {
+            if trust == Trust::Whole {
                 result?;
             }
         }

@@ -1,6 +1,6 @@
 //! One run: a machine, its kernels, what is done to them, and whether the promise was kept.
 use crate::{
-    checks::Checks,
+    checks::{Checks, Trust},
     client::Client,
     daemons::{self, Toys},
     kernel,
@@ -28,6 +28,8 @@ pub struct Outcome {
     pub deaths: Vec<(Nanos, KernelId, u64, Crash)>,
     /// Kernels that were parked though nobody had killed them (stalls that were too long).
     pub suspected: u32,
+    /// Whether stalls and deaths together left no kernel.
+    pub extinct: bool,
     /// How often a program went on in another kernel.
     pub takeovers: u64,
     /// Connections that the echo server served from beginning to end.
@@ -128,7 +130,7 @@ impl Run<'_> {
                     self.outcome.turns += 1;
                     self.checks.before(&self.world);
                     let turn = threads.turn(kernel);
-                    self.checks.after(&self.world, kernel, self.lossy())?;
+                    self.checks.after(&self.world, kernel, self.trust())?;
                     // The server listens when it shows its first line.
                     if !self.client.is_started()
                         && self.checks.console.counts.contains_key(&b'E')
@@ -136,7 +138,7 @@ impl Run<'_> {
                     {
                         self.client.start(server, &self.world);
                     }
-                    if let Some(wrong) = self.toys.wrong().filter(|_| !self.lossy()) {
+                    if let Some(wrong) = self.toys.wrong().filter(|_| self.trust() == Trust::Whole) {
                         return Err(wrong);
                     }
                     if let Turn::Ended(end) = turn {
@@ -147,11 +149,21 @@ impl Run<'_> {
                     }
                 }
                 Next::Host => match self.client.turn(&self.world) {
-                    Err(_) if self.lossy() => {}
+                    Err(_) if self.trust() == Trust::Damaged => {}
                     result => result?,
                 },
                 Next::Off => return Err("the machine was switched off".into()),
-                Next::Still => return Err("nothing will ever happen again".into()),
+                Next::Still => {
+                    let cores = (0..self.plan.kernels as u16).map(KernelId);
+                    // A long stall can make a kernel be parked that the plan counts as alive; then the last one may die.
+                    if self.plan.rough == Rough::Rough && cores.clone().all(|kernel| !self.alive(kernel)) {
+                        self.outcome.extinct = true;
+                        return Ok(());
+                    }
+                    let cores: Vec<String> =
+                        cores.map(|k| format!("{} {:?}", self.world.life(k), self.world.phase(k))).collect();
+                    return Err(format!("nothing will ever happen again: {}", cores.join(", ")));
+                }
             }
         }
         match self.stage {
@@ -161,8 +173,8 @@ impl Run<'_> {
     }
 
     /// Whether programs may have lost their way, by flipped bits.
-    fn lossy(&self) -> bool {
-        self.plan.flips > 0 && !self.outcome.deaths.is_empty()
+    fn trust(&self) -> Trust {
+        if self.plan.flips > 0 && !self.outcome.deaths.is_empty() { Trust::Damaged } else { Trust::Whole }
     }
 
     fn say(&self, text: &str) {
@@ -326,7 +338,7 @@ impl Outcome {
         format!(
             "seed {}: {} ({} kernels{rough}, {} turns, {} s, {} deaths, {} takeovers, {} suspected, {} connections, {})",
             plan.seed,
-            self.failure.as_deref().unwrap_or("passed"),
+            self.failure.as_deref().unwrap_or(if self.extinct { "passed, but no kernel is left" } else { "passed" }),
             plan.kernels,
             self.turns,
             self.time,
