@@ -231,6 +231,7 @@ pub struct Machine {
     qmp: Qmp,
     entry: Entry,
     console: Console,
+    started: Instant,
     /// What it was asked to be.
     pub options: Options,
     /// What runs it.
@@ -264,6 +265,7 @@ impl Machine {
         let mut command = tied(&emulator);
         command.args(arguments(&options, accelerator, files, &id, control_port, [&own, &qmp]));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(File::create(&errors)?);
+        let started = Instant::now();
         let mut child = Child::spawn(&mut command)?;
         let stdout = child.take_stdout().context("the emulator has no standard output")?;
         let console = Console::read(stdout, &directory.join("console.log"))?;
@@ -283,7 +285,7 @@ impl Machine {
             }
         };
         registry::register(&entry)?;
-        Ok(Machine { child, qmp, entry, console, options, accelerator, boot_time: Duration::ZERO })
+        Ok(Machine { child, qmp, entry, console, started, options, accelerator, boot_time: Duration::ZERO })
     }
 
     /// Waits until all kernels are at work.
@@ -299,7 +301,7 @@ impl Machine {
                 let status = control.status()?;
                 let all = status.kernels.len() == usize::from(self.options.kernels);
                 if all && status.kernels.iter().all(|kernel| kernel.state == KernelState::Running) {
-                    self.boot_time = start.elapsed();
+                    self.boot_time = self.started.elapsed();
                     if let Some(interval) = self.options.heartbeat {
                         control.set_heartbeat(interval)?;
                     }
