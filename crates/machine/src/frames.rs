@@ -87,7 +87,8 @@ pub(crate) fn copy(from: Frame, to: Frame) {
             "mov [rdi + 32], r12", "mov [rdi + 40], r13", "mov [rdi + 48], r14", "mov [rdi + 56], r15",
             "add rsi, 64", "add rdi, 64", "dec ecx", "jnz 2b",
             inout("rsi") from => _, inout("rdi") to => _, inout("ecx") (PAGE / 64) as u32 => _,
-            out("r8") _, out("r9") _, out("r10") _, out("r11") _, out("r12") _, out("r13") _, out("r14") _, out("r15") _,
+            out("r8") _, out("r9") _, out("r10") _, out("r11") _,
+            out("r12") _, out("r13") _, out("r14") _, out("r15") _,
             options(nostack)
         );
     }
@@ -97,7 +98,11 @@ pub(crate) fn copy(from: Frame, to: Frame) {
 pub(crate) fn zero(frame: Frame) {
     // SAFETY: the frame is of our pool, and a page is 512 words. The direction flag is clear in all Rust code.
     unsafe {
-        asm!("rep stosq", inout("rdi") target(frame) => _, inout("rcx") PAGE / 8 => _, in("rax") 0u64, options(nostack));
+        asm!(
+            "rep stosq",
+            inout("rdi") target(frame) => _, inout("rcx") PAGE / 8 => _, in("rax") 0u64,
+            options(nostack)
+        );
     }
 }
 
