@@ -17,20 +17,12 @@ const EPHEMERAL: core::ops::Range<u16> = 32768..61000;
 
 impl Stack {
     fn socket(&self, id: SocketId) -> Result<&Socket, Errno> {
-        self.saved
-            .sockets
-            .get(&id)
-            .filter(|socket| socket.owner == Owner::Program)
-            .ok_or(Errno::EBADF)
+        self.saved.sockets.get(&id).filter(|socket| socket.owner == Owner::Program).ok_or(Errno::EBADF)
     }
 
     fn socket_mut(&mut self, id: SocketId) -> Result<&mut Socket, Errno> {
         self.touch();
-        self.saved
-            .sockets
-            .get_mut(&id)
-            .filter(|socket| socket.owner == Owner::Program)
-            .ok_or(Errno::EBADF)
+        self.saved.sockets.get_mut(&id).filter(|socket| socket.owner == Owner::Program).ok_or(Errno::EBADF)
     }
 
     /// Makes a socket.
@@ -42,9 +34,7 @@ impl Stack {
             Protocol::Echo => Kind::Ping(icmp::Ping::default()),
         };
         let id = self.new_id();
-        self.saved
-            .sockets
-            .insert(id, Socket::new(kind, Options::new()));
+        self.saved.sockets.insert(id, Socket::new(kind, Options::new()));
         Ok(id)
     }
 
@@ -58,8 +48,7 @@ impl Stack {
         let mut wanted = Endpoint::from_socket(address)?;
         let config = self.saved.link.config;
         let socket = self.socket(id)?;
-        if socket.bound.is_some() || matches!(socket.kind, Kind::Connection(_) | Kind::Listener(_))
-        {
+        if socket.bound.is_some() || matches!(socket.kind, Kind::Connection(_) | Kind::Listener(_)) {
             return Err(Errno::EINVAL);
         }
         let possible = wanted.address.is_unspecified()
@@ -69,9 +58,7 @@ impl Stack {
             return Err(Errno::EADDRNOTAVAIL);
         }
         if wanted.port == 0 {
-            wanted.port = self
-                .free_port(socket.protocol(), None)
-                .ok_or(Errno::EADDRINUSE)?;
+            wanted.port = self.free_port(socket.protocol(), None).ok_or(Errno::EADDRINUSE)?;
         } else if self.conflicts(id, wanted)? {
             return Err(Errno::EADDRINUSE);
         }
@@ -82,11 +69,7 @@ impl Stack {
         let socket = self.socket_mut(id)?;
         socket.bound = Some(at);
         let protocol = socket.protocol();
-        self.derived
-            .ports
-            .entry((protocol, at.port))
-            .or_default()
-            .push(id);
+        self.derived.ports.entry((protocol, at.port)).or_default().push(id);
         Ok(())
     }
 
@@ -100,15 +83,8 @@ impl Stack {
             let listens = stream && matches!(other.kind, Kind::Listener(_));
             both(Flags::REUSE_PORT) || (both(Flags::REUSE_ADDRESS) && !listens)
         };
-        let bound = self
-            .derived
-            .ports
-            .get(&(protocol, wanted.port))
-            .into_iter()
-            .flatten();
-        let mut others = bound
-            .filter(|other| **other != id)
-            .filter_map(|other| self.saved.sockets.get(other));
+        let bound = self.derived.ports.get(&(protocol, wanted.port)).into_iter().flatten();
+        let mut others = bound.filter(|other| **other != id).filter_map(|other| self.saved.sockets.get(other));
         if others.any(|other| other.bound.is_some_and(|at| at.overlaps(wanted)) && !shares(other)) {
             return Ok(true);
         }
@@ -117,53 +93,29 @@ impl Stack {
         }
         let mut connections = self.derived.connections.range(Tuple::range(wanted.port));
         let connected = connections.any(|(tuple, other)| {
-            let other = self
-                .saved
-                .sockets
-                .get(other)
-                .filter(|other| other.bound.is_none());
+            let other = self.saved.sockets.get(other).filter(|other| other.bound.is_none());
             wanted.covers(tuple.local) && other.is_some_and(|other| !shares(other))
         });
         let mut remembered = self.saved.time_wait.range(Tuple::range(wanted.port));
-        let lingers = !socket.options.has(Flags::REUSE_ADDRESS)
-            && remembered.any(|(t, _)| wanted.covers(t.local));
+        let lingers = !socket.options.has(Flags::REUSE_ADDRESS) && remembered.any(|(t, _)| wanted.covers(t.local));
         Ok(connected || lingers)
     }
 
     /// A port nobody uses; for a connection with `remote`, one that makes its name unique.
-    fn free_port(
-        &mut self,
-        protocol: Protocol,
-        remote: Option<(Ipv4Addr, Endpoint)>,
-    ) -> Option<u16> {
+    fn free_port(&mut self, protocol: Protocol, remote: Option<(Ipv4Addr, Endpoint)>) -> Option<u16> {
         let count = EPHEMERAL.len() as u64;
         let start = self.saved.secret.random() % count;
-        (0..count)
-            .map(|step| EPHEMERAL.start + ((start + step) % count) as u16)
-            .find(|port| {
-                let free = !self.derived.ports.contains_key(&(protocol, *port));
-                free && match remote {
-                    Some((local, remote)) => self.is_unused(Tuple {
-                        local: Endpoint::new(local, *port),
-                        remote,
-                    }),
-                    None => {
-                        protocol != Protocol::Tcp
-                            || (self
-                                .derived
-                                .connections
-                                .range(Tuple::range(*port))
-                                .next()
-                                .is_none()
-                                && self
-                                    .saved
-                                    .time_wait
-                                    .range(Tuple::range(*port))
-                                    .next()
-                                    .is_none())
-                    }
+        (0..count).map(|step| EPHEMERAL.start + ((start + step) % count) as u16).find(|port| {
+            let free = !self.derived.ports.contains_key(&(protocol, *port));
+            free && match remote {
+                Some((local, remote)) => self.is_unused(Tuple { local: Endpoint::new(local, *port), remote }),
+                None => {
+                    protocol != Protocol::Tcp
+                        || (self.derived.connections.range(Tuple::range(*port)).next().is_none()
+                            && self.saved.time_wait.range(Tuple::range(*port)).next().is_none())
                 }
-            })
+            }
+        })
     }
 
     fn is_unused(&self, tuple: Tuple) -> bool {
@@ -185,9 +137,7 @@ impl Stack {
         let bound = match socket.bound {
             Some(bound) => bound,
             None => {
-                let port = self
-                    .free_port(Protocol::Tcp, None)
-                    .ok_or(Errno::EADDRINUSE)?;
+                let port = self.free_port(Protocol::Tcp, None).ok_or(Errno::EADDRINUSE)?;
                 let bound = Endpoint::new(Ipv4Addr::UNSPECIFIED, port);
                 self.set_bound(id, bound)?;
                 bound
@@ -195,16 +145,9 @@ impl Stack {
         };
         // Sockets that share an address can still not both listen, unless they share the port too.
         let shares = self.socket(id)?.options.has(Flags::REUSE_PORT);
-        let others = self
-            .derived
-            .ports
-            .get(&(Protocol::Tcp, bound.port))
-            .into_iter()
-            .flatten();
-        let taken = others
-            .filter(|other| **other != id)
-            .filter_map(|other| self.saved.sockets.get(other))
-            .any(|other| {
+        let others = self.derived.ports.get(&(Protocol::Tcp, bound.port)).into_iter().flatten();
+        let taken =
+            others.filter(|other| **other != id).filter_map(|other| self.saved.sockets.get(other)).any(|other| {
                 matches!(other.kind, Kind::Listener(_))
                     && other.bound.is_some_and(|at| at.overlaps(bound))
                     && !(shares && other.options.has(Flags::REUSE_PORT))
@@ -316,19 +259,12 @@ impl Stack {
         let source = self.saved.link.config.source_for(remote.address);
         let socket = self.socket(id)?;
         if let Some(bound) = socket.bound {
-            let named = !bound.address.is_unspecified()
-                && !self.saved.link.config.is_broadcast(bound.address);
-            return Ok(if named {
-                bound
-            } else {
-                Endpoint::new(source, bound.port)
-            });
+            let named = !bound.address.is_unspecified() && !self.saved.link.config.is_broadcast(bound.address);
+            return Ok(if named { bound } else { Endpoint::new(source, bound.port) });
         }
         let protocol = socket.protocol();
         let unique = (protocol == Protocol::Tcp).then_some((source, remote));
-        let port = self
-            .free_port(protocol, unique)
-            .ok_or(Errno::EADDRNOTAVAIL)?;
+        let port = self.free_port(protocol, unique).ok_or(Errno::EADDRNOTAVAIL)?;
         self.set_bound(id, Endpoint::new(Ipv4Addr::UNSPECIFIED, port))?;
         Ok(Endpoint::new(source, port))
     }
@@ -344,13 +280,7 @@ impl Stack {
     }
 
     /// Sends. A stream may take only a part; `EAGAIN` if it takes nothing now. `to` is for datagrams without a peer.
-    pub fn send(
-        &mut self,
-        now: Nanos,
-        id: SocketId,
-        bytes: &[u8],
-        to: Option<SocketAddr>,
-    ) -> Result<usize, Errno> {
+    pub fn send(&mut self, now: Nanos, id: SocketId, bytes: &[u8], to: Option<SocketAddr>) -> Result<usize, Errno> {
         let socket = self.socket_mut(id)?;
         if let Some(error) = socket.error.take() {
             return Err(error);
@@ -358,9 +288,7 @@ impl Stack {
         let peer = match &socket.kind {
             Kind::Idle | Kind::Listener(_) => return Err(Errno::EPIPE),
             Kind::Connection(_) => {
-                return self
-                    .with_connection(now, id, |c, cx| c.write(bytes, cx))
-                    .unwrap_or(Err(Errno::EPIPE));
+                return self.with_connection(now, id, |c, cx| c.write(bytes, cx)).unwrap_or(Err(Errno::EPIPE));
             }
             Kind::Udp(udp) if udp.shut_write => return Err(Errno::EPIPE),
             Kind::Udp(udp) => udp.peer,
@@ -376,30 +304,18 @@ impl Stack {
         self.send_datagram(now, id, bytes, remote)
     }
 
-    fn send_datagram(
-        &mut self,
-        now: Nanos,
-        id: SocketId,
-        bytes: &[u8],
-        remote: Endpoint,
-    ) -> Result<usize, Errno> {
+    fn send_datagram(&mut self, now: Nanos, id: SocketId, bytes: &[u8], remote: Endpoint) -> Result<usize, Errno> {
         let local = self.bind_for(id, remote)?;
         let tuple = Tuple { local, remote };
         let socket = self.saved.sockets.get(&id).ok_or(Errno::EBADF)?;
         let link = &mut self.saved.link;
         let target = remote.address;
-        let direct = link.config.is_local(target)
-            || link.config.is_broadcast(target)
-            || target.is_multicast();
+        let direct = link.config.is_local(target) || link.config.is_broadcast(target) || target.is_multicast();
         if !direct && link.config.next_hop(target).is_none() {
             return Err(Errno::ENETUNREACH);
         }
         if socket.protocol() == Protocol::Echo {
-            return if link.has_room(target) {
-                icmp::request(link, now, tuple, bytes)
-            } else {
-                Err(Errno::EAGAIN)
-            };
+            return if link.has_room(target) { icmp::request(link, now, tuple, bytes) } else { Err(Errno::EAGAIN) };
         }
         udp::check(link, remote, bytes.len(), &socket.options)?;
         udp::send(link, now, tuple, bytes);
@@ -407,13 +323,7 @@ impl Stack {
     }
 
     /// Receives. `EAGAIN` if there is nothing now; nothing copied means the end of a stream.
-    pub fn receive_from(
-        &mut self,
-        now: Nanos,
-        id: SocketId,
-        into: &mut [u8],
-        take: Take,
-    ) -> Result<Received, Errno> {
+    pub fn receive_from(&mut self, now: Nanos, id: SocketId, into: &mut [u8], take: Take) -> Result<Received, Errno> {
         let socket = self.socket_mut(id)?;
         let mut ended = false;
         let datagram = match &mut socket.kind {
@@ -432,30 +342,14 @@ impl Stack {
             return Err(error);
         }
         match datagram {
-            Some((copied, length, from)) => Ok(Received {
-                copied,
-                length,
-                from: Some(from.to_socket()),
-            }),
-            None if ended => Ok(Received {
-                copied: 0,
-                length: 0,
-                from: None,
-            }),
+            Some((copied, length, from)) => Ok(Received { copied, length, from: Some(from.to_socket()) }),
+            None if ended => Ok(Received { copied: 0, length: 0, from: None }),
             None => Err(Errno::EAGAIN),
         }
     }
 
-    fn receive_stream(
-        &mut self,
-        now: Nanos,
-        id: SocketId,
-        into: &mut [u8],
-        take: Take,
-    ) -> Result<Received, Errno> {
-        let copied = self
-            .with_connection(now, id, |connection, cx| connection.read(into, take, cx))
-            .flatten();
+    fn receive_stream(&mut self, now: Nanos, id: SocketId, into: &mut [u8], take: Take) -> Result<Received, Errno> {
+        let copied = self.with_connection(now, id, |connection, cx| connection.read(into, take, cx)).flatten();
         let socket = self.socket_mut(id)?;
         if copied.is_none_or(|copied| copied == 0)
             && !into.is_empty()
@@ -464,11 +358,7 @@ impl Stack {
             return Err(error);
         }
         match copied {
-            Some(copied) => Ok(Received {
-                copied,
-                length: copied,
-                from: None,
-            }),
+            Some(copied) => Ok(Received { copied, length: copied, from: None }),
             None => Err(Errno::EAGAIN),
         }
     }
@@ -485,9 +375,7 @@ impl Stack {
                 self.derived.changed.insert(id);
                 Ok(())
             }
-            Kind::Connection(connection) if connection.state == State::Closed => {
-                Err(Errno::ENOTCONN)
-            }
+            Kind::Connection(connection) if connection.state == State::Closed => Err(Errno::ENOTCONN),
             Kind::Connection(_) => {
                 self.with_connection(now, id, |connection, cx| connection.shutdown(how, cx));
                 Ok(())
@@ -550,9 +438,7 @@ impl Stack {
     /// The peer's address.
     pub fn peer_address(&self, id: SocketId) -> Result<SocketAddr, Errno> {
         let peer = match &self.socket(id)?.kind {
-            Kind::Connection(c) if !matches!(c.state, State::SynSent | State::Closed) => {
-                Some(c.tuple.remote)
-            }
+            Kind::Connection(c) if !matches!(c.state, State::SynSent | State::Closed) => Some(c.tuple.remote),
             Kind::Udp(udp) => udp.peer,
             Kind::Ping(ping) => ping.peer,
             _ => None,
@@ -567,8 +453,7 @@ impl Stack {
 
     /// What can be done with the socket now. A socket that does not exist hangs up.
     pub fn readiness(&self, id: SocketId) -> Readiness {
-        self.socket(id)
-            .map_or(Readiness::HANGUP | Readiness::ERROR, Socket::readiness)
+        self.socket(id).map_or(Readiness::HANGUP | Readiness::ERROR, Socket::readiness)
     }
 
     /// Bytes that can be received now (FIONREAD).
@@ -611,11 +496,7 @@ impl Stack {
             SocketOption::KeepAlive => flag(Flags::KEEP_ALIVE),
             SocketOption::NoDelay => flag(Flags::NO_DELAY),
             SocketOption::Cork => flag(Flags::CORK),
-            SocketOption::Type => Ok(if socket.protocol() == Protocol::Tcp {
-                1
-            } else {
-                2
-            }),
+            SocketOption::Type => Ok(if socket.protocol() == Protocol::Tcp { 1 } else { 2 }),
             SocketOption::Protocol => Ok(match socket.protocol() {
                 Protocol::Echo => 1,
                 Protocol::Tcp => 6,
@@ -639,23 +520,13 @@ impl Stack {
     }
 
     /// Changes a setting.
-    pub fn set_option(
-        &mut self,
-        now: Nanos,
-        id: SocketId,
-        option: SocketOption,
-        value: i32,
-    ) -> Result<(), Errno> {
+    pub fn set_option(&mut self, now: Nanos, id: SocketId, option: SocketOption, value: i32) -> Result<(), Errno> {
         let socket = self.socket_mut(id)?;
         let stream = socket.protocol() == Protocol::Tcp;
         let options = &mut socket.options;
         let on = value != 0;
         let positive = |most: i32| {
-            if (1..=most).contains(&value) {
-                Ok(value as u32)
-            } else {
-                Err(Errno::EINVAL)
-            }
+            if (1..=most).contains(&value) { Ok(value as u32) } else { Err(Errno::EINVAL) }
         };
         match option {
             SocketOption::ReuseAddress => options.flags.set(Flags::REUSE_ADDRESS, on),
@@ -665,10 +536,7 @@ impl Stack {
             SocketOption::ReceiveBuffer => options.receive_buffer = Options::buffer(value),
             SocketOption::KeepAlive => options.flags.set(Flags::KEEP_ALIVE, on),
             SocketOption::Linger => options.linger = u32::try_from(value).ok(),
-            SocketOption::Type
-            | SocketOption::Protocol
-            | SocketOption::Error
-            | SocketOption::Accepting => {
+            SocketOption::Type | SocketOption::Protocol | SocketOption::Error | SocketOption::Accepting => {
                 return Err(Errno::ENOPROTOOPT);
             }
             _ if !stream => return Err(Errno::ENOPROTOOPT),

@@ -66,11 +66,7 @@ mod tests {
                 sum += u32::from(pair[0]) << 8 | pair.get(1).copied().map_or(0, u32::from);
                 sum = (sum & 0xffff) + (sum >> 16);
             }
-            assert_eq!(
-                Sum::default().add(&bytes[..length]).finish(),
-                (!(sum as u16)).to_be_bytes(),
-                "{length}"
-            );
+            assert_eq!(Sum::default().add(&bytes[..length]).finish(), (!(sum as u16)).to_be_bytes(), "{length}");
         }
     }
 }

@@ -14,10 +14,7 @@ pub(crate) struct Endpoint {
 
 impl Endpoint {
     /// No address, no port.
-    pub const UNSPECIFIED: Endpoint = Endpoint {
-        port: 0,
-        address: Ipv4Addr::UNSPECIFIED,
-    };
+    pub const UNSPECIFIED: Endpoint = Endpoint { port: 0, address: Ipv4Addr::UNSPECIFIED };
 
     pub const fn new(address: Ipv4Addr, port: u16) -> Endpoint {
         Endpoint { port, address }
@@ -59,10 +56,7 @@ impl Tuple {
     /// The smallest and the largest tuple with this local port.
     pub const fn range(port: u16) -> core::ops::RangeInclusive<Tuple> {
         let last = Endpoint::new(Ipv4Addr::BROADCAST, u16::MAX);
-        Tuple {
-            local: Endpoint::new(Ipv4Addr::UNSPECIFIED, port),
-            remote: Endpoint::UNSPECIFIED,
-        }..=Tuple {
+        Tuple { local: Endpoint::new(Ipv4Addr::UNSPECIFIED, port), remote: Endpoint::UNSPECIFIED }..=Tuple {
             local: Endpoint::new(Ipv4Addr::BROADCAST, port),
             remote: last,
         }

@@ -71,11 +71,7 @@ fn quoted(bytes: &[u8]) -> Option<(IpProtocol, Tuple)> {
         return None;
     }
     let [a, b, c, d] = *bytes.get(length..)?.first_chunk::<4>()?;
-    let address = |from: usize| {
-        Some(Ipv4Addr::from_octets(
-            *header.get(from..)?.first_chunk::<4>()?,
-        ))
-    };
+    let address = |from: usize| Some(Ipv4Addr::from_octets(*header.get(from..)?.first_chunk::<4>()?));
     let tuple = Tuple {
         local: Endpoint::new(address(12)?, u16::from_be_bytes([a, b])),
         remote: Endpoint::new(address(16)?, u16::from_be_bytes([c, d])),
@@ -84,30 +80,16 @@ fn quoted(bytes: &[u8]) -> Option<(IpProtocol, Tuple)> {
 }
 
 /// Sends a message, whose checksum is set here.
-fn send(
-    link: &mut Link,
-    now: Nanos,
-    source: Ipv4Addr,
-    target: Ipv4Addr,
-    kind: [u8; 2],
-    rest: (&[u8], &[u8]),
-) {
+fn send(link: &mut Link, now: Nanos, source: Ipv4Addr, target: Ipv4Addr, kind: [u8; 2], rest: (&[u8], &[u8])) {
     if !link.has_room(target) {
         return;
     }
-    let mut frame = link.frame(
-        source,
-        target,
-        IpProtocol::Icmp,
-        4 + rest.0.len() + rest.1.len(),
-    );
+    let mut frame = link.frame(source, target, IpProtocol::Icmp, 4 + rest.0.len() + rest.1.len());
     let start = ETHERNET + IPV4;
     frame.extend_from_slice(&[kind[0], kind[1], 0, 0]);
     frame.extend_from_slice(rest.0);
     frame.extend_from_slice(rest.1);
-    let sum = Sum::default()
-        .add(frame.get(start..).unwrap_or(&[]))
-        .finish();
+    let sum = Sum::default().add(frame.get(start..).unwrap_or(&[])).finish();
     if let Some(place) = frame.get_mut(start + 2..start + 4) {
         place.copy_from_slice(&sum);
     }
@@ -117,39 +99,17 @@ fn send(
 /// Answers an echo request.
 pub(crate) fn reply(link: &mut Link, now: Nanos, incoming: &Incoming<'_>, request: &[u8]) {
     let rest = request.get(4..).unwrap_or(&[]);
-    send(
-        link,
-        now,
-        incoming.target,
-        incoming.source,
-        [ECHO_REPLY, 0],
-        (rest, &[]),
-    );
+    send(link, now, incoming.target, incoming.source, [ECHO_REPLY, 0], (rest, &[]));
 }
 
 /// Tells the sender of a packet that nobody uses its port.
 pub(crate) fn port_unreachable(link: &mut Link, now: Nanos, incoming: &Incoming<'_>) {
-    let quote = incoming
-        .packet
-        .get(..IPV4 + 40 + 8)
-        .unwrap_or(incoming.packet);
-    send(
-        link,
-        now,
-        incoming.target,
-        incoming.source,
-        [UNREACHABLE, PORT_UNREACHABLE],
-        (&[0; 4], quote),
-    );
+    let quote = incoming.packet.get(..IPV4 + 40 + 8).unwrap_or(incoming.packet);
+    send(link, now, incoming.target, incoming.source, [UNREACHABLE, PORT_UNREACHABLE], (&[0; 4], quote));
 }
 
 /// Sends an echo request that a program made; its identifier is that of the socket.
-pub(crate) fn request(
-    link: &mut Link,
-    now: Nanos,
-    tuple: Tuple,
-    message: &[u8],
-) -> Result<usize, Errno> {
+pub(crate) fn request(link: &mut Link, now: Nanos, tuple: Tuple, message: &[u8]) -> Result<usize, Errno> {
     let (header, rest) = message.split_first_chunk::<HEADER>().ok_or(Errno::EINVAL)?;
     if header[0] != ECHO_REQUEST || header[1] != 0 {
         return Err(Errno::EINVAL);
@@ -159,13 +119,6 @@ pub(crate) fn request(
     }
     let [id_high, id_low] = tuple.local.port.to_be_bytes();
     let head = [id_high, id_low, header[6], header[7]];
-    send(
-        link,
-        now,
-        tuple.local.address,
-        tuple.remote.address,
-        [ECHO_REQUEST, 0],
-        (&head, rest),
-    );
+    send(link, now, tuple.local.address, tuple.remote.address, [ECHO_REQUEST, 0], (&head, rest));
     Ok(message.len())
 }

@@ -11,8 +11,8 @@ use shimos_abi::time::Nanos;
 use smoltcp::{
     phy::ChecksumCapabilities,
     wire::{
-        ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol,
-        EthernetRepr, IpProtocol, Ipv4Packet, Ipv4Repr,
+        ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr, IpProtocol,
+        Ipv4Packet, Ipv4Repr,
     },
 };
 
@@ -57,9 +57,7 @@ pub struct Config {
 
 impl Config {
     fn mask(&self) -> u32 {
-        u32::MAX
-            .checked_shl(32 - u32::from(self.prefix.min(32)))
-            .unwrap_or(0)
+        u32::MAX.checked_shl(32 - u32::from(self.prefix.min(32))).unwrap_or(0)
     }
 
     /// Whether packets to `address` come back to this program.
@@ -69,17 +67,12 @@ impl Config {
 
     /// Whether `address` names every host of the network.
     pub(crate) fn is_broadcast(&self, address: Ipv4Addr) -> bool {
-        address.is_broadcast()
-            || (self.prefix < 31 && address.to_bits() == self.address.to_bits() | !self.mask())
+        address.is_broadcast() || (self.prefix < 31 && address.to_bits() == self.address.to_bits() | !self.mask())
     }
 
     /// The address that packets to `target` come from.
     pub(crate) fn source_for(&self, target: Ipv4Addr) -> Ipv4Addr {
-        if target.is_loopback() {
-            Ipv4Addr::LOCALHOST
-        } else {
-            self.address
-        }
+        if target.is_loopback() { Ipv4Addr::LOCALHOST } else { self.address }
     }
 
     /// Whether one host of this or another network can be meant by `address`.
@@ -133,9 +126,7 @@ impl Incoming<'_> {
     /// Whether the checksum over payload and pseudo header is right.
     pub fn checksum_is_valid(&self) -> bool {
         self.looped
-            || Sum::pseudo(self.source, self.target, self.protocol, self.payload.len())
-                .add(self.payload)
-                .is_valid()
+            || Sum::pseudo(self.source, self.target, self.protocol, self.payload.len()).add(self.payload).is_valid()
     }
 }
 
@@ -187,30 +178,16 @@ impl Link {
 
     /// Whether the queue that packets to `target` join has room.
     pub fn has_room(&self, target: Ipv4Addr) -> bool {
-        if self.config.is_local(target) {
-            self.looped.len() < QUEUE
-        } else {
-            self.outgoing.len() < QUEUE
-        }
+        if self.config.is_local(target) { self.looped.len() < QUEUE } else { self.outgoing.len() < QUEUE }
     }
 
     /// The largest packet that reaches `target` in one piece.
     pub fn mtu(&self, target: Ipv4Addr) -> usize {
-        if self.config.is_local(target) {
-            LOOPBACK_MTU
-        } else {
-            MTU
-        }
+        if self.config.is_local(target) { LOOPBACK_MTU } else { MTU }
     }
 
     /// The beginning of a frame: blank Ethernet header and IPv4 header. The caller appends `length` bytes.
-    pub fn frame(
-        &self,
-        source: Ipv4Addr,
-        target: Ipv4Addr,
-        protocol: IpProtocol,
-        length: usize,
-    ) -> Vec<u8> {
+    pub fn frame(&self, source: Ipv4Addr, target: Ipv4Addr, protocol: IpProtocol, length: usize) -> Vec<u8> {
         let mut frame = Vec::with_capacity(ETHERNET + IPV4 + length);
         frame.resize(ETHERNET + IPV4, 0);
         let header = Ipv4Repr {
@@ -221,10 +198,7 @@ impl Link {
             hop_limit: 64,
         };
         if let Some(buffer) = frame.get_mut(ETHERNET..) {
-            header.emit(
-                &mut Ipv4Packet::new_unchecked(buffer),
-                &ChecksumCapabilities::default(),
-            );
+            header.emit(&mut Ipv4Packet::new_unchecked(buffer), &ChecksumCapabilities::default());
         }
         frame
     }
@@ -276,13 +250,7 @@ impl Link {
             None => {
                 self.make_room();
                 let waiting = VecDeque::from([Bytes(frame)]);
-                let neighbour = Neighbour {
-                    mac: None,
-                    confirmed: Nanos::default(),
-                    asked: now,
-                    tries: 1,
-                    waiting,
-                };
+                let neighbour = Neighbour { mac: None, confirmed: Nanos::default(), asked: now, tries: 1, waiting };
                 self.neighbours.insert(hop, neighbour);
                 self.ask(hop);
             }
@@ -292,11 +260,7 @@ impl Link {
     /// Forgets the neighbour that was heard of longest ago, if too many are known.
     fn make_room(&mut self) {
         while self.neighbours.len() >= NEIGHBOURS {
-            let oldest = self
-                .neighbours
-                .iter()
-                .min_by_key(|(_, n)| n.confirmed.max(n.asked))
-                .map(|(hop, _)| *hop);
+            let oldest = self.neighbours.iter().min_by_key(|(_, n)| n.confirmed.max(n.asked)).map(|(hop, _)| *hop);
             match oldest {
                 Some(hop) => self.neighbours.remove(&hop),
                 None => return,
@@ -308,13 +272,7 @@ impl Link {
         self.send_arp(ArpOperation::Request, [0xff; 6], [0; 6], hop);
     }
 
-    fn send_arp(
-        &mut self,
-        operation: ArpOperation,
-        to: [u8; 6],
-        target_mac: [u8; 6],
-        target: Ipv4Addr,
-    ) {
+    fn send_arp(&mut self, operation: ArpOperation, to: [u8; 6], target_mac: [u8; 6], target: Ipv4Addr) {
         let arp = ArpRepr::EthernetIpv4 {
             operation,
             source_hardware_addr: EthernetAddress(self.config.mac),
@@ -349,11 +307,9 @@ impl Link {
             EthernetProtocol::Ipv4 => {
                 let incoming = parse(frame.payload())?;
                 let mine = incoming.target == self.config.address
-                    || (self.config.is_broadcast(incoming.target)
-                        && incoming.protocol == IpProtocol::Udp);
+                    || (self.config.is_broadcast(incoming.target) && incoming.protocol == IpProtocol::Udp);
                 // Nobody else may claim to be this program.
-                let honest = !self.config.is_local(incoming.source)
-                    && self.config.is_unicast(incoming.source);
+                let honest = !self.config.is_local(incoming.source) && self.config.is_unicast(incoming.source);
                 (mine && honest).then_some(incoming)
             }
             _ => None,
@@ -386,16 +342,8 @@ impl Link {
         if operation == ArpOperation::Request && for_me && !self.neighbours.contains_key(&sender) {
             self.make_room();
             let waiting = VecDeque::new();
-            self.neighbours.insert(
-                sender,
-                Neighbour {
-                    mac: None,
-                    confirmed: now,
-                    asked: Nanos::default(),
-                    tries: 0,
-                    waiting,
-                },
-            );
+            self.neighbours
+                .insert(sender, Neighbour { mac: None, confirmed: now, asked: Nanos::default(), tries: 0, waiting });
         }
         if let Some(neighbour) = self.neighbours.get_mut(&sender) {
             neighbour.mac = Some(mac);
@@ -435,11 +383,7 @@ impl Link {
 
     /// When [`Link::poll`] has something to do.
     pub fn next_deadline(&self) -> Option<Nanos> {
-        self.neighbours
-            .values()
-            .filter(|n| !n.waiting.is_empty())
-            .map(|n| n.asked + ASK_EVERY)
-            .min()
+        self.neighbours.values().filter(|n| !n.waiting.is_empty()).map(|n| n.asked + ASK_EVERY).min()
     }
 }
 

@@ -170,9 +170,6 @@ impl Options {
 
     /// The size of a buffer for which a program asked for `value` bytes.
     pub fn buffer(value: i32) -> u32 {
-        u32::try_from(value)
-            .unwrap_or(0)
-            .saturating_mul(2)
-            .clamp(*BUFFER.start(), *BUFFER.end())
+        u32::try_from(value).unwrap_or(0).saturating_mul(2).clamp(*BUFFER.start(), *BUFFER.end())
     }
 }

@@ -52,8 +52,7 @@ impl Ring {
         let split = a.len();
         (
             a.get(start.min(split)..end.min(split)).unwrap_or(&[]),
-            b.get(start.saturating_sub(split)..end.saturating_sub(split))
-                .unwrap_or(&[]),
+            b.get(start.saturating_sub(split)..end.saturating_sub(split)).unwrap_or(&[]),
         )
     }
 
@@ -63,11 +62,7 @@ impl Ring {
 }
 
 impl<C> Encode<C> for Ring {
-    fn encode<W: Write>(
-        &self,
-        e: &mut Encoder<W>,
-        _: &mut C,
-    ) -> Result<(), encode::Error<W::Error>> {
+    fn encode<W: Write>(&self, e: &mut Encoder<W>, _: &mut C) -> Result<(), encode::Error<W::Error>> {
         let (a, b) = self.0.as_slices();
         e.bytes_len(self.0.len() as u64)?;
         e.writer_mut().write_all(a).map_err(encode::Error::write)?;

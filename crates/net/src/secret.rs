@@ -21,10 +21,7 @@ impl Secret {
             hasher.write_u64(seed);
             hasher.finish()
         };
-        Secret {
-            key: (derive(1), derive(2)),
-            count: 0,
-        }
+        Secret { key: (derive(1), derive(2)), count: 0 }
     }
 
     fn hash(&self, purpose: u64, tuple: Option<Tuple>) -> u64 {

@@ -133,14 +133,7 @@ pub(crate) enum Owner {
 
 impl Socket {
     pub fn new(kind: Kind, options: Options) -> Socket {
-        Socket {
-            kind,
-            options,
-            bound: None,
-            error: None,
-            owner: Owner::Program,
-            armed: None,
-        }
+        Socket { kind, options, bound: None, error: None, owner: Owner::Program, armed: None }
     }
 
     pub fn protocol(&self) -> Protocol {

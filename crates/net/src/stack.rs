@@ -67,11 +67,7 @@ pub struct Stack {
 }
 
 impl<C> Encode<C> for Stack {
-    fn encode<W: Write>(
-        &self,
-        e: &mut Encoder<W>,
-        ctx: &mut C,
-    ) -> Result<(), encode::Error<W::Error>> {
+    fn encode<W: Write>(&self, e: &mut Encoder<W>, ctx: &mut C) -> Result<(), encode::Error<W::Error>> {
         self.saved.encode(e, ctx)
     }
 }
@@ -80,10 +76,7 @@ impl<'b, C> Decode<'b, C> for Stack {
     /// Also checks what was decoded and rebuilds what follows from it.
     fn decode(d: &mut Decoder<'b>, ctx: &mut C) -> Result<Self, decode::Error> {
         let saved = Saved::decode(d, ctx)?;
-        let mut stack = Stack {
-            saved,
-            derived: Derived::default(),
-        };
+        let mut stack = Stack { saved, derived: Derived::default() };
         stack.validate().map_err(decode::Error::message)?;
         stack.derive();
         Ok(stack)
@@ -101,10 +94,7 @@ impl Stack {
             time_wait: BTreeMap::new(),
             acks: AckMode::Delayed,
         };
-        Stack {
-            saved,
-            derived: Derived::default(),
-        }
+        Stack { saved, derived: Derived::default() }
     }
 
     /// The addresses it was made with.
@@ -136,11 +126,7 @@ impl Stack {
                 Kind::Connection(connection) => connection.validate()?,
                 Kind::Listener(listener) => {
                     listener.validate()?;
-                    if !listener
-                        .ready
-                        .iter()
-                        .all(|child| self.is_child(*child, *id))
-                    {
+                    if !listener.ready.iter().all(|child| self.is_child(*child, *id)) {
                         return Err("a queue of strangers");
                     }
                 }
@@ -151,10 +137,7 @@ impl Stack {
     }
 
     fn is_child(&self, child: SocketId, of: SocketId) -> bool {
-        self.saved
-            .sockets
-            .get(&child)
-            .is_some_and(|socket| socket.owner == Owner::Listener(of))
+        self.saved.sockets.get(&child).is_some_and(|socket| socket.owner == Owner::Listener(of))
     }
 
     /// Builds what follows from the saved state.
@@ -166,17 +149,15 @@ impl Stack {
                 continue;
             };
             if let Some(bound) = socket.bound {
-                self.derived
-                    .ports
-                    .entry((socket.protocol(), bound.port))
-                    .or_default()
-                    .push(id);
+                self.derived.ports.entry((socket.protocol(), bound.port)).or_default().push(id);
             }
             if let Kind::Connection(connection) = &socket.kind
                 && connection.state != State::Closed
             {
                 self.derived.connections.insert(connection.tuple, id);
-                self.derived.blocked.insert(id);
+                if connection.blocked {
+                    self.derived.blocked.insert(id);
+                }
             }
             if socket.owner == Owner::Program {
                 self.derived.changed.insert(id);
@@ -228,13 +209,8 @@ impl Stack {
             self.neighbour_absent(now, hop);
         }
         self.forget_time_wait(now);
-        let due: Vec<SocketId> = self
-            .derived
-            .timers
-            .iter()
-            .take_while(|(at, _)| *at <= now)
-            .map(|(_, id)| *id)
-            .collect();
+        let due: Vec<SocketId> =
+            self.derived.timers.iter().take_while(|(at, _)| *at <= now).map(|(_, id)| *id).collect();
         for id in due {
             self.with_connection(now, id, |connection, cx| connection.poll(cx));
             self.with_listener(now, id, |listener, _, cx| listener.poll(cx));
@@ -260,14 +236,7 @@ impl Stack {
             return Some(Nanos(0));
         }
         let timer = self.derived.timers.first().map(|(at, _)| *at);
-        [
-            timer,
-            self.derived.time_wait,
-            self.saved.link.next_deadline(),
-        ]
-        .into_iter()
-        .flatten()
-        .min()
+        [timer, self.derived.time_wait, self.saved.link.next_deadline()].into_iter().flatten().min()
     }
 
     fn dispatch(&mut self, now: Nanos, incoming: &Incoming<'_>) {
@@ -283,12 +252,8 @@ impl Stack {
                 }
             }
             IpProtocol::Icmp => match icmp::parse(incoming) {
-                Some(icmp::Message::Request(request)) => {
-                    icmp::reply(&mut self.saved.link, now, incoming, request)
-                }
-                Some(icmp::Message::Reply(ident, bytes)) => {
-                    self.receive_echo(incoming, ident, bytes)
-                }
+                Some(icmp::Message::Request(request)) => icmp::reply(&mut self.saved.link, now, incoming, request),
+                Some(icmp::Message::Reply(ident, bytes)) => self.receive_echo(incoming, ident, bytes),
                 Some(icmp::Message::Failure(protocol, tuple, error)) => {
                     self.receive_failure(now, protocol, tuple, error);
                 }
@@ -344,9 +309,7 @@ impl Stack {
         }
         match found.len() as u64 {
             0 | 1 => found.first().copied(),
-            count => found
-                .get((self.saved.secret.choice(tuple) % count) as usize)
-                .copied(),
+            count => found.get((self.saved.secret.choice(tuple) % count) as usize).copied(),
         }
     }
 
@@ -383,13 +346,7 @@ impl Stack {
         let broadcast = self.saved.link.config.is_broadcast(incoming.target);
         let mut best: Option<(u8, SocketId)> = None;
         let mut all = Vec::new();
-        for id in self
-            .derived
-            .ports
-            .get(&(Protocol::Udp, tuple.local.port))
-            .into_iter()
-            .flatten()
-        {
+        for id in self.derived.ports.get(&(Protocol::Udp, tuple.local.port)).into_iter().flatten() {
             let Some(socket) = self.saved.sockets.get(id) else {
                 continue;
             };
@@ -416,11 +373,7 @@ impl Stack {
             let Kind::Udp(udp) = &mut socket.kind else {
                 continue;
             };
-            if udp
-                .queue
-                .push(tuple.remote, bytes, &socket.options)
-                .is_some()
-            {
+            if udp.queue.push(tuple.remote, bytes, &socket.options).is_some() {
                 self.derived.changed.insert(id);
             }
         }
@@ -428,13 +381,7 @@ impl Stack {
 
     fn receive_echo(&mut self, incoming: &Incoming<'_>, ident: u16, bytes: &[u8]) {
         let from = Endpoint::new(incoming.source, 0);
-        for id in self
-            .derived
-            .ports
-            .get(&(Protocol::Echo, ident))
-            .into_iter()
-            .flatten()
-        {
+        for id in self.derived.ports.get(&(Protocol::Echo, ident)).into_iter().flatten() {
             let Some(socket) = self.saved.sockets.get_mut(id) else {
                 continue;
             };
@@ -461,13 +408,7 @@ impl Stack {
                 }
             }
             IpProtocol::Udp => {
-                for id in self
-                    .derived
-                    .ports
-                    .get(&(Protocol::Udp, tuple.local.port))
-                    .into_iter()
-                    .flatten()
-                {
+                for id in self.derived.ports.get(&(Protocol::Udp, tuple.local.port)).into_iter().flatten() {
                     let Some(socket) = self.saved.sockets.get_mut(id) else {
                         continue;
                     };
@@ -506,13 +447,8 @@ impl Stack {
         if self.derived.time_wait.is_some_and(|at| at <= now) {
             self.saved.time_wait.retain(|_, entry| entry.ends > now);
             // Not more often than once a second, for there may be many.
-            self.derived.time_wait = self
-                .saved
-                .time_wait
-                .values()
-                .map(|entry| entry.ends)
-                .min()
-                .map(|at| at.max(now + Nanos::secs(1)));
+            self.derived.time_wait =
+                self.saved.time_wait.values().map(|entry| entry.ends).min().map(|at| at.max(now + Nanos::secs(1)));
         }
     }
 
@@ -584,8 +520,7 @@ impl Stack {
             (State::TimeWait, Owner::Nobody) if !connection.blocked => {
                 let entry = TimeWait::new(connection, now);
                 let ends = entry.ends;
-                self.derived.time_wait =
-                    Some(self.derived.time_wait.map_or(ends, |at| at.min(ends)));
+                self.derived.time_wait = Some(self.derived.time_wait.map_or(ends, |at| at.min(ends)));
                 self.saved.time_wait.insert(tuple, entry);
                 self.remove(id);
             }

@@ -42,10 +42,7 @@ impl Queue {
         if used > options.receive_buffer as usize {
             return None;
         }
-        self.datagrams.push_back(Datagram {
-            from,
-            bytes: Bytes(bytes.to_vec()),
-        });
+        self.datagrams.push_back(Datagram { from, bytes: Bytes(bytes.to_vec()) });
         Some(())
     }
 
@@ -66,17 +63,11 @@ impl Queue {
 
     /// Bytes of the first datagram.
     pub fn readable(&self) -> usize {
-        self.datagrams
-            .front()
-            .map_or(0, |first| first.bytes.0.len())
+        self.datagrams.front().map_or(0, |first| first.bytes.0.len())
     }
 
     pub fn readiness(&self) -> Readiness {
-        if self.datagrams.is_empty() {
-            Readiness::WRITABLE
-        } else {
-            Readiness::READABLE | Readiness::WRITABLE
-        }
+        if self.datagrams.is_empty() { Readiness::WRITABLE } else { Readiness::READABLE | Readiness::WRITABLE }
     }
 }
 
@@ -128,17 +119,8 @@ impl Udp {
 }
 
 /// Whether a datagram of this length may be sent there.
-pub(crate) fn check(
-    link: &Link,
-    to: Endpoint,
-    length: usize,
-    options: &Options,
-) -> Result<(), Errno> {
-    let most = if link.config.is_local(to.address) {
-        MOST
-    } else {
-        MTU - IPV4 - HEADER
-    };
+pub(crate) fn check(link: &Link, to: Endpoint, length: usize, options: &Options) -> Result<(), Errno> {
+    let most = if link.config.is_local(to.address) { MOST } else { MTU - IPV4 - HEADER };
     if to.port == 0 {
         Err(Errno::EINVAL)
     } else if length > most {
@@ -167,10 +149,7 @@ pub(crate) fn send(link: &mut Link, now: Nanos, tuple: Tuple, bytes: &[u8]) {
     }
     frame.extend_from_slice(bytes);
     let segment = frame.get(start..).unwrap_or(&[]);
-    let sum = match Sum::pseudo(source, target, IpProtocol::Udp, segment.len())
-        .add(segment)
-        .finish()
-    {
+    let sum = match Sum::pseudo(source, target, IpProtocol::Udp, segment.len()).add(segment).finish() {
         // Zero would mean that there is no checksum.
         [0, 0] => [0xff, 0xff],
         sum => sum,
@@ -188,9 +167,7 @@ pub(crate) fn parse<'a>(incoming: &Incoming<'a>) -> Option<(Tuple, &'a [u8])> {
     let whole = incoming.payload.get(..length)?;
     let valid = incoming.looped
         || packet.checksum() == 0
-        || Sum::pseudo(incoming.source, incoming.target, IpProtocol::Udp, length)
-            .add(whole)
-            .is_valid();
+        || Sum::pseudo(incoming.source, incoming.target, IpProtocol::Udp, length).add(whole).is_valid();
     if !valid || packet.dst_port() == 0 {
         return None;
     }

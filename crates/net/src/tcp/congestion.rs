@@ -97,11 +97,7 @@ impl Congestion {
         if let Some(first) = self.sacked.get(from).filter(|_| from < to) {
             start = start.min(first.0);
         }
-        if let Some(last) = to
-            .checked_sub(1)
-            .and_then(|last| self.sacked.get(last))
-            .filter(|_| from < to)
-        {
+        if let Some(last) = to.checked_sub(1).and_then(|last| self.sacked.get(last)).filter(|_| from < to) {
             end = end.max(last.1);
         }
         if from < to || self.sacked.len() < BLOCKS {
@@ -125,10 +121,7 @@ impl Congestion {
             Recovery::Loss(end) => end.min(nxt),
             Recovery::Fast(_) => {
                 let first = una + self.mss;
-                self.sacked
-                    .last()
-                    .map_or(first, |run| run.0.max(first))
-                    .min(nxt)
+                self.sacked.last().map_or(first, |run| run.0.max(first)).min(nxt)
             }
         }
     }
@@ -149,9 +142,7 @@ impl Congestion {
                 break;
             }
         }
-        start
-            .before(end)
-            .then(|| (start, (limit.since(start).max(0) as u32).min(self.mss)))
+        start.before(end).then(|| (start, (limit.since(start).max(0) as u32).min(self.mss)))
     }
 
     /// A lost run that ends here was sent again.
@@ -169,11 +160,7 @@ impl Congestion {
             self.missing(self.again.max(una), self.lost_end(una, nxt))
         };
         // Without selective acknowledgements each duplicate still says that one segment left the network.
-        let left = if self.sacked.is_empty() {
-            self.duplicates.saturating_mul(self.mss)
-        } else {
-            0
-        };
+        let left = if self.sacked.is_empty() { self.duplicates.saturating_mul(self.mss) } else { 0 };
         flight.saturating_sub(lost).saturating_sub(left)
     }
 
@@ -184,12 +171,8 @@ impl Congestion {
 
     /// Enters fast recovery if enough says that something was lost.
     pub fn check_loss(&mut self, una: Seq, nxt: Seq) {
-        let arrived =
-            nxt.since(una).max(0) as u32 - self.missing(una, nxt).min(nxt.since(una).max(0) as u32);
-        if self.recovery == Recovery::None
-            && una != nxt
-            && (self.duplicates >= 3 || arrived > 2 * self.mss)
-        {
+        let arrived = nxt.since(una).max(0) as u32 - self.missing(una, nxt).min(nxt.since(una).max(0) as u32);
+        if self.recovery == Recovery::None && una != nxt && (self.duplicates >= 3 || arrived > 2 * self.mss) {
             self.reduce(una, nxt);
             self.window = self.threshold;
             self.recovery = Recovery::Fast(nxt);
@@ -265,8 +248,7 @@ impl Congestion {
     }
 
     pub fn validate(&self, una: Seq, nxt: Seq) -> Result<(), &'static str> {
-        let sizes =
-            (32..=65535).contains(&self.mss) && (self.mss..=2 * MOST).contains(&self.window);
+        let sizes = (32..=65535).contains(&self.mss) && (self.mss..=2 * MOST).contains(&self.window);
         if !sizes || self.threshold > MOST || self.duplicates > 1 << 24 {
             return Err("impossible congestion window");
         }

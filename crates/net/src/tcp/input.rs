@@ -1,7 +1,6 @@
 //! What a connection does with a segment that belongs to it (RFC 9293, 3.10.7).
 use super::{
-    Agreed, Connection, Context, FIN_WAIT_2, HEADER, SHIFT, STAMP, Seq, Stamps, State, TIME_WAIT,
-    segment::Segment,
+    Agreed, Connection, Context, FIN_WAIT_2, HEADER, SHIFT, STAMP, Seq, Stamps, State, TIME_WAIT, segment::Segment,
 };
 use crate::{link::IPV4, socket::Owner};
 use shimos_abi::{errno::Errno, time::Nanos};
@@ -13,14 +12,9 @@ const LEAST_MSS: u16 = 88;
 
 /// What the options of a SYN and our own say together.
 pub(super) fn agree(syn: &Segment<'_>, mtu: usize, offset: u32, now: Nanos) -> Agreed {
-    let stamps = syn.stamp.map(|(recent, _)| Stamps {
-        recent,
-        at: now,
-        offset,
-    });
+    let stamps = syn.stamp.map(|(recent, _)| Stamps { recent, at: now, offset });
     let most = (mtu - IPV4 - HEADER) as u16;
-    let mss =
-        syn.mss.unwrap_or(536).clamp(LEAST_MSS, most) - if stamps.is_some() { STAMP } else { 0 };
+    let mss = syn.mss.unwrap_or(536).clamp(LEAST_MSS, most) - if stamps.is_some() { STAMP } else { 0 };
     Agreed {
         mss,
         send_shift: syn.shift.unwrap_or(0).min(14),
@@ -58,12 +52,7 @@ impl Connection {
             return;
         }
         let offset = self.agreed.stamps.map_or(0, |stamps| stamps.offset);
-        self.agreed = agree(
-            segment,
-            cx.link.mtu(self.tuple.remote.address),
-            offset,
-            cx.now,
-        );
+        self.agreed = agree(segment, cx.link.mtu(self.tuple.remote.address), offset, cx.now);
         self.congestion.set_mss(self.agreed.mss);
         let window_told = self.edge.since(self.next).max(0) as u32;
         self.next = segment.seq + 1;
@@ -121,9 +110,7 @@ impl Connection {
             (Some(stamps), Some((stamp, _))) => stamps.is_old(stamp, cx.now),
             _ => false,
         };
-        let fits = !old
-            && !segment.end().before(self.next)
-            && !segment.seq.after(self.edge.max(self.next));
+        let fits = !old && !segment.end().before(self.next) && !segment.seq.after(self.edge.max(self.next));
         let repeats = segment.end() == self.next && segment.end() != segment.seq;
         if segment.is_reset() {
             // PAWS does not protect against resets; the exact number does (RFC 5961).
@@ -191,11 +178,7 @@ impl Connection {
             for (start, end) in segment.sacks.iter().flatten() {
                 let (start, end) = (Seq(*start), Seq(*end));
                 // Blocks below the acknowledged are reports of duplicates (RFC 2883).
-                if start.after(self.una)
-                    && start.after(ack)
-                    && end.after(start)
-                    && !end.after(self.nxt)
-                {
+                if start.after(self.una) && start.after(ack) && end.after(start) && !end.after(self.nxt) {
                     self.congestion.sack(start, end);
                 }
             }
@@ -233,10 +216,7 @@ impl Connection {
         let echoed = match (self.agreed.stamps, segment.stamp) {
             (Some(stamps), Some((_, echo))) if echo != 0 => {
                 let elapsed = stamps.now(cx.now).wrapping_sub(echo) as i32;
-                u64::try_from(elapsed)
-                    .ok()
-                    .map(Nanos::millis)
-                    .filter(|rtt| *rtt < Nanos::secs(600))
+                u64::try_from(elapsed).ok().map(Nanos::millis).filter(|rtt| *rtt < Nanos::secs(600))
             }
             _ => None,
         };
@@ -267,10 +247,7 @@ impl Connection {
 
     /// Takes the payload, which begins at `seq`, and the FIN.
     fn receive_data(&mut self, seq: Seq, segment: &Segment<'_>, cx: &mut Context<'_>) {
-        if !matches!(
-            self.state,
-            State::Established | State::FinWait1 | State::FinWait2
-        ) {
+        if !matches!(self.state, State::Established | State::FinWait1 | State::FinWait2) {
             return;
         }
         let end = seq + segment.payload.len() as u32;
@@ -281,12 +258,7 @@ impl Connection {
         if !segment.payload.is_empty() {
             let old = self.next.since(seq).max(0) as usize;
             let room = self.edge.since(seq).max(0) as usize;
-            let fresh = segment
-                .payload
-                .get(..room)
-                .unwrap_or(segment.payload)
-                .get(old..)
-                .unwrap_or(&[]);
+            let fresh = segment.payload.get(..room).unwrap_or(segment.payload).get(old..).unwrap_or(&[]);
             let start = seq.max(self.next);
             if fresh.is_empty() {
                 self.ack_now = true;

@@ -62,12 +62,7 @@ pub(crate) struct Listener {
 
 impl Listener {
     pub fn new(backlog: u32) -> Listener {
-        Listener {
-            backlog: backlog.min(MOST),
-            halves: BTreeMap::new(),
-            ready: VecDeque::new(),
-            timer: None,
-        }
+        Listener { backlog: backlog.min(MOST), halves: BTreeMap::new(), ready: VecDeque::new(), timer: None }
     }
 
     pub fn set_backlog(&mut self, backlog: u32) {
@@ -75,11 +70,7 @@ impl Listener {
     }
 
     pub fn readiness(&self) -> Readiness {
-        if self.ready.is_empty() {
-            Readiness::empty()
-        } else {
-            Readiness::READABLE
-        }
+        if self.ready.is_empty() { Readiness::empty() } else { Readiness::READABLE }
     }
 
     /// One more than the backlog may wait, as on Linux.
@@ -88,23 +79,14 @@ impl Listener {
     }
 
     /// Deals with a segment that belongs to no connection yet.
-    pub fn input(
-        &mut self,
-        segment: &Segment<'_>,
-        secret: &Secret,
-        cx: &mut Context<'_>,
-    ) -> Verdict {
+    pub fn input(&mut self, segment: &Segment<'_>, secret: &Secret, cx: &mut Context<'_>) -> Verdict {
         let tuple = segment.tuple;
         if segment.is_syn() && segment.ack.is_none() {
             self.receive_syn(segment, secret, cx);
             return Verdict::Done;
         }
         let Some(half) = self.halves.get(&tuple) else {
-            return if segment.is_reset() {
-                Verdict::Done
-            } else {
-                Verdict::Unknown
-            };
+            return if segment.is_reset() { Verdict::Done } else { Verdict::Unknown };
         };
         if segment.is_reset() {
             if segment.seq == half.irs + 1 {
@@ -119,14 +101,8 @@ impl Listener {
             // Dropped: the peer, or our timer, tries again when there may be room.
             return Verdict::Done;
         }
-        let mut connection = Box::new(Connection::new(
-            tuple,
-            State::SynReceived,
-            half.agreed,
-            half.iss,
-            half.irs,
-            cx.now,
-        ));
+        let mut connection =
+            Box::new(Connection::new(tuple, State::SynReceived, half.agreed, half.iss, half.irs, cx.now));
         connection.edge = connection.next + first_window(cx);
         connection.rtt_of_half(half.tries, half.due, cx.now);
         connection.input(segment, cx);
@@ -139,11 +115,7 @@ impl Listener {
 
     fn receive_syn(&mut self, segment: &Segment<'_>, secret: &Secret, cx: &mut Context<'_>) {
         let tuple = segment.tuple;
-        if let Some(half) = self
-            .halves
-            .get(&tuple)
-            .filter(|half| half.irs == segment.seq)
-        {
+        if let Some(half) = self.halves.get(&tuple).filter(|half| half.irs == segment.seq) {
             return half.answer(tuple, cx);
         }
         if self.is_full() {
@@ -153,11 +125,8 @@ impl Listener {
         self.halves.remove(&tuple);
         if self.halves.len() >= (self.backlog as usize).max(LEAST_HALVES) {
             // A flood: the oldest attempt has had its time.
-            let oldest = self
-                .halves
-                .iter()
-                .max_by_key(|(_, half)| (half.tries, u64::MAX - half.due.0))
-                .map(|(t, _)| *t);
+            let oldest =
+                self.halves.iter().max_by_key(|(_, half)| (half.tries, u64::MAX - half.due.0)).map(|(t, _)| *t);
             if let Some(oldest) = oldest {
                 self.halves.remove(&oldest);
             }
@@ -166,12 +135,7 @@ impl Listener {
         let half = Half {
             iss: secret.sequence(tuple, cx.now),
             irs: segment.seq,
-            agreed: agree(
-                segment,
-                cx.link.mtu(tuple.remote.address),
-                secret.offset(tuple),
-                cx.now,
-            ),
+            agreed: agree(segment, cx.link.mtu(tuple.remote.address), secret.offset(tuple), cx.now),
             due,
             tries: 0,
         };
@@ -213,16 +177,9 @@ impl Listener {
     pub fn validate(&self) -> Result<(), &'static str> {
         let sane = self.halves.values().all(|half| {
             let agreed = &half.agreed;
-            agreed.mss >= 32
-                && agreed.send_shift <= 14
-                && agreed.receive_shift <= 14
-                && half.tries <= RETRIES
+            agreed.mss >= 32 && agreed.send_shift <= 14 && agreed.receive_shift <= 14 && half.tries <= RETRIES
         });
-        if sane {
-            Ok(())
-        } else {
-            Err("impossible half-open connection")
-        }
+        if sane { Ok(()) } else { Err("impossible half-open connection") }
     }
 
     /// Connections that wait to be accepted.
@@ -248,10 +205,7 @@ impl Half {
         header.max_seg_size = Some(mss_for(cx.link, tuple));
         header.window_scale = (self.agreed.receive_shift > 0).then_some(SHIFT);
         header.sack_permitted = self.agreed.sack;
-        header.timestamp = self
-            .agreed
-            .stamps
-            .and_then(|s| segment::timestamp(s.now(cx.now), s.recent));
+        header.timestamp = self.agreed.stamps.and_then(|s| segment::timestamp(s.now(cx.now), s.recent));
         segment::send(cx.link, cx.now, tuple, &header, (&[], &[]));
     }
 }

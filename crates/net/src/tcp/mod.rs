@@ -265,12 +265,12 @@ pub(crate) struct Connection {
     pub told: bool,
     #[n(34)]
     pub total_retransmits: u32,
+    /// It has something to send that the link had no room for.
+    #[n(35)]
+    pub blocked: bool,
     /// Something happened that a waiting program may want to know.
     #[cbor(skip)]
     pub event: bool,
-    /// It has something to send that the link had no room for.
-    #[cbor(skip)]
-    pub blocked: bool,
 }
 
 /// The largest segment that fits into packets to the peer.
@@ -280,14 +280,7 @@ pub(crate) fn mss_for(link: &Link, tuple: Tuple) -> u16 {
 
 impl Connection {
     /// A connection with nothing sent and nothing received.
-    pub fn new(
-        tuple: Tuple,
-        state: State,
-        agreed: Agreed,
-        iss: Seq,
-        irs: Seq,
-        now: Nanos,
-    ) -> Connection {
+    pub fn new(tuple: Tuple, state: State, agreed: Agreed, iss: Seq, irs: Seq, now: Nanos) -> Connection {
         let first = iss + 1;
         let next = irs + 1;
         Connection {
@@ -338,11 +331,7 @@ impl Connection {
             send_shift: 0,
             receive_shift: 0,
             sack: false,
-            stamps: Some(Stamps {
-                recent: 0,
-                at: cx.now,
-                offset,
-            }),
+            stamps: Some(Stamps { recent: 0, at: cx.now, offset }),
         };
         let mut connection = Connection::new(tuple, State::SynSent, agreed, iss, Seq(0), cx.now);
         connection.send_syn(cx);
@@ -357,18 +346,11 @@ impl Connection {
 
     /// Bytes the program gave that were never sent.
     fn unsent(&self) -> u32 {
-        if self.fin_sent {
-            0
-        } else {
-            self.data_end().since(self.nxt).max(0) as u32
-        }
+        if self.fin_sent { 0 } else { self.data_end().since(self.nxt).max(0) as u32 }
     }
 
     fn has_data_state(&self) -> bool {
-        !matches!(
-            self.state,
-            State::SynSent | State::SynReceived | State::TimeWait | State::Closed
-        )
+        !matches!(self.state, State::SynSent | State::SynReceived | State::TimeWait | State::Closed)
     }
 
     /// Takes bytes to send.
@@ -459,11 +441,7 @@ impl Connection {
 
     fn enter_time_wait(&mut self, now: Nanos) {
         self.state = State::TimeWait;
-        self.timers = Timers {
-            ack: self.timers.ack,
-            end: Some(now + TIME_WAIT),
-            ..Timers::default()
-        };
+        self.timers = Timers { ack: self.timers.ack, end: Some(now + TIME_WAIT), ..Timers::default() };
     }
 
     /// What can be done with it now.
@@ -479,10 +457,7 @@ impl Connection {
         // Waking a writer for a few bytes costs more than it gains: as on Linux, a third must be free.
         let used = self.send.len();
         let room = (options.send_buffer as usize).saturating_sub(used);
-        ready.set(
-            Readiness::WRITABLE,
-            write_closed || room >= used.div_ceil(2).max(1),
-        );
+        ready.set(Readiness::WRITABLE, write_closed || room >= used.div_ceil(2).max(1));
         ready.set(Readiness::READ_CLOSED, read_closed);
         ready.set(Readiness::HANGUP, read_closed && write_closed);
         ready

@@ -109,32 +109,19 @@ impl Connection {
         if IPV4 + header.header_len() + bytes > mtu {
             header.sack_ranges = [None; 3];
         }
-        segment::send(
-            cx.link,
-            cx.now,
-            self.tuple,
-            &header,
-            self.send.range(offset, bytes),
-        );
+        segment::send(cx.link, cx.now, self.tuple, &header, self.send.range(offset, bytes));
         self.acknowledged();
     }
 
     fn blocks(&self) -> [Option<(u32, u32)>; 3] {
-        if self.agreed.sack && !self.early.is_empty() {
-            self.early.blocks()
-        } else {
-            [None; 3]
-        }
+        if self.agreed.sack && !self.early.is_empty() { self.early.blocks() } else { [None; 3] }
     }
 
     /// The header of every segment after the first.
     fn header(&mut self, seq: Seq, cx: &Context<'_>) -> TcpRepr<'static> {
         let mut header = segment::header(self.tuple, seq, Some(self.next));
         header.window_len = self.tell(cx);
-        header.timestamp = self
-            .agreed
-            .stamps
-            .and_then(|s| segment::timestamp(s.now(cx.now), s.recent));
+        header.timestamp = self.agreed.stamps.and_then(|s| segment::timestamp(s.now(cx.now), s.recent));
         header
     }
 
@@ -175,13 +162,9 @@ impl Connection {
         let mut header = segment::header(self.tuple, self.nxt.back(1), answer);
         header.control = TcpControl::Syn;
         header.max_seg_size = Some(mss_for(cx.link, self.tuple));
-        header.window_scale =
-            (answer.is_none() || self.agreed.receive_shift > 0).then_some(super::SHIFT);
+        header.window_scale = (answer.is_none() || self.agreed.receive_shift > 0).then_some(super::SHIFT);
         header.sack_permitted = answer.is_none() || self.agreed.sack;
-        header.timestamp = self
-            .agreed
-            .stamps
-            .and_then(|s| segment::timestamp(s.now(cx.now), s.recent));
+        header.timestamp = self.agreed.stamps.and_then(|s| segment::timestamp(s.now(cx.now), s.recent));
         header.window_len = cx.options.receive_buffer.min(65535) as u16;
         self.edge = self.next + u32::from(header.window_len);
         segment::send(cx.link, cx.now, self.tuple, &header, (&[], &[]));
@@ -215,10 +198,7 @@ impl Connection {
         let told = self.edge.since(self.next).max(0) as u32;
         let buffer = cx.options.receive_buffer;
         let step = (2 * u32::from(self.agreed.mss)).min(buffer / 2);
-        if told < buffer / 2
-            && self.growth(cx) >= step
-            && cx.link.has_room(self.tuple.remote.address)
-        {
+        if told < buffer / 2 && self.growth(cx) >= step && cx.link.has_room(self.tuple.remote.address) {
             self.send_ack(cx);
         }
     }
@@ -226,11 +206,7 @@ impl Connection {
     /// Sets the timers that follow from the state.
     fn set_timers(&mut self, cx: &Context<'_>) {
         if self.unacked > 0 && self.timers.ack.is_none() {
-            let delay = if cx.acks == AckMode::Immediate {
-                Nanos(0)
-            } else {
-                DELAYED_ACK
-            };
+            let delay = if cx.acks == AckMode::Immediate { Nanos(0) } else { DELAYED_ACK };
             self.timers.ack = Some(cx.now + delay);
         }
         if !self.has_data_state() {
@@ -247,11 +223,7 @@ impl Connection {
             if self.unsent() == 0 {
                 self.timers.persist = None;
             } else if self.timers.persist.is_none() {
-                let wait = if self.window == 0 {
-                    self.rtt.backed_off(self.probes)
-                } else {
-                    CORKED
-                };
+                let wait = if self.window == 0 { self.rtt.backed_off(self.probes) } else { CORKED };
                 self.timers.persist = Some(cx.now + wait.min(rtt::MAX));
             }
         }

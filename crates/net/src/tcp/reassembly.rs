@@ -39,9 +39,7 @@ impl Reassembly {
     /// Keeps what is new of `bytes`.
     pub fn insert(&mut self, mut start: Seq, mut bytes: &[u8]) {
         self.newest = Some(start);
-        let mut place = self
-            .pieces
-            .partition_point(|piece| !piece.end().after(start));
+        let mut place = self.pieces.partition_point(|piece| !piece.end().after(start));
         while !bytes.is_empty() {
             let fresh = match self.pieces.get(place) {
                 Some(piece) if !piece.start.after(start) => {
@@ -59,13 +57,7 @@ impl Reassembly {
                 return;
             }
             let (now, later) = bytes.split_at(fresh);
-            self.pieces.insert(
-                place,
-                Piece {
-                    start,
-                    bytes: Bytes(now.to_vec()),
-                },
-            );
+            self.pieces.insert(place, Piece { start, bytes: Bytes(now.to_vec()) });
             start = start + fresh as u32;
             bytes = later;
             place += 1;
@@ -127,11 +119,7 @@ impl Reassembly {
         let mut at = next;
         for piece in &self.pieces {
             let length = piece.bytes.0.len();
-            if piece.start.before(at)
-                || length == 0
-                || piece.end().since(next) <= 0
-                || length > 1 << 28
-            {
+            if piece.start.before(at) || length == 0 || piece.end().since(next) <= 0 || length > 1 << 28 {
                 return Err("early pieces out of order");
             }
             at = piece.end();
@@ -149,16 +137,7 @@ mod tests {
         let stream: Vec<u8> = (0..100u8).collect();
         let base = Seq(u32::MAX - 50);
         let mut early = Reassembly::default();
-        for (start, end) in [
-            (10, 20),
-            (40, 50),
-            (15, 45),
-            (5, 12),
-            (60, 99),
-            (45, 70),
-            (99, 100),
-            (30, 31),
-        ] {
+        for (start, end) in [(10, 20), (40, 50), (15, 45), (5, 12), (60, 99), (45, 70), (99, 100), (30, 31)] {
             early.insert(base + start as u32, &stream[start..end]);
             early.validate(base).unwrap();
         }
@@ -180,9 +159,6 @@ mod tests {
         early.insert(Seq(110), &[0; 10]);
         assert_eq!(early.blocks(), [Some((100, 120)), Some((200, 210)), None]);
         early.insert(Seq(300), &[0; 10]);
-        assert_eq!(
-            early.blocks(),
-            [Some((300, 310)), Some((100, 120)), Some((200, 210))]
-        );
+        assert_eq!(early.blocks(), [Some((300, 310)), Some((100, 120)), Some((200, 210))]);
     }
 }

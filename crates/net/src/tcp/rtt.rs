@@ -24,12 +24,7 @@ pub(crate) struct Rtt {
 
 impl Rtt {
     pub fn new() -> Rtt {
-        Rtt {
-            smoothed: None,
-            variance: Nanos(0),
-            rto: Nanos::secs(1),
-            timed: None,
-        }
+        Rtt { smoothed: None, variance: Nanos(0), rto: Nanos::secs(1), timed: None }
     }
 
     pub fn rto(&self) -> Nanos {

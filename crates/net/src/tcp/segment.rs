@@ -36,12 +36,8 @@ impl Segment<'_> {
         if !incoming.checksum_is_valid() {
             return None;
         }
-        let (source, target) = (
-            IpAddress::Ipv4(incoming.source),
-            IpAddress::Ipv4(incoming.target),
-        );
-        let repr =
-            TcpRepr::parse(&packet, &source, &target, &ChecksumCapabilities::ignored()).ok()?;
+        let (source, target) = (IpAddress::Ipv4(incoming.source), IpAddress::Ipv4(incoming.target));
+        let repr = TcpRepr::parse(&packet, &source, &target, &ChecksumCapabilities::ignored()).ok()?;
         Some(Segment {
             tuple: Tuple {
                 local: Endpoint::new(incoming.target, repr.dst_port),
@@ -103,13 +99,7 @@ pub(crate) fn timestamp(value: u32, echo: u32) -> Option<TcpTimestampRepr> {
 }
 
 /// Sends a segment: a header and the bytes of two runs.
-pub(crate) fn send(
-    link: &mut Link,
-    now: Nanos,
-    tuple: Tuple,
-    header: &TcpRepr<'_>,
-    runs: (&[u8], &[u8]),
-) {
+pub(crate) fn send(link: &mut Link, now: Nanos, tuple: Tuple, header: &TcpRepr<'_>, runs: (&[u8], &[u8])) {
     let (source, target) = (tuple.local.address, tuple.remote.address);
     let length = header.header_len() + runs.0.len() + runs.1.len();
     let mut frame = link.frame(source, target, IpProtocol::Tcp, length);
@@ -117,20 +107,13 @@ pub(crate) fn send(
     frame.resize(start + header.header_len(), 0);
     if let Some(buffer) = frame.get_mut(start..) {
         let (a, b) = (IpAddress::Ipv4(source), IpAddress::Ipv4(target));
-        header.emit(
-            &mut TcpPacket::new_unchecked(buffer),
-            &a,
-            &b,
-            &ChecksumCapabilities::ignored(),
-        );
+        header.emit(&mut TcpPacket::new_unchecked(buffer), &a, &b, &ChecksumCapabilities::ignored());
     }
     frame.extend_from_slice(runs.0);
     frame.extend_from_slice(runs.1);
     if !link.config.is_local(target) {
         let segment = frame.get(start..).unwrap_or(&[]);
-        let sum = Sum::pseudo(source, target, IpProtocol::Tcp, segment.len())
-            .add(segment)
-            .finish();
+        let sum = Sum::pseudo(source, target, IpProtocol::Tcp, segment.len()).add(segment).finish();
         if let Some(place) = frame.get_mut(start + 16..start + 18) {
             place.copy_from_slice(&sum);
         }

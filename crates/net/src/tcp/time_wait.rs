@@ -40,9 +40,7 @@ impl TimeWait {
 
     /// Answers a late segment.
     pub fn input(&mut self, tuple: Tuple, segment: &Segment<'_>, link: &mut Link, now: Nanos) {
-        if segment.is_reset()
-            || (segment.payload.is_empty() && !segment.is_fin() && !segment.is_syn())
-        {
+        if segment.is_reset() || (segment.payload.is_empty() && !segment.is_fin() && !segment.is_syn()) {
             return;
         }
         if segment.is_fin() {
@@ -52,9 +50,7 @@ impl TimeWait {
             return;
         }
         let mut header = segment::header(tuple, self.nxt, Some(self.next));
-        header.timestamp = self
-            .stamps
-            .and_then(|s| segment::timestamp(s.now(now), s.recent));
+        header.timestamp = self.stamps.and_then(|s| segment::timestamp(s.now(now), s.recent));
         segment::send(link, now, tuple, &header, (&[], &[]));
     }
 }

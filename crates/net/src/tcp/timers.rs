@@ -16,10 +16,7 @@ impl Connection {
     /// When the next of its timers is due.
     pub fn next_deadline(&self) -> Option<Nanos> {
         let t = &self.timers;
-        [t.retransmit, t.persist, t.ack, t.keep, t.end]
-            .into_iter()
-            .flatten()
-            .min()
+        [t.retransmit, t.persist, t.ack, t.keep, t.end].into_iter().flatten().min()
     }
 
     /// Deals with timers that are due, and sends what follows.
@@ -32,11 +29,8 @@ impl Connection {
             self.timers.ack = None;
             self.ack_now = true;
         }
-        let (retransmit, persist, keep) = (
-            due(self.timers.retransmit),
-            due(self.timers.persist),
-            due(self.timers.keep),
-        );
+        let (retransmit, persist, keep) =
+            (due(self.timers.retransmit), due(self.timers.persist), due(self.timers.keep));
         if retransmit {
             self.retransmit(cx);
         } else if persist {
@@ -82,10 +76,7 @@ impl Connection {
             return;
         }
         if self.window > 0 {
-            let length = self
-                .unsent()
-                .min(self.window)
-                .min(u32::from(self.agreed.mss));
+            let length = self.unsent().min(self.window).min(u32::from(self.agreed.mss));
             return self.send_new(length, cx);
         }
         let given_up = cx.owner == Owner::Nobody && self.probes >= ORPHAN_RETRIES;
@@ -136,8 +127,7 @@ impl Connection {
                 self.timers.retransmit = None;
                 self.send_ack(cx);
                 if self.una != self.nxt {
-                    let length =
-                        (self.nxt.since(self.una).max(0) as u32).min(u32::from(self.agreed.mss));
+                    let length = (self.nxt.since(self.una).max(0) as u32).min(u32::from(self.agreed.mss));
                     self.send_again(self.una, length, cx);
                 }
                 self.output(cx);
