@@ -6,27 +6,41 @@ extern crate alloc;
 
 mod selftest;
 
-use shimos_hal::Machine;
-use shimos_machine::{Bare, say};
+use alloc::{string::String, vec};
+use shimos_abi::{control::Start, ids::KernelId, time::Nanos};
+use shimos_core::{BootConfig, Kernel};
+use shimos_machine::Bare;
 
 shimos_machine::entry!(main);
 
-fn main(mut machine: Bare) -> ! {
-    let me = machine.identity().clone();
-    say!(
-        "{} on APIC id {}: {} MiB, pool of {} frames, {} {}",
-        me.life,
-        me.apic_ids[me.life.kernel.index()],
-        me.memory >> 20,
-        me.pool.count,
-        env!("CARGO_PKG_NAME"),
-        env!("CARGO_PKG_VERSION")
-    );
-    if machine.cmdline().split_ascii_whitespace().any(|word| word == "selftest") {
-        selftest::run(machine);
+/// The daemons' interval unless the command line sets one.
+const HEARTBEAT: Nanos = Nanos::millis(100);
+
+fn main(machine: Bare) -> ! {
+    let words = machine.cmdline().split_ascii_whitespace();
+    let mut config = BootConfig { heartbeat: HEARTBEAT, init: Some(control_daemon()) };
+    for word in words {
+        if word == "selftest" {
+            selftest::run(machine);
+        }
+        if let Some(millis) = word.strip_prefix("heartbeat=").and_then(|value| value.parse().ok()) {
+            config.heartbeat = Nanos::millis(millis);
+        }
+        if word == "init=none" {
+            config.init = None;
+        }
     }
-    loop {
-        machine.idle(shimos_abi::time::Nanos::NEVER);
-        machine.take_events();
+    Kernel::boot(machine, config).run()
+}
+
+/// The program that the first kernel starts: the control daemon.
+fn control_daemon() -> Start {
+    Start {
+        name: String::from("shimosd"),
+        argv: vec![String::from("/sbin/shimosd")],
+        env: vec![String::from("PATH=/usr/sbin:/usr/bin:/sbin:/bin")],
+        cwd: String::from("/"),
+        kernel: Some(KernelId(0)),
+        protection: None,
     }
 }

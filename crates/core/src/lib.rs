@@ -1,3 +1,42 @@
-//! TODO
+//! The kernel: programs and their system calls, virtual devices, checkpoints and takeovers, and the event loop that ties them
+//! together. Generic over [`shimos_hal::Machine`]: the same code runs on bare metal and in the simulator.
 #![no_std]
 #![forbid(unsafe_code)]
+
+extern crate alloc;
+
+mod blocks;
+mod content;
+mod context;
+mod control;
+mod create;
+mod daemon;
+mod delivery;
+mod device;
+mod exec;
+mod files;
+mod kernel;
+mod locks;
+mod names;
+mod pipe;
+mod proc;
+mod process;
+mod program;
+mod protect;
+mod records;
+mod resident;
+mod run;
+mod services;
+mod signal;
+mod status;
+mod syscall;
+mod takeover;
+mod terminal;
+mod thread;
+mod unix;
+
+pub use kernel::{BootConfig, Kernel};
+pub use syscall::IMPLEMENTED as IMPLEMENTED_CALLS;
+
+/// Version and build of this kernel, as it announces itself.
+pub const BUILD: &str = concat!("shimos ", env!("CARGO_PKG_VERSION"));

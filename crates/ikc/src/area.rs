@@ -8,7 +8,8 @@ use core::ops::Range;
 use shimos_abi::{
     control::KernelState,
     ids::{Incarnation, KernelId},
-    shared::{Layout, Queue, outgoing},
+    addr::{Frame, FrameRange},
+    shared::{Layout, Queue, master, outgoing},
     time::Nanos,
 };
 
@@ -78,6 +79,12 @@ impl Area {
         self.outgoing(kernel, outgoing::POOL_FRAMES, Ordering::Relaxed)
     }
     /// The death record of the present or of an earlier life.
+    /// The frames of a kernel's pool, as the machine laid them out at boot.
+    pub fn pool(self, kernel: KernelId) -> FrameRange {
+        let entry = master::ENTRIES + kernel.index() * master::ENTRY_WORDS;
+        let (first, count) = (self.load(entry + master::ENTRY_POOL), self.load(entry + master::ENTRY_POOL_FRAMES));
+        FrameRange { first: Frame(first as u32), count: count as u32 }
+    }
     pub fn death(self, kernel: KernelId) -> Option<DeathRecord> {
         DeathRecord::read(self, kernel)
     }

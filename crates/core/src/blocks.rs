@@ -1,0 +1,201 @@
+//! The cache of disk blocks: what is at hand, what was asked for. It serves as the page cache of the root image's files.
+use alloc::{
+    collections::{BTreeMap, BTreeSet},
+    vec::Vec,
+};
+use shimos_abi::{
+    addr::{Frame, PAGE},
+    errno::Errno,
+};
+use shimos_hal::{FrameSource, Machine};
+use shimos_memory::{Backing, BackingError, Frames};
+use shimos_vfs::{Blocks, Fault, Image, Piece};
+
+/// Blocks asked for along with a missing one, behind it.
+const AHEAD: u64 = 8;
+/// When fewer frames than this part of the pool are free, cached blocks that nobody uses are given up.
+const LOW_PART: usize = 16;
+
+/// The cache.
+#[derive(Default)]
+pub struct BlockCache {
+    cached: BTreeMap<u64, Frame>,
+    /// Pages of files that are only a part of a block, followed by zeros: by file and page.
+    tails: BTreeMap<(u64, u64), Frame>,
+    /// A frame of zeros, for holes.
+    hole: Option<Frame>,
+    /// Asked for and not yet requested from the disk.
+    wanted: BTreeSet<u64>,
+    /// Requested and not yet arrived.
+    requested: BTreeSet<u64>,
+    /// Blocks that could not be read.
+    failed: BTreeSet<u64>,
+    /// Size of the disk in blocks.
+    size: u64,
+    /// Blocks up to here were looked at for eviction.
+    hand: u64,
+}
+
+impl BlockCache {
+    /// Sets the size of the disk.
+    pub fn set_size(&mut self, blocks: u64) {
+        self.size = blocks;
+    }
+
+    fn want(&mut self, block: u64) -> Fault {
+        if block >= self.size && self.size != 0 || self.failed.remove(&block) {
+            return Fault::Errno(Errno::EIO);
+        }
+        for near in block..block.saturating_add(AHEAD) {
+            let known = self.cached.contains_key(&near) || self.requested.contains(&near);
+            if !known && (near < self.size || near == block) {
+                self.wanted.insert(near);
+            }
+        }
+        Fault::Missing(block)
+    }
+
+    /// The next block to request from the disk.
+    pub fn next_wanted(&mut self) -> Option<u64> {
+        let block = self.wanted.pop_first()?;
+        self.requested.insert(block);
+        Some(block)
+    }
+
+    /// A block has arrived in `frame`, which the cache takes over.
+    pub fn arrived(&mut self, frames: &mut Frames, block: u64, frame: Frame) {
+        self.requested.remove(&block);
+        if let Some(old) = self.cached.insert(block, frame) {
+            frames.release(old);
+        }
+    }
+
+    /// A block cannot be read: who waits for it gets EIO.
+    pub fn failed(&mut self, block: u64) {
+        self.requested.remove(&block);
+        self.failed.insert(block);
+    }
+
+    /// The disk has a new owner: what was requested is asked for again.
+    pub fn ask_again(&mut self) {
+        self.wanted.append(&mut self.requested);
+    }
+
+    /// Whether a block is requested and has not arrived.
+    pub fn is_requested(&self, block: u64) -> bool {
+        self.requested.contains(&block)
+    }
+
+    /// Gives up to `most` frames back that only the cache holds, if free frames are scarce.
+    pub fn relieve(&mut self, frames: &mut Frames, most: usize) {
+        if frames.free_count() > frames.total() / LOW_PART {
+            return;
+        }
+        let unused: Vec<u64> = self
+            .cached
+            .range(self.hand..)
+            .filter(|(_, frame)| frames.references(**frame) == 1)
+            .map(|(block, _)| *block)
+            .take(most)
+            .collect();
+        self.hand = unused.last().map_or(0, |last| last + 1);
+        for block in unused {
+            if let Some(frame) = self.cached.remove(&block) {
+                frames.release(frame);
+            }
+        }
+    }
+}
+
+/// The cache with the machine that its frames are read through.
+pub struct BlockReader<'a, M: Machine> {
+    /// The cache.
+    pub cache: &'a mut BlockCache,
+    /// The machine.
+    pub machine: &'a M,
+}
+
+impl<M: Machine> Blocks for BlockReader<'_, M> {
+    fn read(&mut self, block: u64, offset: usize, into: &mut [u8]) -> Result<(), Fault> {
+        let Some(frame) = self.cache.cached.get(&block) else { return Err(self.cache.want(block)) };
+        if offset + into.len() > PAGE {
+            return Err(Errno::EIO.into());
+        }
+        self.machine.read_frame(*frame, offset, into);
+        Ok(())
+    }
+}
+
+/// The files of the root image, page by page.
+pub struct Files<'a> {
+    /// The cache.
+    pub cache: &'a mut BlockCache,
+    /// The image.
+    pub image: &'a Image,
+}
+
+impl Files<'_> {
+    fn piece<M: Machine>(&mut self, machine: &M, nid: u64, index: u64) -> Result<Piece, BackingError> {
+        let mut reader = BlockReader { cache: self.cache, machine };
+        let found = self.image.inode(&mut reader, nid).and_then(|inode| {
+            let end = inode.metadata.size.div_ceil(PAGE as u64);
+            if index >= end { Ok(None) } else { self.image.data_of(&mut reader, &inode, index).map(Some) }
+        });
+        match found {
+            Ok(Some(piece)) => Ok(piece),
+            Ok(None) => Err(BackingError::End),
+            Err(Fault::Missing(block)) => Err(BackingError::Missing(block)),
+            Err(Fault::Errno(_)) => Err(BackingError::Failed),
+        }
+    }
+}
+
+impl<M: Machine> Backing<M> for Files<'_> {
+    fn page(&mut self, machine: &mut M, frames: &mut Frames, nid: u64, index: u64) -> Result<Frame, BackingError> {
+        if let Some(frame) = self.cache.tails.get(&(nid, index)) {
+            return Ok(*frame);
+        }
+        match self.piece(machine, nid, index)? {
+            Piece::Block(block) => match self.cache.cached.get(&block) {
+                Some(frame) => Ok(*frame),
+                None => match self.cache.want(block) {
+                    Fault::Missing(block) => Err(BackingError::Missing(block)),
+                    Fault::Errno(_) => Err(BackingError::Failed),
+                },
+            },
+            Piece::Inline { block, offset, len } => {
+                let mut bytes = alloc::vec![0; usize::from(len).min(PAGE)];
+                let mut reader = BlockReader { cache: self.cache, machine };
+                match reader.read(block, offset.into(), &mut bytes) {
+                    Ok(()) => {}
+                    Err(Fault::Missing(block)) => return Err(BackingError::Missing(block)),
+                    Err(Fault::Errno(_)) => return Err(BackingError::Failed),
+                }
+                let frame = frames.take().ok_or(BackingError::OutOfMemory)?;
+                machine.zero_frame(frame);
+                machine.write_frame(frame, 0, &bytes);
+                self.cache.tails.insert((nid, index), frame);
+                Ok(frame)
+            }
+            Piece::Hole => {
+                if let Some(frame) = self.cache.hole {
+                    return Ok(frame);
+                }
+                let frame = frames.take().ok_or(BackingError::OutOfMemory)?;
+                machine.zero_frame(frame);
+                self.cache.hole = Some(frame);
+                Ok(frame)
+            }
+        }
+    }
+
+    fn cached(&mut self, machine: &mut M, nid: u64, index: u64) -> Option<Frame> {
+        if let Some(frame) = self.cache.tails.get(&(nid, index)) {
+            return Some(*frame);
+        }
+        match self.piece(machine, nid, index) {
+            Ok(Piece::Block(block)) => self.cache.cached.get(&block).copied(),
+            _ => None,
+        }
+    }
+}

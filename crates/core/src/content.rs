@@ -1,0 +1,124 @@
+//! Contents of regular files: the image's, or an object's of the writable layer.
+use crate::{
+    blocks::Files,
+    context::{Context, Result},
+};
+use alloc::string::String;
+use shimos_abi::{addr::PAGE, errno::Errno};
+use shimos_hal::Machine;
+use shimos_memory::{Backing, BackingError};
+use shimos_vfs::{Content, NodeId, Written};
+
+/// The memory object behind a content object of the name space. Objects that have no file (shared memory) have numbers
+/// from the other half.
+pub fn object(id: shimos_vfs::ObjectId) -> shimos_memory::ObjectId {
+    shimos_memory::ObjectId(id.0 as u32 & shimos_memory::ObjectId::FILE_MASK)
+}
+
+/// Where the content of a file is.
+pub fn of<M: Machine>(c: &mut Context<'_, M>, node: NodeId) -> Result<Content> {
+    Ok(c.with_tree(|tree, sources| tree.content(sources, node))?)
+}
+
+/// The size of a file.
+pub fn size<M: Machine>(c: &mut Context<'_, M>, node: NodeId) -> Result<u64> {
+    Ok(match of(c, node)? {
+        Content::Image { size, .. } | Content::Object(Written { size, .. }) => size,
+    })
+}
+
+/// A path for a file, for /proc and logs; empty where it has none.
+pub fn path<M: Machine>(c: &mut Context<'_, M>, node: NodeId) -> String {
+    let root = c.resident.program.tree.root();
+    let path = c.with_tree(|tree, sources| tree.path_of(sources, root, node));
+    path.map(|path| String::from_utf8_lossy(&path).into_owned()).unwrap_or_default()
+}
+
+/// Reads at a place of a file; returns how many bytes, fewer than asked for only at its end.
+pub fn read<M: Machine>(c: &mut Context<'_, M>, node: NodeId, offset: u64, into: &mut [u8]) -> Result<usize> {
+    let content = of(c, node)?;
+    let services = &mut *c.services;
+    let image = services.image.as_ref().ok_or(Errno::EIO)?;
+    let mut files = Files { cache: &mut services.blocks, image };
+    match content {
+        Content::Object(Written { object: id, .. }) => {
+            let objects = &c.resident.program.objects;
+            let got =
+                objects.read(&mut services.machine, &mut services.frames, &mut files, object(id), offset, into);
+            Ok(got?)
+        }
+        Content::Image { nid, size } => {
+            let count = size.saturating_sub(offset).min(into.len() as u64) as usize;
+            let mut done = 0;
+            while done < count {
+                let at = offset + done as u64;
+                let (page, within) = (at / PAGE as u64, at as usize % PAGE);
+                let piece = (PAGE - within).min(count - done);
+                match files.page(&mut services.machine, &mut services.frames, nid, page) {
+                    Ok(frame) => services.machine.read_frame(frame, within, &mut into[done..done + piece]),
+                    // A short read is allowed, and better than waiting with data at hand.
+                    Err(BackingError::Missing(_)) if done > 0 => return Ok(done),
+                    Err(BackingError::Missing(block)) => return crate::context::wait_for(crate::resident::Key::Block(block)),
+                    Err(BackingError::OutOfMemory) => return Err(Errno::ENOMEM.into()),
+                    Err(BackingError::End | BackingError::Failed) => return Err(Errno::EIO.into()),
+                }
+                done += piece;
+            }
+            Ok(done)
+        }
+    }
+}
+
+/// Makes a file's content writable: from here on it is an object.
+pub fn make_writable<M: Machine>(c: &mut Context<'_, M>, node: NodeId) -> Result<shimos_memory::ObjectId> {
+    let Written { object: id, size, backing } = c.with_tree_mut(|tree, sources| tree.open_for_write(sources, node))?;
+    let object = object(id);
+    c.resident.program.objects.ensure(object, size, backing.map(|backing| (backing.nid, backing.len)));
+    Ok(object)
+}
+
+/// Writes at a place of a file; it grows as needed.
+pub fn write<M: Machine>(c: &mut Context<'_, M>, node: NodeId, offset: u64, bytes: &[u8]) -> Result<usize> {
+    if bytes.is_empty() {
+        return Ok(0);
+    }
+    let limit = c.process()?.limits.get(1).map_or(u64::MAX, |limit| limit.0).min(i64::MAX as u64);
+    if offset >= limit {
+        return Err(Errno::EFBIG.into());
+    }
+    let bytes = &bytes[..bytes.len().min((limit - offset) as usize)];
+    let object = make_writable(c, node)?;
+    let services = &mut *c.services;
+    let image = services.image.as_ref().ok_or(Errno::EIO)?;
+    let mut files = Files { cache: &mut services.blocks, image };
+    let objects = &mut c.resident.program.objects;
+    let written = objects.write(&mut services.machine, &mut services.frames, &mut files, object, offset, bytes)?;
+    let size = objects.size(object);
+    note_written(c, node, size)?;
+    Ok(written)
+}
+
+fn note_written<M: Machine>(c: &mut Context<'_, M>, node: NodeId, end: u64) -> Result<()> {
+    let now = c.services.machine.wall_clock() as i64;
+    Ok(c.resident.program.tree.wrote(node, end, now)?)
+}
+
+fn note_size<M: Machine>(c: &mut Context<'_, M>, node: NodeId, size: u64) -> Result<()> {
+    let now = c.services.machine.wall_clock() as i64;
+    c.with_tree_mut(|tree, sources| tree.set_size(sources, node, size, now))?;
+    Ok(())
+}
+
+/// Cuts a file off or lets it grow by zeros.
+pub fn truncate<M: Machine>(c: &mut Context<'_, M>, node: NodeId, size: u64) -> Result<()> {
+    if size > i64::MAX as u64 {
+        return Err(Errno::EINVAL.into());
+    }
+    let object = make_writable(c, node)?;
+    let services = &mut *c.services;
+    let image = services.image.as_ref().ok_or(Errno::EIO)?;
+    let mut files = Files { cache: &mut services.blocks, image };
+    let objects = &mut c.resident.program.objects;
+    objects.truncate(&mut services.machine, &mut services.frames, &mut files, object, size)?;
+    note_size(c, node, size)
+}

@@ -1,0 +1,239 @@
+//! What a system call works with: the calling thread, its program, and the kernel's services.
+use crate::{
+    files::{Description, DescriptionId, Descriptor, FileTable},
+    process::Process,
+    resident::{Key, Resident},
+    services::Services,
+    thread::{Call, Thread},
+};
+use alloc::{string::String, vec, vec::Vec};
+use shimos_abi::{
+    addr::{PAGE, UserAddr},
+    errno::Errno,
+    ids::Pid,
+    time::Nanos,
+};
+use shimos_hal::Machine;
+use shimos_memory::MemoryFault;
+use shimos_vfs::Fault;
+
+/// Why a call did not simply return a number.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Stop {
+    /// It failed.
+    Errno(Errno),
+    /// It waits for one of these (and for its deadline, if [`Context::deadline_in`] set one), and is issued again then.
+    Block(Vec<Key>),
+    /// The registers are already what they must be (sigreturn, execve).
+    Resume,
+    /// The calling thread is no more.
+    Gone,
+}
+
+/// What a call returns.
+pub type Result<T> = core::result::Result<T, Stop>;
+
+impl From<Errno> for Stop {
+    fn from(errno: Errno) -> Stop {
+        Stop::Errno(errno)
+    }
+}
+
+impl From<Fault> for Stop {
+    fn from(fault: Fault) -> Stop {
+        match fault {
+            Fault::Errno(errno) => Stop::Errno(errno),
+            Fault::Missing(block) => Stop::Block(vec![Key::Block(block)]),
+        }
+    }
+}
+
+impl From<MemoryFault> for Stop {
+    fn from(fault: MemoryFault) -> Stop {
+        match fault {
+            MemoryFault::Missing(block) => Stop::Block(vec![Key::Block(block)]),
+            MemoryFault::OutOfMemory => Stop::Errno(Errno::ENOMEM),
+            _ => Stop::Errno(Errno::EFAULT),
+        }
+    }
+}
+
+/// Blocks on one thing.
+pub fn wait_for<T>(key: Key) -> Result<T> {
+    Err(Stop::Block(vec![key]))
+}
+
+/// A system call in progress.
+pub struct Context<'a, M: Machine> {
+    /// The program.
+    pub resident: &'a mut Resident<M>,
+    /// The kernel.
+    pub services: &'a mut Services<M>,
+    /// The calling thread.
+    pub tid: Pid,
+    /// Its process.
+    pub pid: Pid,
+    /// The time at the call's entry.
+    pub now: Nanos,
+}
+
+/// The most a single call copies through one buffer; a longer transfer is cut short, as Linux may.
+pub const MAX_TRANSFER: usize = 1 << 20;
+
+impl<M: Machine> Context<'_, M> {
+    /// The calling thread.
+    pub fn thread(&mut self) -> Result<&mut Thread> {
+        self.resident.program.threads.get_mut(&self.tid).ok_or(Stop::Gone)
+    }
+    /// The calling process.
+    pub fn process(&self) -> Result<&Process> {
+        self.resident.program.processes.get(&self.pid).ok_or(Stop::Gone)
+    }
+    /// The calling process, to change.
+    pub fn process_mut(&mut self) -> Result<&mut Process> {
+        self.resident.program.processes.get_mut(&self.pid).ok_or(Stop::Gone)
+    }
+    /// A process by id, `ESRCH` if there is none.
+    pub fn process_by(&self, pid: Pid) -> Result<&Process> {
+        self.resident.program.processes.get(&pid).ok_or(Stop::Errno(Errno::ESRCH))
+    }
+
+    /// The caller's descriptor table.
+    pub fn table(&mut self) -> Result<&mut FileTable> {
+        let files = self.process()?.files;
+        self.resident.program.tables.get_mut(&files).ok_or(Stop::Gone)
+    }
+    /// What descriptor `fd` refers to.
+    pub fn descriptor(&mut self, fd: u64) -> Result<Descriptor> {
+        Ok(self.table()?.get(fd)?)
+    }
+    /// The description behind `fd`.
+    pub fn description(&mut self, fd: u64) -> Result<&mut Description> {
+        let id = self.descriptor(fd)?.description;
+        self.description_by(id)
+    }
+    /// A description by id.
+    pub fn description_by(&mut self, id: DescriptionId) -> Result<&mut Description> {
+        self.resident.program.descriptions.get_mut(&id).ok_or(Stop::Errno(Errno::EBADF))
+    }
+    /// Puts a new description into the caller's table, at the lowest free number.
+    pub fn install(&mut self, descriptor: Descriptor) -> Result<u64> {
+        let limit = self.process()?.limits.get(7).map_or(1024, |limit| limit.0);
+        match self.table()?.insert(descriptor, 0, limit) {
+            Ok(fd) => Ok(fd),
+            Err(errno) => {
+                self.release_description(descriptor.description);
+                Err(errno.into())
+            }
+        }
+    }
+
+    /// Copies bytes out of the caller's memory.
+    pub fn read_bytes(&mut self, addr: u64, count: usize) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; count.min(MAX_TRANSFER)];
+        self.read_into(addr, &mut bytes)?;
+        Ok(bytes)
+    }
+    /// Fills `into` from the caller's memory.
+    pub fn read_into(&mut self, addr: u64, into: &mut [u8]) -> Result<()> {
+        let space = self.process()?.space;
+        Ok(self.services.memory(self.resident, space)?.read(UserAddr(addr), into)?)
+    }
+    /// Copies bytes into the caller's memory.
+    pub fn write_bytes(&mut self, addr: u64, bytes: &[u8]) -> Result<()> {
+        let space = self.process()?.space;
+        Ok(self.services.memory(self.resident, space)?.write(UserAddr(addr), bytes)?)
+    }
+    /// Reads a 64-bit word.
+    pub fn read_u64(&mut self, addr: u64) -> Result<u64> {
+        let mut bytes = [0; 8];
+        self.read_into(addr, &mut bytes)?;
+        Ok(u64::from_le_bytes(bytes))
+    }
+    /// Reads a 32-bit word.
+    pub fn read_u32(&mut self, addr: u64) -> Result<u32> {
+        let mut bytes = [0; 4];
+        self.read_into(addr, &mut bytes)?;
+        Ok(u32::from_le_bytes(bytes))
+    }
+    /// Writes a 64-bit word.
+    pub fn write_u64(&mut self, addr: u64, value: u64) -> Result<()> {
+        self.write_bytes(addr, &value.to_le_bytes())
+    }
+    /// Writes a 32-bit word.
+    pub fn write_u32(&mut self, addr: u64, value: u32) -> Result<()> {
+        self.write_bytes(addr, &value.to_le_bytes())
+    }
+    /// Reads a zero-terminated string of at most `most` bytes; `too_long` if it does not end by then.
+    pub fn read_string(&mut self, addr: u64, most: usize, too_long: Errno) -> Result<Vec<u8>> {
+        let mut string = Vec::new();
+        let mut at = addr;
+        while string.len() <= most {
+            let piece = PAGE - at as usize % PAGE;
+            let mut bytes = vec![0; piece];
+            self.read_into(at, &mut bytes)?;
+            if let Some(end) = bytes.iter().position(|byte| *byte == 0) {
+                string.extend_from_slice(&bytes[..end]);
+                return if string.len() > most { Err(too_long.into()) } else { Ok(string) };
+            }
+            string.extend_from_slice(&bytes);
+            at = at.checked_add(piece as u64).ok_or(Errno::EFAULT)?;
+        }
+        Err(too_long.into())
+    }
+    /// Reads a path: `ENOENT` if empty is left to the caller.
+    pub fn read_path(&mut self, addr: u64) -> Result<Vec<u8>> {
+        self.read_string(addr, 4095, Errno::ENAMETOOLONG)
+    }
+    /// Reads a zero-terminated array of pointers to strings (execve); `limit` bounds the bytes in all.
+    pub fn read_strings(&mut self, addr: u64, limit: usize) -> Result<Vec<Vec<u8>>> {
+        let mut strings = Vec::new();
+        let mut total = 0;
+        if addr == 0 {
+            return Ok(strings);
+        }
+        let mut at = addr;
+        loop {
+            let pointer = self.read_u64(at)?;
+            if pointer == 0 {
+                return Ok(strings);
+            }
+            let string = self.read_string(pointer, 131_071, Errno::E2BIG)?;
+            total += string.len() + 9;
+            if total > limit {
+                return Err(Errno::E2BIG.into());
+            }
+            strings.push(string);
+            at += 8;
+        }
+    }
+
+    /// The deadline of a call that waits for `timeout` from its first issue on: fixed then, kept when issued again.
+    pub fn deadline_in(&mut self, timeout: Nanos) -> Result<Nanos> {
+        let deadline = self.now + timeout;
+        let call = self.thread()?.call.get_or_insert_with(Call::default);
+        Ok(*call.deadline.get_or_insert(deadline))
+    }
+    /// Like [`Context::deadline_in`] for a point in time.
+    pub fn deadline_at(&mut self, at: Nanos) -> Result<Nanos> {
+        let call = self.thread()?.call.get_or_insert_with(Call::default);
+        Ok(*call.deadline.get_or_insert(at))
+    }
+    /// What the call has moved before it blocked.
+    pub fn moved(&mut self) -> Result<u64> {
+        Ok(self.thread()?.call.map_or(0, |call| call.moved))
+    }
+    /// Notes what the call has moved.
+    pub fn set_moved(&mut self, moved: u64) -> Result<()> {
+        self.thread()?.call.get_or_insert_with(Call::default).moved = moved;
+        Ok(())
+    }
+    /// Wakes who waits for `key`.
+    pub fn wake(&mut self, key: Key) {
+        self.resident.wake(key);
+    }
+    /// The caller's command name, for the log.
+    pub fn comm(&self) -> String {
+        self.process().map(|process| process.comm.clone()).unwrap_or_default()
+    }
+}

@@ -1,0 +1,299 @@
+//! Control requests: what an administrator asks by /dev/shimos, answered here or by the kernel whose business it is.
+use crate::{
+    daemon::Message,
+    delivery,
+    kernel::Kernel,
+    protect,
+    resident::Key,
+    signal::{Info, Signal},
+};
+use alloc::{
+    format,
+    string::{String, ToString},
+    vec::Vec,
+};
+use shimos_abi::{
+    control::{MAX_INTERVAL, MIN_INTERVAL, Protection, Request, Response, Start, Target, VERSION},
+    ids::{KernelId, Pid, ProgramId},
+    time::Nanos,
+};
+use shimos_hal::Machine;
+use shimos_ikc::Home;
+
+/// Longest and shortest interval of the daemons.
+const HEARTBEATS: core::ops::RangeInclusive<u64> = 1_000_000..=60_000_000_000;
+
+/// An answer's bytes.
+pub fn encode(answer: &Response) -> Vec<u8> {
+    minicbor::to_vec(answer).unwrap_or_default()
+}
+
+/// Whose business a request is.
+enum Business {
+    Here,
+    Of(KernelId),
+    Nobody(String),
+}
+
+impl<M: Machine> Kernel<M> {
+    /// Works on the requests that programs here have written.
+    pub(crate) fn answer_requests(&mut self) {
+        while let Some(request) = self.services.requests.pop_front() {
+            self.asked.insert(request.number, request.program);
+            let me = self.me.kernel;
+            match minicbor::decode::<Request>(&request.bytes) {
+                Err(_) => self.fail(request.number, "the request cannot be understood".to_string()),
+                Ok(decoded) => match self.business_of(&decoded) {
+                    Business::Here => {
+                        if let Some(answer) = self.serve(request.number, me, &request.bytes) {
+                            self.answered(request.number, encode(&answer));
+                        }
+                    }
+                    Business::Of(kernel) => {
+                        let message = Message::Request(request.number, request.bytes);
+                        let sent = minicbor::to_vec(&message).map(|bytes| {
+                            self.services.send(kernel, shimos_abi::shared::Queue::Daemon, &[&bytes])
+                        });
+                        match sent {
+                            Ok(Ok(())) => {}
+                            Ok(Err(shimos_ikc::SendError::TooLong)) => {
+                                self.fail(request.number, "the command line is too long for one packet".to_string());
+                            }
+                            _ => self.fail(request.number, format!("{kernel} does not answer: try again")),
+                        }
+                    }
+                    Business::Nobody(why) => self.fail(request.number, why),
+                },
+            }
+        }
+    }
+
+    fn fail(&mut self, number: u64, why: String) {
+        self.answered(number, encode(&Response::Failed(why)));
+    }
+
+    /// An answer is there: whoever asked may read it.
+    pub(crate) fn answered(&mut self, number: u64, bytes: Vec<u8>) {
+        let Some(program) = self.asked.remove(&number) else { return };
+        self.services.answers.insert(number, bytes);
+        if let Some(resident) = self.residents.get_mut(&program) {
+            resident.wake(Key::Control(number));
+        }
+    }
+
+    fn business_of(&self, request: &Request) -> Business {
+        match request {
+            Request::Start(start) => self.place_for(start),
+            Request::Kill { target, .. } | Request::Protect { target, .. } | Request::Unprotect { target } => {
+                match self.find(target) {
+                    Err(why) => Business::Nobody(why),
+                    Ok(program) => match self.services.ikc.area().home(program).life() {
+                        Some(life) if life.kernel == self.me.kernel => Business::Here,
+                        Some(life) => Business::Of(life.kernel),
+                        None => Business::Nobody(format!("there is no program {program}")),
+                    },
+                }
+            }
+            Request::Inject { kernel, .. } => self.of_kernel(*kernel),
+            _ => Business::Here,
+        }
+    }
+
+    fn of_kernel(&self, kernel: KernelId) -> Business {
+        let kernels = self.services.machine.identity().kernels;
+        if kernel.index() >= kernels {
+            Business::Nobody(format!("there is no kernel {kernel}: they are k0 to k{}", kernels - 1))
+        } else if kernel == self.me.kernel {
+            Business::Here
+        } else {
+            Business::Of(kernel)
+        }
+    }
+
+    /// The kernel that a new program is placed on: the wanted one, or the running one with the fewest programs and the
+    /// most free memory.
+    fn place_for(&self, start: &Start) -> Business {
+        if self.name_of(&start.name).is_some() {
+            return Business::Nobody(format!("a program named '{}' runs already: choose another name", start.name));
+        }
+        if let Some(kernel) = start.kernel {
+            return self.of_kernel(kernel);
+        }
+        let area = self.services.ikc.area();
+        let mut homes = alloc::vec![0_usize; self.services.machine.identity().kernels];
+        for (_, home) in area.programs() {
+            if let Some(count) = home.life().and_then(|life| homes.get_mut(life.kernel.index())) {
+                *count += 1;
+            }
+        }
+        let best = area
+            .kernels()
+            .filter(|kernel| area.state(*kernel) == shimos_abi::control::KernelState::Running)
+            .min_by_key(|kernel| (homes[kernel.index()], u64::MAX - area.free_frames(*kernel)));
+        match best {
+            Some(kernel) if kernel == self.me.kernel => Business::Here,
+            Some(kernel) => Business::Of(kernel),
+            None => Business::Nobody("no kernel runs that could take the program".to_string()),
+        }
+    }
+
+    fn name_of(&self, name: &str) -> Option<ProgramId> {
+        let here = self.residents.values().find(|resident| resident.program.head.name == name);
+        if let Some(resident) = here {
+            return Some(resident.program.head.id);
+        }
+        let area = self.services.ikc.area();
+        for kernel in area.kernels().filter(|kernel| *kernel != self.me.kernel) {
+            let Some(published) = self.published_by(kernel) else { continue };
+            for program in published.programs {
+                let lives_there = area.home(program.id).life().is_some_and(|life| life.kernel == kernel);
+                if program.name == name && lives_there {
+                    return Some(program.id);
+                }
+            }
+        }
+        None
+    }
+
+    /// The program that a target names.
+    fn find(&self, target: &Target) -> Result<ProgramId, String> {
+        match target {
+            Target::Pid(pid) => {
+                let program = ProgramId::of(*pid);
+                if self.services.ikc.area().home(program) == Home::Free || !self.has_pid(program, *pid) {
+                    return Err(format!("there is no process {pid}: 'status' lists them"));
+                }
+                Ok(program)
+            }
+            Target::Name(name) => {
+                self.name_of(name).ok_or_else(|| format!("there is no program '{name}': 'status' lists them"))
+            }
+        }
+    }
+
+    fn has_pid(&self, program: ProgramId, pid: Pid) -> bool {
+        if let Some(resident) = self.residents.get(&program) {
+            return resident.program.processes.get(&pid).is_some_and(|process| process.zombie.is_none());
+        }
+        let Some(life) = self.services.ikc.area().home(program).life() else { return false };
+        // What was published may be older than the process: then the program's home decides.
+        self.published_by(life.kernel).is_none_or(|published| {
+            published
+                .programs
+                .iter()
+                .find(|status| status.id == program)
+                .is_none_or(|status| status.processes.iter().any(|process| process.pid == pid))
+        })
+    }
+
+    /// Works on a request that is this kernel's business. No answer means that it comes later.
+    pub(crate) fn serve(&mut self, number: u64, asker: KernelId, bytes: &[u8]) -> Option<Response> {
+        let Ok(request) = minicbor::decode::<Request>(bytes) else {
+            return Some(Response::Failed("the request cannot be understood".to_string()));
+        };
+        Some(match request {
+            Request::Hello => Response::Hello { version: VERSION },
+            Request::Status => Response::Status(self.machine_status()),
+            Request::Start(start) => {
+                if let Some(protection) = start.protection
+                    && let Err(why) = check(protection)
+                {
+                    return Some(Response::Failed(why));
+                }
+                match self.begin(start, Some((number, asker))) {
+                    Ok(()) => return None,
+                    Err(why) => Response::Failed(why),
+                }
+            }
+            Request::Kill { target, signal } => self.kill(&target, signal),
+            Request::Protect { target, protection } => self.protect(&target, protection),
+            Request::Unprotect { target } => self.unprotect(&target),
+            Request::Inject { fault, .. } => {
+                // The answer leaves first.
+                self.dying = Some(fault);
+                Response::Done
+            }
+            Request::SetHeartbeat { interval } if HEARTBEATS.contains(&interval.0) => {
+                self.services.ikc.area().set_heartbeat(interval);
+                Response::Done
+            }
+            Request::SetHeartbeat { .. } => {
+                Response::Failed("the heartbeat interval must be between 1 ms and 60 s".to_string())
+            }
+            Request::BenchIkc { .. } => {
+                Response::Failed("this kernel has no such measurement: use 'shimos bench'".to_string())
+            }
+            Request::PowerOff => self.services.machine.power_off(),
+        })
+    }
+
+    fn here(&mut self, target: &Target) -> Result<ProgramId, Response> {
+        let program = self.find(target).map_err(Response::Failed)?;
+        if self.residents.contains_key(&program) {
+            Ok(program)
+        } else {
+            Err(Response::Failed(format!("program {program} is on its way to another kernel: try again")))
+        }
+    }
+
+    fn kill(&mut self, target: &Target, signal: u8) -> Response {
+        let program = match self.here(target) {
+            Ok(program) => program,
+            Err(answer) => return answer,
+        };
+        let Some(signal) = Signal::new(signal.into()) else {
+            return Response::Failed("signals have numbers from 1 to 64".to_string());
+        };
+        if let Some(resident) = self.residents.get_mut(&program) {
+            let pids: Vec<Pid> = resident.program.processes.keys().copied().collect();
+            for pid in pids {
+                delivery::send_to_process(resident, pid, signal, Info::from_kernel());
+            }
+        }
+        Response::Done
+    }
+
+    fn protect(&mut self, target: &Target, protection: Protection) -> Response {
+        if let Err(why) = check(protection) {
+            return Response::Failed(why);
+        }
+        let program = match self.here(target) {
+            Ok(program) => program,
+            Err(answer) => return answer,
+        };
+        let Some(resident) = self.residents.get_mut(&program) else { return Response::Done };
+        match protect::protect(resident, &mut self.services, &self.slots, protection) {
+            Err(error) => Response::Failed(format!("there is no room for an image: {error:?}")),
+            Ok(()) => {
+                protect::checkpoint(resident, &mut self.services);
+                if let Some(trouble) = resident.guard.trouble.clone() {
+                    return Response::Failed(trouble);
+                }
+                let exceptions = crate::status::exceptions(resident);
+                self.publish();
+                Response::Protected { program, exceptions }
+            }
+        }
+    }
+
+    fn unprotect(&mut self, target: &Target) -> Response {
+        let program = match self.here(target) {
+            Ok(program) => program,
+            Err(answer) => return answer,
+        };
+        if let Some(resident) = self.residents.get_mut(&program) {
+            let teardown = protect::unprotect(resident, &mut self.services);
+            self.teardowns.extend(teardown);
+        }
+        self.publish();
+        Response::Done
+    }
+}
+
+fn check(protection: Protection) -> Result<(), String> {
+    if protection.interval < MIN_INTERVAL || protection.interval > MAX_INTERVAL {
+        let seconds = MAX_INTERVAL.0 / Nanos::secs(1).0;
+        return Err(format!("the checkpoint interval must be between 1 ms and {seconds} s"));
+    }
+    Ok(())
+}

@@ -1,0 +1,292 @@
+//! Starting programs: from a request to the first instruction.
+use crate::{
+    context::{Context, Stop},
+    daemon::Message,
+    exec,
+    files::{Descriptor, FileTable, FilesId, Kind, OnExec},
+    kernel::Kernel,
+    names::{self, Follow},
+    process::{Ids, Process, SpaceId, initial_limits},
+    program::{Head, Program},
+    protect,
+    resident::Resident,
+    signal::{Action, Pending, SigSet, Signal},
+    syscall,
+    terminal::Terminal,
+    thread::{AltStack, State, Thread},
+};
+use alloc::{
+    collections::{BTreeMap, VecDeque},
+    format,
+    string::{String, ToString},
+    vec,
+    vec::Vec,
+};
+use core::net::Ipv4Addr;
+use shimos_abi::{
+    control::{self, Response, Start},
+    errno::Errno,
+    ids::{KernelId, Pid, ProgramId},
+    time::Nanos,
+};
+use shimos_hal::{Fpu, Machine, Regs};
+use shimos_net::Stack;
+use shimos_vfs::{Fault, Image, OpenError, NodeId, Sources, Tree};
+
+/// Who asked for a program: the number of the request, and the kernel that it came by.
+pub type Asker = Option<(u64, KernelId)>;
+
+/// A program that is about to start: its file is being read.
+pub struct Starting {
+    id: ProgramId,
+    start: Start,
+    asker: Asker,
+    since: Nanos,
+}
+
+/// How long a program may take to start.
+const PATIENCE: Nanos = Nanos::secs(30);
+
+impl<M: Machine> Kernel<M> {
+    /// Reads the root image's head as soon as it can be had.
+    pub(crate) fn open_image(&mut self) {
+        if self.services.image.is_some() {
+            return;
+        }
+        match Image::open(&mut self.services.block_reader()) {
+            Ok(image) => self.services.image = Some(image),
+            Err(error) => {
+                let missing = matches!(error, OpenError::Fault(Fault::Missing(_)));
+                if !missing && !self.image_refused {
+                    self.image_refused = true;
+                    self.services.log(&format!("the root image cannot be used: {error}"));
+                }
+            }
+        }
+    }
+
+    /// Begins to start a program. The answer, if somebody asked, comes when it runs or has failed.
+    pub(crate) fn begin(&mut self, start: Start, asker: Asker) -> Result<(), String> {
+        if start.argv.first().is_none_or(String::is_empty) {
+            return Err("the command is empty: name a file to execute".to_string());
+        }
+        let taken = self.residents.values().map(|resident| &resident.program.head.name);
+        if taken.chain(self.starting.iter().map(|other| &other.start.name)).any(|name| *name == start.name) {
+            return Err(format!("a program named '{}' runs already: choose another name", start.name));
+        }
+        let id = self.services.ikc.area().allocate_program(self.me).ok_or("the machine has no room for more programs")?;
+        let since = self.services.machine.now();
+        self.starting.push(Starting { id, start, asker, since });
+        Ok(())
+    }
+
+    /// Tries again to start what is starting.
+    pub(crate) fn go_on_starting(&mut self) {
+        if self.services.image.is_none() {
+            return;
+        }
+        for starting in core::mem::take(&mut self.starting) {
+            let outcome = self.try_start(&starting);
+            let late = self.services.machine.now() - starting.since > PATIENCE;
+            let answer = match outcome {
+                Ok(()) => Response::Started {
+                    program: starting.id,
+                    pid: starting.id.first_pid(),
+                    kernel: self.me.kernel,
+                },
+                Err(Stop::Block(_)) if !late => {
+                    self.starting.push(starting);
+                    continue;
+                }
+                Err(stop) => {
+                    let area = self.services.ikc.area();
+                    let _ = area.move_home(starting.id, area.home(starting.id), shimos_ikc::Home::Free);
+                    let path = starting.start.argv.first().cloned().unwrap_or_default();
+                    Response::Failed(match stop {
+                        Stop::Errno(errno) => format!("{path} cannot be executed: {}", errno.name()),
+                        _ => format!("{path} cannot be executed: the disk does not answer"),
+                    })
+                }
+            };
+            self.publish();
+            match starting.asker {
+                Some((number, kernel)) if kernel == self.me.kernel => {
+                    self.answered(number, crate::control::encode(&answer));
+                }
+                Some((number, kernel)) => {
+                    self.tell(kernel, &Message::Answer(number, crate::control::encode(&answer)));
+                }
+                None => {
+                    if let Response::Failed(why) = answer {
+                        self.services.log(&why);
+                    }
+                }
+            }
+        }
+    }
+
+    fn try_start(&mut self, starting: &Starting) -> Result<(), Stop> {
+        let mut resident = Resident::new(self.make_program(starting)?);
+        let pid = starting.id.first_pid();
+        let now = self.services.machine.now();
+        let outcome = {
+            let services = &mut self.services;
+            let mut context = Context { resident: &mut resident, services, tid: pid, pid, now };
+            enter(&mut context, &starting.start)
+        };
+        if let Err(stop) = outcome {
+            let spaces: Vec<SpaceId> = resident.program.spaces.keys().copied().collect();
+            for space in spaces {
+                self.services.drop_space(&mut resident, space);
+            }
+            resident.program.objects.destroy(&mut self.services.frames);
+            return Err(stop);
+        }
+        self.services.settle(&mut resident);
+        if let Some(protection) = starting.start.protection
+            && let Err(error) = protect::protect(&mut resident, &mut self.services, &self.slots, protection)
+        {
+            self.services.log(&format!("program {} is not protected: {error:?}", starting.start.name));
+        }
+        self.residents.insert(starting.id, resident);
+        Ok(())
+    }
+
+    fn make_program(&mut self, starting: &Starting) -> Result<Program, Stop> {
+        let image = self.services.image.clone().ok_or(Errno::EIO)?;
+        let wall = self.services.machine.wall_clock() as i64;
+        let mut tree = Tree::new(image);
+        let mut blocks = self.services.block_reader();
+        let mut sources = Sources { blocks: &mut blocks, synthetic: &shimos_vfs::mounts::NoSynthetic };
+        furnish(&mut tree, &mut sources, wall)?;
+        let now = self.services.machine.now();
+        let seed = self.services.machine.random();
+        let config = shimos_net::Config {
+            mac: control::mac_of(starting.id),
+            address: Ipv4Addr::from(control::address_of(starting.id)),
+            prefix: control::NETWORK_PREFIX,
+            gateway: Ipv4Addr::from(control::GATEWAY),
+        };
+        let root = tree.root();
+        let files = FilesId(1);
+        let pid = starting.id.first_pid();
+        let mut program = Program {
+            head: Head {
+                id: starting.id,
+                name: starting.start.name.clone(),
+                protection: None,
+                takeovers: 0,
+                last_pid: 1,
+                last_id: 1,
+                started: now,
+                stir: seed,
+                loans: Vec::new(),
+            },
+            processes: BTreeMap::new(),
+            threads: BTreeMap::new(),
+            spaces: BTreeMap::new(),
+            objects: shimos_memory::Objects::default(),
+            tables: BTreeMap::new(),
+            descriptions: BTreeMap::new(),
+            pipes: BTreeMap::new(),
+            unix: BTreeMap::new(),
+            tree,
+            net: Stack::new(config, seed),
+            terminal: Terminal::new(),
+            held: VecDeque::new(),
+            locks: Default::default(),
+            fifos: BTreeMap::new(),
+        };
+        program.tables.insert(files, FileTable::new());
+        program.processes.insert(pid, first_process(pid, files, root, now));
+        program.threads.insert(pid, first_thread(pid));
+        program.terminal.session = Some(pid);
+        program.terminal.foreground = Some(pid);
+        Ok(program)
+    }
+}
+
+/// Prepares the writable layer: devices, mounts.
+fn furnish(tree: &mut Tree, sources: &mut Sources<'_>, wall: i64) -> Result<(), Fault> {
+    tree.populate_dev(sources, wall)?;
+    let root = tree.root();
+    for (name, mount) in [(b"proc", crate::proc::PROC_MOUNT), (b"sys\0", crate::proc::SYS_MOUNT)] {
+        let name = name.strip_suffix(b"\0").unwrap_or(name);
+        let dir = tree.ensure_directory(sources, wall, root, name, 0o555)?;
+        tree.mount(sources, dir, mount)?;
+    }
+    Ok(())
+}
+
+/// Executes the program's file and gives it its console.
+fn enter<M: Machine>(c: &mut Context<'_, M>, start: &Start) -> Result<(), Stop> {
+    if !start.cwd.is_empty() {
+        let cwd = names::resolve(c, start.cwd.as_bytes(), Follow::Yes)?;
+        c.process_mut()?.cwd = cwd;
+    }
+    let console = names::resolve(c, b"/dev/console", Follow::Yes)?;
+    let path = start.argv.first().map(String::as_bytes).unwrap_or_default().to_vec();
+    let arguments = syscall::strings(&start.argv);
+    let environment = syscall::strings(&start.env);
+    syscall::execute(c, path, arguments, environment)?;
+    let description = c.resident.program.add_description(Kind::Console(console), syscall::status_flags::READ_WRITE);
+    c.resident.program.tree.pin(console);
+    for _ in 0..3 {
+        let descriptor = Descriptor { description, on_exec: OnExec::Keep };
+        let limit = 3;
+        c.table()?.insert(descriptor, 0, limit)?;
+        c.resident.program.retain(descriptor);
+    }
+    c.release_description(description);
+    Ok(())
+}
+
+fn first_process(pid: Pid, files: FilesId, root: NodeId, now: Nanos) -> Process {
+    Process {
+        pid,
+        parent: Pid(0),
+        group: pid,
+        session: pid,
+        space: SpaceId(0),
+        files,
+        cwd: root,
+        root,
+        umask: 0o022,
+        credentials: Ids::default(),
+        actions: vec![Action::default(); 64],
+        pending: Pending::default(),
+        zombie: None,
+        vfork_waiter: None,
+        exe: String::new(),
+        comm: exec::command_name(b"init"),
+        arguments: Vec::new(),
+        environment: Vec::new(),
+        limits: initial_limits(),
+        alarm: None,
+        started: now,
+        children_used: Nanos(0),
+        ended_used: Nanos(0),
+        exit_signal: Some(Signal::CHLD),
+        stopped: None,
+        continued: None,
+        executed: None,
+    }
+}
+
+fn first_thread(pid: Pid) -> Thread {
+    Thread {
+        tid: pid,
+        process: pid,
+        regs: Regs::default(),
+        fpu: Fpu { tag: pid.0.into(), area: Vec::new() },
+        state: State::Ready,
+        mask: SigSet::default(),
+        saved_mask: None,
+        pending: Pending::default(),
+        altstack: AltStack::default(),
+        clear_tid: 0,
+        robust_list: 0,
+        call: None,
+        used: Nanos(0),
+    }
+}

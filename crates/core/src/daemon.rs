@@ -1,0 +1,163 @@
+//! What the daemons of this kernel say to those of others, and what they have it do.
+use crate::{control, kernel::{Kernel, claim}};
+use alloc::{format, vec::Vec};
+use minicbor::{Decode, Encode};
+use shimos_abi::{
+    ids::{KernelId, Life, ProgramId},
+    shared::Queue,
+};
+use shimos_hal::Machine;
+use shimos_monitor::{Action, Freed, Refusal, Work};
+
+/// A message between daemons.
+#[derive(Debug, Encode, Decode)]
+pub enum Message {
+    /// Park yourself, if this is you.
+    #[n(0)]
+    Park(#[n(0)] Life),
+    /// Restart command: take this over.
+    #[n(1)]
+    Order {
+        /// What.
+        #[n(0)]
+        work: Work,
+        /// From whom.
+        #[n(1)]
+        from: Life,
+        /// In which term it was said.
+        #[n(2)]
+        term: u32,
+    },
+    /// I cannot.
+    #[n(2)]
+    Refused {
+        /// What.
+        #[n(0)]
+        work: Work,
+        /// From whom.
+        #[n(1)]
+        from: Life,
+        /// Why.
+        #[n(2)]
+        why: Refusal,
+    },
+    /// The program needs your frames no more.
+    #[n(3)]
+    Return(#[n(0)] ProgramId),
+    /// A control request that is yours to work on.
+    #[n(4)]
+    Request(#[n(0)] u64, #[cbor(n(1), with = "minicbor::bytes")] Vec<u8>),
+    /// Its answer.
+    #[n(5)]
+    Answer(#[n(0)] u64, #[cbor(n(1), with = "minicbor::bytes")] Vec<u8>),
+}
+
+impl<M: Machine> Kernel<M> {
+    /// Sends a message; one that cannot be sent is lost, and whoever waits for its effect asks again.
+    pub(crate) fn tell(&mut self, to: KernelId, message: &Message) {
+        if let Ok(bytes) = minicbor::to_vec(message)
+            && let Err(error) = self.services.send(to, Queue::Daemon, &[&bytes])
+        {
+            self.services.log(&format!("message to {to} not sent: {error:?}"));
+        }
+    }
+
+    /// A message has come.
+    pub(crate) fn hear(&mut self, from: Life, message: Message) {
+        match message {
+            Message::Park(life) => {
+                let monitor = self.services.ikc.area().election().monitor;
+                if life == self.me && monitor == from.kernel {
+                    self.services.machine.park();
+                }
+            }
+            Message::Order { work, from: dead, term } => {
+                if let Err(why) = self.obey(work, dead, term) {
+                    self.tell(from.kernel, &Message::Refused { work, from: dead, why });
+                }
+            }
+            Message::Refused { work, from: dead, why } => self.monitor.refused(work, dead, from.kernel, why),
+            Message::Return(program) => self.loan_returned(program),
+            Message::Request(number, bytes) => {
+                let answer = self.serve(number, from.kernel, &bytes);
+                if let Some(answer) = answer {
+                    self.tell(from.kernel, &Message::Answer(number, control::encode(&answer)));
+                }
+            }
+            Message::Answer(number, bytes) => self.answered(number, bytes),
+        }
+    }
+
+    /// Carries a restart command out, if the monitor that gave it still is the monitor.
+    fn obey(&mut self, work: Work, dead: Life, term: u32) -> Result<(), Refusal> {
+        if self.services.ikc.area().election().term != term {
+            return Ok(());
+        }
+        let ordered = self.services.machine.now();
+        match work {
+            Work::Program(program) => self.take_over(program, dead, ordered),
+            Work::Device(device) => {
+                if self.services.owns(device) {
+                    return Ok(());
+                }
+                // Its interrupts and its queues come here; what clients had asked for they ask again.
+                if dead.kernel != self.me.kernel && self.services.machine.confirm_parked(dead).is_none() {
+                    return Err(Refusal::Busy);
+                }
+                if claim(&mut self.services, device, Some(dead)) {
+                    self.services.log(&format!("drives the {device:?} device now, after {dead}"));
+                    Ok(())
+                } else {
+                    Err(Refusal::Device)
+                }
+            }
+        }
+    }
+
+    /// Does what the monitor daemon asks for.
+    pub(crate) fn act(&mut self, action: Action) {
+        let area = self.services.ikc.area();
+        match action {
+            Action::Acknowledge { kernel, stamp } => self.services.ikc.acknowledge(kernel, stamp),
+            Action::Claim { kernel, from, to } => {
+                let _ = area.move_claim(kernel, from, to);
+            }
+            Action::Probe(kernel) => self.services.machine.send_nmi(kernel),
+            Action::AskToPark(life) => self.tell(life.kernel, &Message::Park(life)),
+            Action::Nmi(life) => {
+                area.set_fence_word(life);
+                self.services.machine.send_nmi(life.kernel);
+            }
+            Action::Init(life) => {
+                area.set_fence_word(life);
+                self.services.machine.send_init(life.kernel);
+            }
+            Action::Order { work, from, target, term } => {
+                if target == self.me {
+                    if let Err(why) = self.obey(work, from, term) {
+                        self.monitor.refused(work, from, self.me.kernel, why);
+                    }
+                } else {
+                    self.tell(target.kernel, &Message::Order { work, from, term });
+                }
+            }
+            Action::FreeHome { program, home, why } => {
+                if area.move_home(program, home, shimos_ikc::Home::Free).is_ok() {
+                    let reason = match why {
+                        Freed::Unprotected => "it was not protected and died with its kernel",
+                        Freed::Lost => "no kernel can read its image",
+                    };
+                    self.services.log(&format!("program {program} is lost: {reason}"));
+                }
+            }
+            Action::Restart(life) => {
+                if let Some(fenced) = self.services.machine.confirm_parked(life) {
+                    self.services.ikc.forget(life);
+                    let next = self.services.machine.restart(fenced);
+                    self.services.log(&format!("{life} is restarted as {next}"));
+                }
+            }
+            Action::Log(text) => self.services.log(&text),
+        }
+    }
+}

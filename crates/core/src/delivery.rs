@@ -1,0 +1,336 @@
+//! Signals on their way: sending, and entering and leaving handlers.
+use crate::{
+    context::MAX_TRANSFER,
+    process::{Ending, Stopped, Untold},
+    resident::{Key, Resident},
+    services::Services,
+    signal::{Action, Effect, Info, SigSet, Signal},
+    syscall,
+    thread::State,
+};
+use alloc::{vec, vec::Vec};
+use shimos_abi::{addr::UserAddr, errno::Errno, ids::Pid};
+use shimos_hal::{Machine, Regs};
+
+const SA_NODEFER: u64 = 0x4000_0000;
+const SA_RESETHAND: u64 = 0x8000_0000;
+const SA_RESTART: u64 = 0x1000_0000;
+const SA_ONSTACK: u64 = 0x0800_0000;
+const SA_RESTORER: u64 = 0x0400_0000;
+
+/// Sends a signal to a process as a whole.
+pub fn send_to_process<M: Machine>(resident: &mut Resident<M>, pid: Pid, signal: Signal, info: Info) {
+    if !accept(resident, pid, signal) {
+        return;
+    }
+    if let Some(process) = resident.program.processes.get_mut(&pid) {
+        process.pending.push(signal, info);
+    }
+    // Any thread that does not block it may take it.
+    let taker = resident
+        .program
+        .threads_of(pid)
+        .find(|thread| !thread.mask.has(signal) && thread.state == State::Blocked)
+        .map(|thread| thread.tid);
+    if let Some(tid) = taker {
+        resident.rouse(tid);
+    }
+    resident.wake(Key::Signal);
+}
+
+/// Sends a signal to one thread.
+pub fn send_to_thread<M: Machine>(resident: &mut Resident<M>, tid: Pid, signal: Signal, info: Info) {
+    let Some(pid) = resident.program.threads.get(&tid).map(|thread| thread.process) else { return };
+    if !accept(resident, pid, signal) {
+        return;
+    }
+    if let Some(thread) = resident.program.threads.get_mut(&tid) {
+        thread.pending.push(signal, info);
+        if !thread.mask.has(signal) {
+            resident.rouse(tid);
+        }
+    }
+    resident.wake(Key::Signal);
+}
+
+/// What a signal does at once when sent: stop and continue cancel each other, ignored ones are dropped.
+/// Returns whether it is to become pending.
+fn accept<M: Machine>(resident: &mut Resident<M>, pid: Pid, signal: Signal) -> bool {
+    let Some(process) = resident.program.processes.get_mut(&pid) else { return false };
+    if process.zombie.is_some() {
+        return false;
+    }
+    let stops = [Signal::STOP, Signal::TSTP, Signal::TTIN, Signal::TTOU];
+    let handler = process.actions.get(signal.index()).copied().unwrap_or_default().handler;
+    if signal == Signal::CONT || signal == Signal::KILL {
+        for stop in stops {
+            process.pending.discard(stop);
+        }
+        if process.stopped.take().is_some() {
+            process.continued = Some(Untold);
+            let parent = process.parent;
+            let tids: Vec<Pid> = resident.program.threads_of(pid).map(|thread| thread.tid).collect();
+            for tid in tids {
+                resident.resume(tid);
+            }
+            resident.wake(Key::Child(parent));
+        }
+    } else if stops.contains(&signal) {
+        process.pending.discard(Signal::CONT);
+    }
+    let ignored = handler == Action::IGNORE || handler == 0 && signal.default_effect() == Effect::Ignore;
+    let blocked = resident.program.threads_of(pid).all(|thread| thread.mask.has(signal));
+    !ignored || blocked
+}
+
+/// What delivering signals came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Delivery {
+    /// Nothing was pending.
+    None,
+    /// A handler is about to run, or an effect took place that interrupts a call.
+    Interrupted,
+    /// The thread is no more, or is stopped.
+    Gone,
+}
+
+/// Delivers what is pending for a thread that is about to go to user mode or to issue its call again.
+///
+/// `in_call` says that a call has blocked: it then ends with `EINTR`, or is issued again after the handler where the
+/// program asked for that (SA_RESTART).
+pub fn deliver<M: Machine>(
+    resident: &mut Resident<M>,
+    services: &mut Services<M>,
+    tid: Pid,
+    in_call: InCall,
+) -> Delivery {
+    let mut outcome = Delivery::None;
+    let mut in_call = in_call;
+    if in_call == InCall::Uninterruptible {
+        return outcome;
+    }
+    loop {
+        let Some(thread) = resident.program.threads.get_mut(&tid) else { return Delivery::Gone };
+        let allowed = SigSet(!thread.mask.0);
+        let pid = thread.process;
+        let mut next = thread.pending.take(allowed);
+        let Some(process) = resident.program.processes.get_mut(&pid) else { return Delivery::Gone };
+        if next.is_none() {
+            next = process.pending.take(allowed);
+        }
+        let Some((signal, info)) = next else { return outcome };
+        let action = process.actions.get(signal.index()).copied().unwrap_or_default();
+        if action.handler == Action::IGNORE {
+            continue;
+        }
+        if action.handler != 0 && signal != Signal::KILL && signal != Signal::STOP {
+            finish_call(resident, tid, in_call, action);
+            in_call = InCall::No;
+            if enter_handler(resident, services, tid, signal, info, action).is_err() {
+                syscall::end_process(resident, services, pid, Ending::Killed(Signal::SEGV));
+                return Delivery::Gone;
+            }
+            outcome = Delivery::Interrupted;
+            continue;
+        }
+        match signal.default_effect() {
+            Effect::Ignore | Effect::Continue => {}
+            Effect::Stop => {
+                stop(resident, pid, signal);
+                return Delivery::Gone;
+            }
+            Effect::Terminate | Effect::Core => {
+                services.log_killed(resident, pid, signal);
+                syscall::end_process(resident, services, pid, Ending::Killed(signal));
+                return Delivery::Gone;
+            }
+        }
+    }
+}
+
+/// Whether a call is under way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum InCall {
+    /// No.
+    No,
+    /// Yes, one that is issued again after a handler with SA_RESTART.
+    Restartable,
+    /// Yes, one that returns what it has moved, if it has moved anything; else like `Restartable`.
+    Transfer,
+    /// Yes, one that no signal interrupts.
+    Uninterruptible,
+    /// Yes, one that always ends with EINTR (sleeps, polls, waits for signals).
+    Interruptible,
+}
+
+/// Ends a call that a handler interrupts.
+fn finish_call<M: Machine>(resident: &mut Resident<M>, tid: Pid, in_call: InCall, action: Action) {
+    let Some(thread) = resident.program.threads.get_mut(&tid) else { return };
+    match in_call {
+        InCall::No | InCall::Uninterruptible => return,
+        InCall::Transfer if thread.call.is_some_and(|call| call.moved != 0) => {
+            thread.regs.rax = thread.call.map_or(0, |call| call.moved);
+        }
+        InCall::Restartable | InCall::Transfer if action.flags & SA_RESTART != 0 => {
+            // rax still holds the call's number; go back over the `syscall` instruction.
+            thread.regs.rip = thread.regs.rip.wrapping_sub(2);
+        }
+        _ => thread.regs.rax = Errno::EINTR.to_return(),
+    }
+    thread.call = None;
+}
+
+fn stop<M: Machine>(resident: &mut Resident<M>, pid: Pid, signal: Signal) {
+    let Some(process) = resident.program.processes.get_mut(&pid) else { return };
+    process.stopped = Some(Stopped { signal, untold: Some(Untold) });
+    let parent = process.parent;
+    let tids: Vec<Pid> = resident.program.threads_of(pid).map(|thread| thread.tid).collect();
+    for tid in tids {
+        resident.ready.retain(|ready| *ready != tid);
+        if let Some(thread) = resident.program.threads.get_mut(&tid) {
+            thread.state = State::Stopped;
+        }
+    }
+    send_to_process(resident, parent, Signal::CHLD, Info { code: 5, pid: pid.0, ..Info::default() });
+    resident.wake(Key::Child(parent));
+}
+
+/// Bytes of the fixed part of the frame: return address, ucontext, siginfo.
+const UCONTEXT: usize = 304;
+const SIGINFO: usize = 128;
+const FRAME: usize = 8 + UCONTEXT + SIGINFO;
+/// Place of the general registers in struct ucontext (`uc_mcontext`).
+const MCONTEXT: usize = 40;
+/// Place of the signal mask in struct ucontext.
+const UC_SIGMASK: usize = 296;
+/// Place of the pointer to the vector registers in struct ucontext.
+const FPSTATE: usize = MCONTEXT + 184;
+/// Bytes below the stack pointer that a function may use (System V ABI, red zone).
+const RED_ZONE: u64 = 128;
+
+/// Builds the handler's stack frame (System V ABI; struct rt_sigframe) and aims the thread at the handler.
+fn enter_handler<M: Machine>(
+    resident: &mut Resident<M>,
+    services: &mut Services<M>,
+    tid: Pid,
+    signal: Signal,
+    info: Info,
+    action: Action,
+) -> Result<(), ()> {
+    if action.flags & SA_RESTORER == 0 {
+        return Err(());
+    }
+    let thread = resident.program.threads.get_mut(&tid).ok_or(())?;
+    services.machine.save_fpu(&mut thread.fpu);
+    let altstack = thread.altstack;
+    let on_altstack = altstack.size != 0 && thread.regs.rsp.wrapping_sub(altstack.base) <= altstack.size;
+    let mut sp = if action.flags & SA_ONSTACK != 0 && altstack.size != 0 && !on_altstack {
+        altstack.base.wrapping_add(altstack.size)
+    } else {
+        thread.regs.rsp.wrapping_sub(RED_ZONE)
+    };
+    let fpu = thread.fpu.area.clone();
+    sp = sp.wrapping_sub(fpu.len() as u64) & !63;
+    let fpu_addr = if fpu.is_empty() { 0 } else { sp };
+    // At the handler's entry the stack pointer is 8 off a multiple of 16, as after a call.
+    let frame_addr = (sp.wrapping_sub(FRAME as u64) & !15).wrapping_sub(8);
+    let mask = thread.saved_mask.take().unwrap_or(thread.mask);
+    let mut frame = vec![0; FRAME];
+    frame[..8].copy_from_slice(&action.restorer.to_le_bytes());
+    write_context(&mut frame[8..8 + UCONTEXT], &thread.regs, mask, fpu_addr, altstack.base, altstack.size);
+    write_info(&mut frame[8 + UCONTEXT..], signal, info);
+
+    thread.regs.rdi = signal.number().into();
+    thread.regs.rsi = frame_addr + 8 + UCONTEXT as u64;
+    thread.regs.rdx = frame_addr + 8;
+    thread.regs.rax = 0;
+    thread.regs.rsp = frame_addr;
+    thread.regs.rip = action.handler;
+    thread.regs.rflags &= !0x0001_0500; // DF, TF, RF clear
+    thread.mask = SigSet(thread.mask.0 | action.mask.0).as_mask();
+    if action.flags & SA_NODEFER == 0 {
+        thread.mask = thread.mask.with(signal).as_mask();
+    }
+    let pid = thread.process;
+    let process = resident.program.processes.get_mut(&pid).ok_or(())?;
+    if action.flags & SA_RESETHAND != 0
+        && let Some(slot) = process.actions.get_mut(signal.index())
+    {
+        *slot = Action::default();
+    }
+    let space = process.space;
+    let mut memory = services.memory(resident, space).map_err(|_| ())?;
+    memory.write(UserAddr(frame_addr), &frame).map_err(|_| ())?;
+    if !fpu.is_empty() {
+        memory.write(UserAddr(fpu_addr), &fpu).map_err(|_| ())?;
+    }
+    Ok(())
+}
+
+/// The order of the registers in struct sigcontext.
+fn context_order(regs: &Regs) -> [u64; 18] {
+    [
+        regs.r8, regs.r9, regs.r10, regs.r11, regs.r12, regs.r13, regs.r14, regs.r15, regs.rdi, regs.rsi, regs.rbp,
+        regs.rbx, regs.rdx, regs.rax, regs.rcx, regs.rsp, regs.rip, regs.rflags,
+    ]
+}
+
+fn write_context(to: &mut [u8], regs: &Regs, mask: SigSet, fpu: u64, alt_base: u64, alt_size: u64) {
+    let mut put = |at: usize, value: u64| to[at..at + 8].copy_from_slice(&value.to_le_bytes());
+    put(16, alt_base);
+    put(32, alt_size);
+    for (index, value) in context_order(regs).into_iter().enumerate() {
+        put(MCONTEXT + index * 8, value);
+    }
+    put(MCONTEXT + 18 * 8, 0x002b_0000_0000_0033); // cs, gs, fs, ss
+    put(FPSTATE, fpu);
+    put(UC_SIGMASK, mask.0);
+}
+
+fn write_info(to: &mut [u8], signal: Signal, info: Info) {
+    to[..4].copy_from_slice(&u32::from(signal.number()).to_le_bytes());
+    to[8..12].copy_from_slice(&info.code.to_le_bytes());
+    if info.addr != 0 {
+        to[16..24].copy_from_slice(&info.addr.to_le_bytes());
+    } else {
+        to[16..20].copy_from_slice(&info.pid.to_le_bytes());
+        to[20..24].copy_from_slice(&info.uid.to_le_bytes());
+        to[24..32].copy_from_slice(&info.value.to_le_bytes());
+    }
+}
+
+/// Leaves a handler (rt_sigreturn(2)): takes registers and mask back from the frame that the stack pointer is at.
+pub fn leave_handler<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>, tid: Pid) -> Result<(), ()> {
+    let thread = resident.program.threads.get(&tid).ok_or(())?;
+    let (context_addr, space) =
+        (thread.regs.rsp, resident.program.processes.get(&thread.process).ok_or(())?.space);
+    let area = thread.fpu.area.len().max(4096).min(MAX_TRANSFER);
+    let mut context = vec![0; UCONTEXT];
+    let mut memory = services.memory(resident, space).map_err(|_| ())?;
+    memory.read(UserAddr(context_addr), &mut context).map_err(|_| ())?;
+    let word = |at: usize| context.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes);
+    let fpu_addr = word(FPSTATE);
+    let mut fpu = vec![0; area];
+    let fpu_read = if fpu_addr == 0 { Err(()) } else { memory.read(UserAddr(fpu_addr), &mut fpu).map_err(|_| ()) };
+    let thread = resident.program.threads.get_mut(&tid).ok_or(())?;
+    services.machine.save_fpu(&mut thread.fpu);
+    let length = thread.fpu.area.len();
+    if fpu_read.is_ok() && length != 0 && fpu.len() >= length {
+        fpu.truncate(length);
+        thread.fpu.area = fpu;
+    }
+    services.machine.forget_fpu();
+    let r = &mut thread.regs;
+    let values: Vec<u64> = (0..18).map(|index| word(MCONTEXT + index * 8)).collect();
+    let targets: [&mut u64; 18] = [
+        &mut r.r8, &mut r.r9, &mut r.r10, &mut r.r11, &mut r.r12, &mut r.r13, &mut r.r14, &mut r.r15, &mut r.rdi,
+        &mut r.rsi, &mut r.rbp, &mut r.rbx, &mut r.rdx, &mut r.rax, &mut r.rcx, &mut r.rsp, &mut r.rip, &mut r.rflags,
+    ];
+    for (target, value) in targets.into_iter().zip(values) {
+        *target = value;
+    }
+    // User code may set the arithmetic flags, DF and TF; interrupts stay on (Intel SDM vol. 1, 3.4.3).
+    r.rflags = r.rflags & 0x0000_0dd5 | 0x202;
+    thread.mask = SigSet(word(UC_SIGMASK)).as_mask();
+    Ok(())
+}

@@ -1,0 +1,196 @@
+//! Descriptors and the open file descriptions they share.
+use crate::pipe::PipeId;
+use alloc::{collections::BTreeMap, vec::Vec};
+use minicbor::{Decode, Encode};
+use shimos_abi::errno::Errno;
+use shimos_net::SocketId;
+use shimos_vfs::NodeId;
+
+/// Names a descriptor table of a program.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Encode, Decode)]
+#[cbor(transparent)]
+pub struct FilesId(#[n(0)] pub u32);
+
+/// Names an open file description of a program.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Encode, Decode)]
+#[cbor(transparent)]
+pub struct DescriptionId(#[n(0)] pub u32);
+
+/// Names a UNIX socket of a program.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Encode, Decode)]
+#[cbor(transparent)]
+pub struct UnixId(#[n(0)] pub u32);
+
+/// An open file description (open(2)): what descriptors made by dup and fork share.
+#[derive(Clone, Debug, Encode, Decode)]
+pub struct Description {
+    /// What it is open on.
+    #[n(0)]
+    pub kind: Kind,
+    /// File status flags: access mode, O_APPEND, O_NONBLOCK ...
+    #[n(1)]
+    pub flags: u32,
+    /// File offset, or a directory's cursor.
+    #[n(2)]
+    pub offset: u64,
+    /// Descriptors that refer to it, over all tables and messages under way.
+    #[n(3)]
+    pub references: u32,
+}
+
+/// What a description is open on.
+#[derive(Clone, Debug, Encode, Decode)]
+pub enum Kind {
+    /// A regular file.
+    #[n(0)]
+    File(#[n(0)] NodeId),
+    /// A directory.
+    #[n(1)]
+    Directory(#[n(0)] NodeId),
+    /// Reading end of a pipe.
+    #[n(2)]
+    PipeReader(#[n(0)] PipeId),
+    /// Writing end of a pipe.
+    #[n(3)]
+    PipeWriter(#[n(0)] PipeId),
+    /// The program's console.
+    #[n(4)]
+    Console(#[n(0)] NodeId),
+    /// /dev/null.
+    #[n(5)]
+    Null(#[n(0)] NodeId),
+    /// /dev/zero.
+    #[n(6)]
+    Zero(#[n(0)] NodeId),
+    /// /dev/full.
+    #[n(7)]
+    Full(#[n(0)] NodeId),
+    /// /dev/random and /dev/urandom.
+    #[n(8)]
+    Random(#[n(0)] NodeId),
+    /// /dev/shimos with the conversation it carries.
+    #[n(9)]
+    Shimos(#[n(0)] NodeId, #[n(1)] Conversation),
+    /// A file of /proc or /sys, as it was when it was opened.
+    #[n(10)]
+    Snapshot(#[n(0)] NodeId, #[cbor(n(1), with = "minicbor::bytes")] Vec<u8>),
+    /// A TCP or UDP socket.
+    #[n(11)]
+    Socket(#[n(0)] SocketId),
+    /// A UNIX socket.
+    #[n(12)]
+    Unix(#[n(0)] UnixId),
+    /// Opened with O_PATH.
+    #[n(13)]
+    Path(#[n(0)] NodeId),
+}
+
+impl Kind {
+    /// The node it was opened by, if it has one.
+    pub fn node(&self) -> Option<NodeId> {
+        match self {
+            Kind::File(node)
+            | Kind::Directory(node)
+            | Kind::Console(node)
+            | Kind::Null(node)
+            | Kind::Zero(node)
+            | Kind::Full(node)
+            | Kind::Random(node)
+            | Kind::Shimos(node, _)
+            | Kind::Snapshot(node, _)
+            | Kind::Path(node) => Some(*node),
+            Kind::PipeReader(_) | Kind::PipeWriter(_) | Kind::Socket(_) | Kind::Unix(_) => None,
+        }
+    }
+}
+
+/// A conversation over /dev/shimos.
+#[derive(Clone, Debug, Default, Encode, Decode)]
+pub struct Conversation {
+    /// Bytes of a request that is not complete yet.
+    #[n(0)]
+    #[cbor(with = "minicbor::bytes")]
+    pub request: Vec<u8>,
+    /// Number of the request that is being worked on.
+    #[n(1)]
+    pub pending: Option<u64>,
+    /// Bytes of answers that were not read yet.
+    #[n(2)]
+    #[cbor(with = "minicbor::bytes")]
+    pub answer: Vec<u8>,
+}
+
+/// A descriptor: an entry of a table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Descriptor {
+    /// What it refers to.
+    #[n(0)]
+    pub description: DescriptionId,
+    /// FD_CLOEXEC.
+    #[n(1)]
+    pub on_exec: OnExec,
+}
+
+/// What execve(2) does with a descriptor.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
+#[cbor(index_only)]
+pub enum OnExec {
+    /// It stays open.
+    #[n(0)]
+    Keep,
+    /// It is closed.
+    #[n(1)]
+    Close,
+}
+
+/// A descriptor table.
+#[derive(Clone, Debug, Default, Encode, Decode)]
+pub struct FileTable {
+    #[n(0)]
+    entries: BTreeMap<u32, Descriptor>,
+    /// Processes that use it.
+    #[n(1)]
+    pub users: u32,
+}
+
+impl FileTable {
+    /// An empty table with one user.
+    pub fn new() -> FileTable {
+        FileTable { users: 1, ..FileTable::default() }
+    }
+    /// The descriptor `fd`.
+    pub fn get(&self, fd: u64) -> Result<Descriptor, Errno> {
+        u32::try_from(fd).ok().and_then(|fd| self.entries.get(&fd)).copied().ok_or(Errno::EBADF)
+    }
+    /// The descriptor `fd`, to change.
+    pub fn get_mut(&mut self, fd: u64) -> Result<&mut Descriptor, Errno> {
+        u32::try_from(fd).ok().and_then(|fd| self.entries.get_mut(&fd)).ok_or(Errno::EBADF)
+    }
+    /// Puts a descriptor at the lowest free number from `from` on and below `limit`.
+    pub fn insert(&mut self, descriptor: Descriptor, from: u64, limit: u64) -> Result<u64, Errno> {
+        let mut fd = from;
+        for taken in self.entries.range(from.min(u64::from(u32::MAX)) as u32..).map(|(fd, _)| u64::from(*fd)) {
+            if taken != fd {
+                break;
+            }
+            fd += 1;
+        }
+        if fd >= limit {
+            return Err(Errno::EMFILE);
+        }
+        self.entries.insert(fd as u32, descriptor);
+        Ok(fd)
+    }
+    /// Puts a descriptor at `fd`; returns what was there.
+    pub fn replace(&mut self, fd: u32, descriptor: Descriptor) -> Option<Descriptor> {
+        self.entries.insert(fd, descriptor)
+    }
+    /// Takes `fd` out.
+    pub fn remove(&mut self, fd: u64) -> Result<Descriptor, Errno> {
+        u32::try_from(fd).ok().and_then(|fd| self.entries.remove(&fd)).ok_or(Errno::EBADF)
+    }
+    /// All descriptors in order.
+    pub fn iter(&self) -> impl Iterator<Item = (u32, Descriptor)> + '_ {
+        self.entries.iter().map(|(fd, descriptor)| (*fd, *descriptor))
+    }
+}

@@ -1,0 +1,450 @@
+//! /proc and /sys of one program: they show its own processes and what this kernel is.
+//!
+//! A file's text is made when it is opened and stays as it was then.
+mod network;
+mod nodes;
+mod processes;
+mod system;
+
+use crate::{
+    context::{Context, Result as CallResult},
+    files::{Description, DescriptionId, Descriptor, FileTable, FilesId, Kind as Open},
+    pipe::PipeId,
+    process::{Process, SpaceId},
+    program::Head,
+    thread::Thread,
+};
+use alloc::{collections::BTreeMap, format, string::String, vec::Vec};
+use nodes::{DEPTH, File, Node};
+use shimos_abi::{
+    errno::Errno,
+    ids::{Life, Pid},
+    time::Nanos,
+};
+use shimos_hal::Machine;
+use shimos_memory::AddressSpace;
+use shimos_vfs::{DirEntry, Fault, Kind, Link, Metadata, Mount, NodeId, Rdev, Synthetic};
+
+/// The tree to mount at /proc.
+pub const PROC_MOUNT: Mount = Mount { number: 0, root: Node::of(File::ProcRoot).id() };
+/// The tree to mount at /sys.
+pub const SYS_MOUNT: Mount = Mount { number: 1, root: Node::of(File::SysRoot).id() };
+
+/// What a link says that leads to a file whose path is not known.
+const UNREACHABLE: &[u8] = b"(unreachable)";
+/// The directory cursor of the first file that is named by a number; those before are for the table.
+const NUMBERED: u64 = 1 << 10;
+
+/// What the files of /proc and /sys tell of.
+pub struct Proc<'a> {
+    /// The process that asks.
+    pub caller: Pid,
+    /// Its thread that asks.
+    pub thread: Pid,
+    /// The program.
+    pub head: &'a Head,
+    /// Its processes.
+    pub processes: &'a BTreeMap<Pid, Process>,
+    /// Its threads.
+    pub threads: &'a BTreeMap<Pid, Thread>,
+    /// Its address spaces.
+    pub spaces: &'a BTreeMap<SpaceId, AddressSpace>,
+    /// Its descriptor tables.
+    pub tables: &'a BTreeMap<FilesId, FileTable>,
+    /// Its open file descriptions.
+    pub descriptions: &'a BTreeMap<DescriptionId, Description>,
+    /// This kernel and incarnation.
+    pub life: Life,
+    /// How many kernels the machine has.
+    pub kernels: usize,
+    /// Time since the machine started.
+    pub now: Nanos,
+    /// Nanoseconds since 1970.
+    pub wall: u64,
+    /// Frames of this kernel's pool: all, and those that are free.
+    pub memory: (u64, u64),
+}
+
+impl Proc<'_> {
+    /// The file that an id names; ENOENT if there is none, or no more.
+    fn node(&self, mount: u8, id: u64) -> Result<Node, Errno> {
+        let node = Node::from_id(mount, id)?;
+        self.check(node)?;
+        Ok(node)
+    }
+
+    /// A directory by id.
+    fn directory(&self, mount: u8, id: u64) -> Result<Node, Errno> {
+        let node = self.node(mount, id)?;
+        if node.file.entry().kind == Kind::Directory { Ok(node) } else { Err(Errno::ENOTDIR) }
+    }
+
+    /// Whether what the file tells of exists.
+    fn check(&self, node: Node) -> Result<(), Errno> {
+        if node.file.within(File::Process) {
+            let process = self.process(node)?;
+            if node.file.within(File::Task) {
+                self.task(node)?;
+            } else if matches!(node.file, File::Fd | File::FdInfo) {
+                self.descriptor(process, node.number)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The process that a file tells of.
+    fn process(&self, node: Node) -> Result<&Process, Errno> {
+        self.processes.get(&node.pid).ok_or(Errno::ENOENT)
+    }
+
+    /// The thread that a file under `task` tells of.
+    fn task(&self, node: Node) -> Result<&Thread, Errno> {
+        self.threads.get(&Pid(node.number)).filter(|thread| thread.process == node.pid).ok_or(Errno::ENOENT)
+    }
+
+    /// The threads of a process.
+    fn threads_of(&self, pid: Pid) -> impl Iterator<Item = &Thread> {
+        self.threads.values().filter(move |thread| thread.process == pid)
+    }
+
+    /// The address space of a process, unless it has ended.
+    fn space(&self, process: &Process) -> Option<&AddressSpace> {
+        if process.zombie.is_some() { None } else { self.spaces.get(&process.space) }
+    }
+
+    /// The descriptor table of a process, unless it has ended.
+    fn table(&self, process: &Process) -> Option<&FileTable> {
+        if process.zombie.is_some() { None } else { self.tables.get(&process.files) }
+    }
+
+    /// A descriptor of a process.
+    fn descriptor(&self, process: &Process, fd: u32) -> Result<(Descriptor, &Description), Errno> {
+        let table = self.table(process).ok_or(Errno::ENOENT)?;
+        let descriptor = table.get(fd.into()).map_err(|_| Errno::ENOENT)?;
+        Ok((descriptor, self.descriptions.get(&descriptor.description).ok_or(Errno::ENOENT)?))
+    }
+
+    /// EACCES unless the caller may look into the process: it is root's, or both are of one user.
+    fn inspect(&self, process: &Process) -> Result<(), Errno> {
+        let caller = self.processes.get(&self.caller).ok_or(Errno::EACCES)?;
+        let (who, whose) = (&caller.credentials, &process.credentials);
+        let same = who.euid == whose.uid && who.euid == whose.euid && who.euid == whose.suid;
+        if who.euid == 0 || caller.pid == process.pid || same { Ok(()) } else { Err(Errno::EACCES) }
+    }
+
+    /// The numbers that name files in a directory, from `first` on, in order.
+    fn numbers(&self, dir: Node, first: u32, limit: usize) -> Result<Vec<u32>, Errno> {
+        Ok(match dir.file {
+            File::ProcRoot => self.processes.range(Pid(first)..).map(|(pid, _)| pid.0).take(limit).collect(),
+            File::TaskDir => {
+                let threads = self.threads.range(Pid(first)..);
+                threads.filter(|(_, thread)| thread.process == dir.pid).map(|(tid, _)| tid.0).take(limit).collect()
+            }
+            File::FdDir | File::FdInfoDir => match self.table(self.process(dir)?) {
+                Some(table) => table.iter().map(|(fd, _)| fd).filter(|fd| *fd >= first).take(limit).collect(),
+                None => Vec::new(),
+            },
+            _ => Vec::new(),
+        })
+    }
+
+    /// What stat(2) tells of a file.
+    fn metadata_of(&self, node: Node) -> Result<Metadata, Errno> {
+        let entry = node.file.entry();
+        let (uid, gid) = if node.file.within(File::Process) {
+            let credentials = &self.process(node)?.credentials;
+            (credentials.euid, credentials.egid)
+        } else {
+            (0, 0)
+        };
+        let mode = match node.file {
+            // The owner's bits say how the descriptor was opened.
+            File::Fd => match self.descriptor(self.process(node)?, node.number)?.1.flags & 3 {
+                0 => 0o500,
+                1 => 0o300,
+                _ => 0o700,
+            },
+            _ => entry.mode,
+        };
+        let now = self.wall as i64;
+        Ok(Metadata {
+            kind: entry.kind,
+            mode,
+            uid,
+            gid,
+            nlink: if entry.kind == Kind::Directory { 2 } else { 1 },
+            ino: node.ino(),
+            rdev: Rdev::default(),
+            size: if node.file.within(File::SysRoot) && entry.kind == Kind::Regular { 4096 } else { 0 },
+            atime: now,
+            mtime: now,
+            ctime: now,
+        })
+    }
+
+    /// The text of a link, as far as it can be told without the tree.
+    fn link(&self, node: Node) -> Result<Vec<u8>, Errno> {
+        Ok(match node.file {
+            File::Caller => format!("{}", self.caller).into_bytes(),
+            File::CallerThread => format!("{}/task/{}", self.caller, self.thread).into_bytes(),
+            File::MountsLink => b"self/mounts".to_vec(),
+            File::Exe => {
+                let process = self.process(node)?;
+                self.inspect(process)?;
+                if process.zombie.is_some() || process.exe.is_empty() {
+                    return Err(Errno::ENOENT);
+                }
+                process.exe.clone().into_bytes()
+            }
+            File::Cwd | File::RootLink => {
+                self.inspect(self.process(node)?)?;
+                UNREACHABLE.to_vec()
+            }
+            File::Fd => {
+                let process = self.process(node)?;
+                self.inspect(process)?;
+                match &self.descriptor(process, node.number)?.1.kind {
+                    Open::PipeReader(pipe) | Open::PipeWriter(pipe) => format!("pipe:[{}]", pipe.0).into_bytes(),
+                    Open::Socket(socket) => format!("socket:[{}]", socket.0).into_bytes(),
+                    Open::Unix(socket) => format!("socket:[{}]", socket.0).into_bytes(),
+                    Open::Console(_) => b"/dev/console".to_vec(),
+                    Open::Null(_) => b"/dev/null".to_vec(),
+                    Open::Zero(_) => b"/dev/zero".to_vec(),
+                    Open::Full(_) => b"/dev/full".to_vec(),
+                    Open::Random(_) => b"/dev/urandom".to_vec(),
+                    Open::Shimos(..) => b"/dev/shimos".to_vec(),
+                    _ => UNREACHABLE.to_vec(),
+                }
+            }
+            _ => return Err(Errno::EINVAL),
+        })
+    }
+
+    /// What a link leads to directly.
+    fn target(&self, node: Node) -> Result<Option<NodeId>, Errno> {
+        let open = |file, number| NodeId::Synthetic {
+            mount: PROC_MOUNT.number,
+            node: Node { file, pid: Pid(0), number }.id(),
+        };
+        if !matches!(node.file, File::Cwd | File::RootLink | File::Fd) {
+            return Ok(None);
+        }
+        let process = self.process(node)?;
+        self.inspect(process)?;
+        if process.zombie.is_some() {
+            return Err(Errno::ENOENT);
+        }
+        Ok(match node.file {
+            File::Cwd => Some(process.cwd),
+            File::RootLink => Some(process.root),
+            _ => match &self.descriptor(process, node.number)?.1.kind {
+                Open::PipeReader(pipe) | Open::PipeWriter(pipe) => Some(open(File::OpenPipe, pipe.0)),
+                Open::Socket(socket) => Some(open(File::OpenSocket, socket.0)),
+                Open::Unix(socket) => Some(open(File::OpenUnix, socket.0)),
+                other => other.node(),
+            },
+        })
+    }
+}
+
+/// The number that a name spells, without leading zeros.
+fn number(name: &[u8]) -> Option<u32> {
+    let spelt = core::str::from_utf8(name).ok()?;
+    let plain = spelt.bytes().all(|byte| byte.is_ascii_digit()) && (spelt == "0" || !spelt.starts_with('0'));
+    if plain { spelt.parse().ok() } else { None }
+}
+
+/// The name of a file in its directory.
+fn name_of(node: Node) -> Vec<u8> {
+    match node.name_number() {
+        Some(number) => format!("{number}").into_bytes(),
+        None => node.file.entry().name.as_bytes().to_vec(),
+    }
+}
+
+/// The files of a directory that the table names, with their places in it.
+fn listed(dir: File) -> impl Iterator<Item = (u64, File)> {
+    let here = move |(_, file): &(u64, File)| file.entry().above == dir && !file.entry().name.is_empty();
+    (0..).zip(File::ALL.iter().copied()).filter(here)
+}
+
+impl Synthetic for Proc<'_> {
+    fn lookup(&self, mount: u8, dir: u64, name: &[u8]) -> Result<u64, Fault> {
+        let dir = self.directory(mount, dir)?;
+        let named = listed(dir.file).find(|(_, file)| file.entry().name.as_bytes() == name);
+        let node = match named {
+            Some((_, file)) => Node { file, ..dir },
+            None => number(name).and_then(|number| dir.numbered(number)).ok_or(Errno::ENOENT)?,
+        };
+        self.check(node)?;
+        Ok(node.id())
+    }
+
+    fn parent(&self, mount: u8, dir: u64) -> Result<u64, Fault> {
+        Ok(self.directory(mount, dir)?.above().id())
+    }
+
+    fn metadata(&self, mount: u8, node: u64) -> Result<Metadata, Fault> {
+        Ok(self.metadata_of(self.node(mount, node)?)?)
+    }
+
+    fn readlink(&self, mount: u8, node: u64) -> Result<Vec<u8>, Fault> {
+        Ok(self.link(self.node(mount, node)?)?)
+    }
+
+    fn follow(&self, mount: u8, node: u64) -> Result<Link, Fault> {
+        let node = self.node(mount, node)?;
+        Ok(match self.target(node)? {
+            Some(target) => Link::Node(target),
+            None => Link::Text(self.link(node)?),
+        })
+    }
+
+    fn read_dir(&self, mount: u8, dir: u64, cursor: u64, limit: usize) -> Result<Vec<DirEntry>, Fault> {
+        let dir = self.directory(mount, dir)?;
+        let mut out = Vec::new();
+        let dots = [(&b"."[..], dir), (&b".."[..], dir.above())];
+        for (next, (name, node)) in (1..).zip(dots) {
+            if cursor < next && out.len() < limit {
+                out.push(DirEntry { name: name.to_vec(), ino: node.ino(), kind: Kind::Directory, next });
+            }
+        }
+        for (place, file) in listed(dir.file) {
+            let next = place + 3;
+            if cursor < next && out.len() < limit {
+                let node = Node { file, ..dir };
+                out.push(DirEntry { name: name_of(node), ino: node.ino(), kind: file.entry().kind, next });
+            }
+        }
+        let Ok(first) = u32::try_from(cursor.saturating_sub(NUMBERED)) else { return Ok(out) };
+        for number in self.numbers(dir, first, limit - out.len())? {
+            if let Some(node) = dir.numbered(number) {
+                let next = NUMBERED + u64::from(number) + 1;
+                out.push(DirEntry { name: name_of(node), ino: node.ino(), kind: node.file.entry().kind, next });
+            }
+        }
+        Ok(out)
+    }
+
+    fn path(&self, mount: u8, node: u64) -> Result<Vec<u8>, Fault> {
+        let mut at = Node::from_id(mount, node)?;
+        let mut path = Vec::new();
+        for _ in 0..DEPTH {
+            if at.file.is_root() {
+                break;
+            }
+            if !path.is_empty() {
+                path.insert(0, b'/');
+            }
+            path.splice(0..0, name_of(at));
+            at = at.above();
+        }
+        Ok(path)
+    }
+}
+
+/// The pipe that a node of /proc/PID/fd stands for: opening it opens that pipe again.
+pub fn pipe_of(node: NodeId) -> Option<PipeId> {
+    let NodeId::Synthetic { mount, node } = node else { return None };
+    let node = Node::from_id(mount, node).ok()?;
+    if node.file == File::OpenPipe { Some(PipeId(node.number)) } else { None }
+}
+
+/// What the files tell of, as the caller sees it.
+fn view<'a, M: Machine>(c: &'a Context<'_, M>) -> Proc<'a> {
+    let (services, program) = (&*c.services, &c.resident.program);
+    let identity = services.machine.identity();
+    Proc {
+        caller: c.pid,
+        thread: c.tid,
+        head: &program.head,
+        processes: &program.processes,
+        threads: &program.threads,
+        spaces: &program.spaces,
+        tables: &program.tables,
+        descriptions: &program.descriptions,
+        life: identity.life,
+        kernels: identity.kernels,
+        now: services.machine.now(),
+        wall: services.machine.wall_clock(),
+        memory: (services.frames.total() as u64, services.frames.free_count() as u64),
+    }
+}
+
+/// The text of a link of /proc with the path that only the tree knows, for readlink(2). `None` for a link of another kind.
+pub fn link_text<M: Machine>(c: &mut Context<'_, M>, node: NodeId) -> CallResult<Option<Vec<u8>>> {
+    let NodeId::Synthetic { mount, node } = node else { return Ok(None) };
+    let proc = view(c);
+    let node = proc.node(mount, node)?;
+    if node.file.entry().kind != Kind::Symlink {
+        return Ok(None);
+    }
+    let text = proc.link(node)?;
+    let target = if text == UNREACHABLE { proc.target(node)? } else { None };
+    let Some(target) = target else { return Ok(Some(text)) };
+    if c.metadata(target)?.kind != Kind::Directory {
+        let path = crate::content::path(c, target);
+        return Ok(Some(if path.is_empty() { text } else { path.into_bytes() }));
+    }
+    let root = c.process()?.root;
+    match c.with_tree(|tree, sources| tree.path_of(sources, root, target)) {
+        Ok(path) => Ok(Some(path)),
+        // Removed, or outside of the caller's root.
+        Err(Fault::Errno(_)) => Ok(Some(text)),
+        Err(fault) => Err(fault.into()),
+    }
+}
+
+/// The text of a regular file of /proc or /sys, as it is now.
+pub fn content<M: Machine>(c: &mut Context<'_, M>, node: NodeId) -> CallResult<Vec<u8>> {
+    let NodeId::Synthetic { mount, node } = node else { return Err(Errno::EINVAL.into()) };
+    let proc = view(c);
+    let node = proc.node(mount, node)?;
+    let program = &c.resident.program;
+    Ok(match node.file {
+        File::NetTcp | File::NetUdp => network::sockets(node.file, &proc, &program.net),
+        File::NetRoute => network::routes(program.net.config()),
+        _ => {
+            let terminal = processes::Tty {
+                session: program.terminal.session,
+                foreground: program.terminal.foreground,
+            };
+            proc.text(node, terminal)?
+        }
+    })
+}
+
+impl Proc<'_> {
+    /// The text of a regular file.
+    fn text(&self, node: Node, tty: processes::Tty) -> Result<Vec<u8>, Errno> {
+        let text: String = match node.file {
+            File::Stat => self.stat(),
+            File::MemInfo => self.memory_info(),
+            File::CpuInfo => self.cpu_info(),
+            File::Uptime => self.uptime(),
+            File::LoadAvg => self.load(),
+            File::Filesystems => "nodev\tsysfs\nnodev\tproc\nnodev\toverlay\n\terofs\n".into(),
+            File::Version => self.version(),
+            File::BootLine => format!("shimos kernel={}\n", self.life),
+            File::GroupsMax => "65536\n".into(),
+            File::PidMax => "4194304\n".into(),
+            File::OsRelease => system::release() + "\n",
+            File::OsType => "Linux\n".into(),
+            File::OsVersion => self.build() + "\n",
+            File::HostName => self.head.name.clone() + "\n",
+            File::BacklogMax => "4096\n".into(),
+            // Memory is given out when it is touched, without any account of what was promised.
+            File::Overcommit => "1\n".into(),
+            File::CpusOnline | File::CpusPossible | File::CpusPresent => "0\n".into(),
+            File::ClockSource | File::ClockSourcesAvailable => "tsc\n".into(),
+            File::HugePagesEnabled => "always madvise [never]\n".into(),
+            File::NetDev => network::devices(),
+            File::NetUnix => network::UNIX_HEADER.into(),
+            File::NetTcp6 | File::NetUdp6 | File::NetRaw => network::header(node.file),
+            // There is no IPv6.
+            File::NetIfInet6 => String::new(),
+            _ => return self.process_text(node, tty),
+        };
+        Ok(text.into_bytes())
+    }
+}

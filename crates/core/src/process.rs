@@ -1,0 +1,189 @@
+//! Processes: what the threads of one thread group share.
+use crate::{
+    files::FilesId,
+    signal::{Action, Pending, Signal},
+};
+use alloc::{string::String, vec::Vec};
+use minicbor::{Decode, Encode};
+use shimos_abi::{ids::Pid, time::Nanos};
+use shimos_vfs::{Credentials, NodeId};
+
+/// Names an address space of a program.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Encode, Decode)]
+#[cbor(transparent)]
+pub struct SpaceId(#[n(0)] pub u32);
+
+/// One process.
+#[derive(Clone, Debug, Encode, Decode)]
+pub struct Process {
+    /// Its id.
+    #[n(0)]
+    pub pid: Pid,
+    /// Its parent; 0 for the program's init.
+    #[n(1)]
+    pub parent: Pid,
+    /// Process group.
+    #[n(2)]
+    pub group: Pid,
+    /// Session.
+    #[n(3)]
+    pub session: Pid,
+    /// Address space; shared between a vfork child and its parent.
+    #[n(4)]
+    pub space: SpaceId,
+    /// Descriptor table.
+    #[n(5)]
+    pub files: FilesId,
+    /// Working directory.
+    #[n(6)]
+    pub cwd: NodeId,
+    /// Root directory.
+    #[n(7)]
+    pub root: NodeId,
+    /// File mode creation mask.
+    #[n(8)]
+    pub umask: u32,
+    /// User, groups.
+    #[n(9)]
+    pub credentials: Ids,
+    /// Signal dispositions, 64 of them.
+    #[n(10)]
+    pub actions: Vec<Action>,
+    /// Signals sent to the process as a whole.
+    #[n(11)]
+    pub pending: Pending,
+    /// How it ended, once it has; it stays until its parent has asked.
+    #[n(12)]
+    pub zombie: Option<Ending>,
+    /// The thread of the parent that waits in vfork(2).
+    #[n(13)]
+    pub vfork_waiter: Option<Pid>,
+    /// Path of the executed file.
+    #[n(14)]
+    pub exe: String,
+    /// Command name, 15 bytes at most.
+    #[n(15)]
+    pub comm: String,
+    /// Argument vector as executed, zero-separated (for /proc/PID/cmdline).
+    #[n(16)]
+    #[cbor(with = "minicbor::bytes")]
+    pub arguments: Vec<u8>,
+    /// Environment as executed, zero-separated.
+    #[n(17)]
+    #[cbor(with = "minicbor::bytes")]
+    pub environment: Vec<u8>,
+    /// Resource limits: soft and hard, by `RLIMIT_` number.
+    #[n(18)]
+    pub limits: Vec<(u64, u64)>,
+    /// ITIMER_REAL: next expiry and period.
+    #[n(19)]
+    pub alarm: Option<(Nanos, Nanos)>,
+    /// When it started.
+    #[n(20)]
+    pub started: Nanos,
+    /// Processor time of children that were waited for.
+    #[n(21)]
+    pub children_used: Nanos,
+    /// Processor time of threads that ended.
+    #[n(22)]
+    pub ended_used: Nanos,
+    /// Signal that tells the parent of its end.
+    #[n(23)]
+    pub exit_signal: Option<Signal>,
+    /// Why it is stopped, if it is, and whether the parent was told.
+    #[n(24)]
+    pub stopped: Option<Stopped>,
+    /// It was continued and the parent was not told yet.
+    #[n(25)]
+    pub continued: Option<Untold>,
+    /// Whether it has executed a file since fork (setpgid(2) asks).
+    #[n(26)]
+    pub executed: Option<Untold>,
+}
+
+/// Users and groups of a process: real, effective and saved.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Encode, Decode)]
+#[allow(missing_docs, reason = "the names are those of credentials(7)")]
+pub struct Ids {
+    #[n(0)]
+    pub uid: u32,
+    #[n(1)]
+    pub euid: u32,
+    #[n(2)]
+    pub suid: u32,
+    #[n(3)]
+    pub gid: u32,
+    #[n(4)]
+    pub egid: u32,
+    #[n(5)]
+    pub sgid: u32,
+    #[n(6)]
+    pub groups: Vec<u32>,
+}
+
+impl Ids {
+    /// What decides about access to files.
+    pub fn access(&self) -> Credentials {
+        Credentials { uid: self.euid, gid: self.egid, groups: self.groups.clone() }
+    }
+    /// The same for access(2), which asks by the real ids.
+    pub fn real_access(&self) -> Credentials {
+        Credentials { uid: self.uid, gid: self.gid, groups: self.groups.clone() }
+    }
+}
+
+/// A marker that something happened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Untold;
+
+/// How a process ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
+pub enum Ending {
+    /// exit(2) with this status.
+    #[n(0)]
+    Exited(#[n(0)] u8),
+    /// By a signal.
+    #[n(1)]
+    Killed(#[n(0)] Signal),
+}
+
+impl Ending {
+    /// The status word of wait(2).
+    pub fn status(self) -> u32 {
+        match self {
+            Ending::Exited(code) => u32::from(code) << 8,
+            Ending::Killed(signal) => u32::from(signal.number()),
+        }
+    }
+}
+
+/// A stop by job control.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Stopped {
+    /// Which signal stopped it.
+    #[n(0)]
+    pub signal: Signal,
+    /// Whether the parent still has to be told.
+    #[n(1)]
+    pub untold: Option<Untold>,
+}
+
+/// Number of resource limits (`RLIM_NLIMITS`).
+pub const LIMITS: usize = 16;
+/// `RLIM_INFINITY`.
+pub const UNLIMITED: u64 = u64::MAX;
+
+/// The limits a program starts with, by `RLIMIT_` number: those of a Debian login, descriptors 1024 soft.
+pub fn initial_limits() -> Vec<(u64, u64)> {
+    let mut limits = alloc::vec![(UNLIMITED, UNLIMITED); LIMITS];
+    limits[3] = (8 << 20, UNLIMITED); // RLIMIT_STACK
+    limits[4] = (0, UNLIMITED); // RLIMIT_CORE
+    limits[6] = (8192, 8192); // RLIMIT_NPROC
+    limits[7] = (1024, 65536); // RLIMIT_NOFILE
+    limits[8] = (8 << 20, 8 << 20); // RLIMIT_MEMLOCK
+    limits[11] = (1024, 1024); // RLIMIT_SIGPENDING
+    limits[12] = (819_200, 819_200); // RLIMIT_MSGQUEUE
+    limits[13] = (0, 0); // RLIMIT_NICE
+    limits[14] = (0, 0); // RLIMIT_RTPRIO
+    limits
+}

@@ -1,0 +1,173 @@
+//! A program: everything that is checkpointed, taken over and moved together.
+//!
+//! Plain data with ids instead of pointers. What can be derived (page tables, wait lists, ready lists) lives beside it
+//! in [`crate::resident::Resident`].
+use crate::{
+    files::{Description, DescriptionId, Descriptor, FileTable, FilesId, Kind, UnixId},
+    locks::Locks,
+    pipe::{Pipe, PipeId},
+    process::{Process, SpaceId},
+    terminal::Terminal,
+    thread::Thread,
+    unix::UnixSocket,
+};
+use alloc::{
+    collections::{BTreeMap, VecDeque},
+    string::String,
+    vec::Vec,
+};
+use minicbor::{Decode, Encode};
+use shimos_abi::{
+    control::{Output, Protection},
+    errno::Errno,
+    ids::{KernelId, PIDS_PER_PROGRAM, Pid, ProgramId},
+    time::Nanos,
+};
+use shimos_memory::{AddressSpace, Objects};
+use shimos_net::Stack;
+use shimos_vfs::{NodeId, Tree};
+
+/// The most processes and threads a program may have.
+pub const MAX_THREADS: usize = 4096;
+
+/// A program.
+pub struct Program {
+    /// Name, protection, counters.
+    pub head: Head,
+    /// Its processes, zombies included.
+    pub processes: BTreeMap<Pid, Process>,
+    /// Its threads.
+    pub threads: BTreeMap<Pid, Thread>,
+    /// Its address spaces, without page tables.
+    pub spaces: BTreeMap<SpaceId, AddressSpace>,
+    /// Contents of writable files and of shared memory.
+    pub objects: Objects,
+    /// Its descriptor tables.
+    pub tables: BTreeMap<FilesId, FileTable>,
+    /// Its open file descriptions.
+    pub descriptions: BTreeMap<DescriptionId, Description>,
+    /// Its pipes.
+    pub pipes: BTreeMap<PipeId, Pipe>,
+    /// Its UNIX sockets.
+    pub unix: BTreeMap<UnixId, UnixSocket>,
+    /// Its names of files.
+    pub tree: Tree,
+    /// Its network.
+    pub net: Stack,
+    /// Its console.
+    pub terminal: Terminal,
+    /// File locks.
+    pub locks: Locks,
+    /// Pipes behind named pipes that are open.
+    pub fifos: BTreeMap<NodeId, PipeId>,
+    /// Output that waits for a checkpoint to commit, oldest first (D11).
+    pub held: VecDeque<Held>,
+}
+
+/// What a program is called and how it is treated.
+#[derive(Clone, Debug, Encode, Decode)]
+pub struct Head {
+    /// Which program.
+    #[n(0)]
+    pub id: ProgramId,
+    /// Its name.
+    #[n(1)]
+    pub name: String,
+    /// How it is protected.
+    #[n(2)]
+    pub protection: Option<Protection>,
+    /// How often it was taken over.
+    #[n(3)]
+    pub takeovers: u32,
+    /// The last process id given out, counted from the program's first.
+    #[n(4)]
+    pub last_pid: u32,
+    /// The last id given to an address space, a table, a description, a pipe, a UNIX socket.
+    #[n(5)]
+    pub last_id: u32,
+    /// When it started.
+    #[n(6)]
+    pub started: Nanos,
+    /// State of its random numbers' stirring; mixed anew at a takeover.
+    #[n(7)]
+    pub stir: u64,
+    /// Kernels whose frames it still uses.
+    #[n(8)]
+    pub loans: Vec<KernelId>,
+}
+
+/// Output that has left the program but not the machine.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub enum Held {
+    /// An Ethernet frame.
+    #[n(0)]
+    Packet(#[cbor(n(0), with = "minicbor::bytes")] Vec<u8>),
+    /// Console bytes and the place of the first in the program's stream.
+    #[n(1)]
+    Console(#[n(0)] u64, #[cbor(n(1), with = "minicbor::bytes")] Vec<u8>),
+}
+
+impl Program {
+    /// Whether output has to wait for a checkpoint.
+    pub fn holds_output(&self) -> bool {
+        self.head.protection.is_some_and(|protection| protection.output == Output::Commit)
+    }
+
+    /// An id that nothing of the program has, for tables, descriptions, pipes and the like.
+    pub fn fresh_id(&mut self) -> u32 {
+        self.head.last_id = self.head.last_id.wrapping_add(1);
+        self.head.last_id
+    }
+
+    /// A process id that is free.
+    pub fn fresh_pid(&mut self) -> Result<Pid, Errno> {
+        if self.threads.len() + self.processes.len() >= MAX_THREADS {
+            return Err(Errno::EAGAIN);
+        }
+        let base = u32::from(self.head.id.0) * PIDS_PER_PROGRAM;
+        for _ in 0..PIDS_PER_PROGRAM {
+            self.head.last_pid = self.head.last_pid % (PIDS_PER_PROGRAM - 1) + 1;
+            let pid = Pid(base + self.head.last_pid);
+            let in_use = self.threads.contains_key(&pid)
+                || self.processes.values().any(|p| p.pid == pid || p.group == pid || p.session == pid);
+            if !in_use {
+                return Ok(pid);
+            }
+        }
+        Err(Errno::EAGAIN)
+    }
+
+    /// Adds a description with one reference to come.
+    pub fn add_description(&mut self, kind: Kind, flags: u32) -> DescriptionId {
+        let id = DescriptionId(self.fresh_id());
+        self.descriptions.insert(id, Description { kind, flags, offset: 0, references: 1 });
+        id
+    }
+
+    /// A descriptor is being copied: its description has one more reference.
+    pub fn retain(&mut self, descriptor: Descriptor) {
+        if let Some(description) = self.descriptions.get_mut(&descriptor.description) {
+            description.references = description.references.saturating_add(1);
+        }
+    }
+
+    /// The threads of a process.
+    pub fn threads_of(&self, process: Pid) -> impl Iterator<Item = &Thread> {
+        self.threads.values().filter(move |thread| thread.process == process)
+    }
+
+    /// Whether a process has another thread than `tid`.
+    pub fn has_other_threads(&self, process: Pid, tid: Pid) -> bool {
+        self.threads_of(process).any(|thread| thread.tid != tid)
+    }
+
+    /// Processes whose parent is `parent`.
+    pub fn children_of(&self, parent: Pid) -> impl Iterator<Item = &Process> {
+        self.processes.values().filter(move |process| process.parent == parent)
+    }
+
+    /// The init process; its end is the program's end.
+    pub fn init(&self) -> Pid {
+        self.head.id.first_pid()
+    }
+}

@@ -1,0 +1,217 @@
+//! A program as the records of an image, and back. What is read back is hostile input.
+use crate::{
+    files::{Description, DescriptionId, FileTable, FilesId, UnixId},
+    locks::Locks,
+    pipe::{Pipe, PipeId},
+    process::{Process, SpaceId},
+    program::{Head, Held, Program},
+    terminal::Terminal,
+    thread::Thread,
+    unix::UnixSocket,
+};
+use alloc::{
+    collections::{BTreeMap, VecDeque},
+    vec::Vec,
+};
+use minicbor::{Decode, Encode};
+use shimos_abi::ids::{Pid, ProgramId};
+use shimos_checkpoint::{Image, RecordWriter};
+use shimos_memory::{AddressSpace, Objects};
+use shimos_net::Stack;
+use shimos_vfs::{NodeId, Tree};
+
+/// Kinds of records.
+mod kind {
+    pub const HEAD: u16 = 1;
+    pub const PROCESS: u16 = 2;
+    pub const THREAD: u16 = 3;
+    pub const SPACE: u16 = 4;
+    pub const OBJECTS: u16 = 5;
+    pub const TABLE: u16 = 6;
+    pub const DESCRIPTION: u16 = 7;
+    pub const PIPE: u16 = 8;
+    pub const UNIX: u16 = 9;
+    pub const TREE: u16 = 10;
+    pub const NET: u16 = 11;
+    pub const TERMINAL: u16 = 12;
+    pub const HELD: u16 = 13;
+    pub const LOCKS: u16 = 14;
+    pub const FIFOS: u16 = 15;
+}
+
+/// Version of all records; fields may be added without a new one, as they are numbered.
+const VERSION: u16 = 1;
+
+/// Why records are no program.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BadRecords(pub &'static str);
+
+fn add<T: Encode<()>>(writer: &mut RecordWriter, kind: u16, value: &T) {
+    // Encoding into memory cannot fail.
+    let _ = writer.add_with(kind, VERSION, |bytes| minicbor::encode(value, &mut *bytes));
+}
+
+fn add_all<K: Encode<()>, V: Encode<()>>(writer: &mut RecordWriter, kind: u16, map: &BTreeMap<K, V>) {
+    for pair in map {
+        add(writer, kind, &pair);
+    }
+}
+
+/// Writes a program's records into `buffer`, whose memory is used again.
+pub fn encode(program: &Program, buffer: Vec<u8>) -> Vec<u8> {
+    let mut writer = RecordWriter::reuse(buffer);
+    add(&mut writer, kind::HEAD, &program.head);
+    add_all(&mut writer, kind::PROCESS, &program.processes);
+    add_all(&mut writer, kind::THREAD, &program.threads);
+    add_all(&mut writer, kind::SPACE, &program.spaces);
+    add(&mut writer, kind::OBJECTS, &program.objects);
+    add_all(&mut writer, kind::TABLE, &program.tables);
+    add_all(&mut writer, kind::DESCRIPTION, &program.descriptions);
+    add_all(&mut writer, kind::PIPE, &program.pipes);
+    add_all(&mut writer, kind::UNIX, &program.unix);
+    add(&mut writer, kind::TREE, &program.tree);
+    add(&mut writer, kind::NET, &program.net);
+    add(&mut writer, kind::TERMINAL, &program.terminal);
+    for held in &program.held {
+        add(&mut writer, kind::HELD, held);
+    }
+    add(&mut writer, kind::LOCKS, &program.locks);
+    add(&mut writer, kind::FIFOS, &program.fifos);
+    writer.into_bytes()
+}
+
+#[derive(Default)]
+struct Parts {
+    head: Option<Head>,
+    processes: BTreeMap<Pid, Process>,
+    threads: BTreeMap<Pid, Thread>,
+    spaces: BTreeMap<SpaceId, AddressSpace>,
+    objects: Option<Objects>,
+    tables: BTreeMap<FilesId, FileTable>,
+    descriptions: BTreeMap<DescriptionId, Description>,
+    pipes: BTreeMap<PipeId, Pipe>,
+    unix: BTreeMap<UnixId, UnixSocket>,
+    tree: Option<Tree>,
+    net: Option<Stack>,
+    terminal: Option<Terminal>,
+    held: VecDeque<Held>,
+    locks: Locks,
+    fifos: BTreeMap<NodeId, PipeId>,
+}
+
+fn decode<'b, T: Decode<'b, ()>>(payload: &'b [u8]) -> Result<T, BadRecords> {
+    minicbor::decode(payload).map_err(|_| BadRecords("a record that cannot be decoded"))
+}
+
+impl Parts {
+    fn take(&mut self, kind: u16, payload: &[u8]) -> Result<(), BadRecords> {
+        fn pair<K: for<'b> Decode<'b, ()> + Ord, V: for<'b> Decode<'b, ()>>(
+            into: &mut BTreeMap<K, V>,
+            payload: &[u8],
+        ) -> Result<(), BadRecords> {
+            let (key, value): (K, V) = decode(payload)?;
+            into.insert(key, value);
+            Ok(())
+        }
+        match kind {
+            kind::HEAD => self.head = Some(decode(payload)?),
+            kind::PROCESS => pair(&mut self.processes, payload)?,
+            kind::THREAD => pair(&mut self.threads, payload)?,
+            kind::SPACE => pair(&mut self.spaces, payload)?,
+            kind::OBJECTS => self.objects = Some(decode(payload)?),
+            kind::TABLE => pair(&mut self.tables, payload)?,
+            kind::DESCRIPTION => pair(&mut self.descriptions, payload)?,
+            kind::PIPE => pair(&mut self.pipes, payload)?,
+            kind::UNIX => pair(&mut self.unix, payload)?,
+            kind::TREE => self.tree = Some(decode(payload)?),
+            kind::NET => self.net = Some(decode(payload)?),
+            kind::TERMINAL => self.terminal = Some(decode(payload)?),
+            kind::HELD => self.held.push_back(decode(payload)?),
+            kind::LOCKS => self.locks = decode(payload)?,
+            kind::FIFOS => self.fifos = decode(payload)?,
+            // Of a later build: what this one does not know cannot be needed to run on.
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// Only the head of a program's records: enough to know whose memory it uses.
+pub fn decode_head(image: &Image) -> Result<Head, BadRecords> {
+    for record in image.records() {
+        let record = record.map_err(|_| BadRecords("a damaged record"))?;
+        if record.kind == kind::HEAD {
+            return decode(record.payload);
+        }
+    }
+    Err(BadRecords("no head"))
+}
+
+/// Reads a program from an image's records.
+pub fn decode_program(image: &Image, id: ProgramId) -> Result<Program, BadRecords> {
+    let mut parts = Parts::default();
+    for record in image.records() {
+        let record = record.map_err(|_| BadRecords("a damaged record"))?;
+        if record.version != VERSION {
+            return Err(BadRecords("a record of another version"));
+        }
+        parts.take(record.kind, record.payload)?;
+    }
+    let missing = BadRecords("a missing record");
+    let program = Program {
+        head: parts.head.ok_or(missing)?,
+        processes: parts.processes,
+        threads: parts.threads,
+        spaces: parts.spaces,
+        objects: parts.objects.ok_or(missing)?,
+        tables: parts.tables,
+        descriptions: parts.descriptions,
+        pipes: parts.pipes,
+        unix: parts.unix,
+        tree: parts.tree.ok_or(missing)?,
+        net: parts.net.ok_or(missing)?,
+        terminal: parts.terminal.ok_or(missing)?,
+        held: parts.held,
+        locks: parts.locks,
+        fifos: parts.fifos,
+    };
+    validate(&program, id)?;
+    Ok(program)
+}
+
+/// Checks that ids lead somewhere and belong together.
+fn validate(program: &Program, id: ProgramId) -> Result<(), BadRecords> {
+    if program.head.id != id {
+        return Err(BadRecords("another program's records"));
+    }
+    for (pid, process) in &program.processes {
+        if *pid != process.pid || ProgramId::of(*pid) != id {
+            return Err(BadRecords("a process with a wrong id"));
+        }
+        let alive = process.zombie.is_none();
+        if alive && (!program.spaces.contains_key(&process.space) || !program.tables.contains_key(&process.files)) {
+            return Err(BadRecords("a process without memory or files"));
+        }
+        if process.actions.len() != 64 {
+            return Err(BadRecords("a process with a wrong number of signals"));
+        }
+    }
+    for (tid, thread) in &program.threads {
+        let owner = program.processes.get(&thread.process);
+        if *tid != thread.tid || ProgramId::of(*tid) != id || owner.is_none_or(|owner| owner.zombie.is_some()) {
+            return Err(BadRecords("a thread without a process"));
+        }
+    }
+    for table in program.tables.values() {
+        if table.iter().any(|(_, descriptor)| !program.descriptions.contains_key(&descriptor.description)) {
+            return Err(BadRecords("a descriptor of nothing"));
+        }
+    }
+    program.spaces.values().try_for_each(AddressSpace::validate).map_err(BadRecords)?;
+    program.objects.validate().map_err(BadRecords)?;
+    program.tree.validate().map_err(BadRecords)?;
+    if program.terminal.settings.len() != Terminal::SETTINGS {
+        return Err(BadRecords("a terminal without settings"));
+    }
+    Ok(())
+}

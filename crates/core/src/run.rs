@@ -1,0 +1,167 @@
+//! Running threads: into user mode, and what follows when they come out.
+use crate::{
+    context::{Context, Stop},
+    delivery::{self, Delivery, InCall},
+    process::Ending,
+    resident::{Key, Resident},
+    services::Services,
+    signal::{Info, Signal},
+    syscall::{self, Faulted},
+    thread::State,
+};
+use shimos_abi::{ids::Pid, time::Nanos};
+use shimos_hal::{Machine, Trap};
+
+/// Why a thread's turn is over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Turn {
+    /// It can go on; another's turn.
+    Yielded,
+    /// It waits, is stopped or is gone.
+    Off,
+}
+
+/// How a blocked call of this number takes a signal (signal(7), "Interruption of system calls").
+fn in_call(number: u64) -> InCall {
+    match number {
+        // poll, select, pause, nanosleep, rt_sigtimedwait, rt_sigsuspend, clock_nanosleep, pselect6, ppoll.
+        7 | 23 | 34 | 35 | 128 | 130 | 230 | 270 | 271 => InCall::Interruptible,
+        // read, write and the like keep what they have moved.
+        0 | 1 | 17..=20 | 40 | 44..=47 => InCall::Transfer,
+        // The parent of a vfork waits for its child whatever happens.
+        56 | 58 | 435 => InCall::Uninterruptible,
+        _ => InCall::Restartable,
+    }
+}
+
+/// Runs one thread until its turn is over: it blocks, ends, or `until` comes.
+pub fn run<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>, tid: Pid, until: Nanos) -> Turn {
+    let Some(thread) = resident.program.threads.get(&tid) else { return Turn::Off };
+    if thread.call.is_some() {
+        let kind = in_call(thread.regs.rax);
+        match delivery::deliver(resident, services, tid, kind) {
+            Delivery::Gone => return Turn::Off,
+            Delivery::Interrupted => {}
+            Delivery::None => {
+                if call(resident, services, tid) == Turn::Off {
+                    return Turn::Off;
+                }
+            }
+        }
+    }
+    loop {
+        if has_signals(resident, tid) && delivery::deliver(resident, services, tid, InCall::No) == Delivery::Gone {
+            return Turn::Off;
+        }
+        // execve may have given the thread its process's id; then its turn is over.
+        let Some(thread) = resident.program.threads.get_mut(&tid) else { return Turn::Off };
+        if thread.state != State::Ready {
+            return Turn::Off;
+        }
+        let Some(process) = resident.program.processes.get(&thread.process) else { return Turn::Off };
+        let Some(tables) = resident.tables.get(&process.space) else { return Turn::Off };
+        let (pid, space) = (process.pid, process.space);
+        let started = services.machine.now();
+        let trap = services.machine.run(tables, &mut thread.regs, &mut thread.fpu, until);
+        let now = services.machine.now();
+        thread.used = thread.used + (now - started);
+        match trap {
+            Trap::Interrupted => return Turn::Yielded,
+            Trap::Syscall => {
+                if call(resident, services, tid) == Turn::Off {
+                    return Turn::Off;
+                }
+            }
+            Trap::PageFault { addr, access } => match syscall::page_fault(resident, services, space, addr, access) {
+                Faulted::Resolved => services.settle(resident),
+                Faulted::Wait(block) => {
+                    resident.wait_for_page(tid, Key::Block(block));
+                    return Turn::Off;
+                }
+                Faulted::OutOfMemory => {
+                    services.log(&alloc::format!("{pid}: no memory: killed"));
+                    syscall::end_process(resident, services, pid, Ending::Killed(Signal::KILL));
+                    return Turn::Off;
+                }
+                Faulted::Signal(signal, code) => force(resident, services, tid, signal, code, addr.0),
+            },
+            Trap::Exception { vector, .. } => {
+                // Intel SDM vol. 3, table 6-1; the signals are those of Linux.
+                let signal = match vector {
+                    0 | 16 | 19 => Signal::FPE,
+                    1 | 3 => Signal::TRAP,
+                    6 => Signal::ILL,
+                    17 => Signal::BUS,
+                    _ => Signal::SEGV,
+                };
+                let rip = resident.program.threads.get(&tid).map_or(0, |thread| thread.regs.rip);
+                force(resident, services, tid, signal, 1, rip);
+            }
+        }
+        if now >= until {
+            return Turn::Yielded;
+        }
+    }
+}
+
+fn has_signals<M: Machine>(resident: &Resident<M>, tid: Pid) -> bool {
+    let Some(thread) = resident.program.threads.get(&tid) else { return true };
+    let process = resident.program.processes.get(&thread.process);
+    let pending = thread.pending.set().0 | process.map_or(0, |process| process.pending.set().0);
+    pending & !thread.mask.0 != 0
+}
+
+/// Sends a signal for a fault of the thread's own, which it cannot ignore: blocked or ignored it ends the process.
+fn force<M: Machine>(
+    resident: &mut Resident<M>,
+    services: &mut Services<M>,
+    tid: Pid,
+    signal: Signal,
+    code: i32,
+    addr: u64,
+) {
+    let Some(thread) = resident.program.threads.get(&tid) else { return };
+    let pid = thread.process;
+    let action = resident.program.processes.get(&pid).and_then(|p| p.actions.get(signal.index())).copied();
+    let ignored = action.is_some_and(|action| action.handler == crate::signal::Action::IGNORE);
+    if ignored || thread.mask.has(signal) {
+        services.log_killed(resident, pid, signal);
+        syscall::end_process(resident, services, pid, Ending::Killed(signal));
+        return;
+    }
+    delivery::send_to_thread(resident, tid, signal, Info { code, addr, ..Info::default() });
+}
+
+/// Issues a thread's call: for the first time, or again.
+fn call<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>, tid: Pid) -> Turn {
+    let Some(thread) = resident.program.threads.get(&tid) else { return Turn::Off };
+    let (pid, r) = (thread.process, thread.regs);
+    let now = services.machine.now();
+    let mut context = Context { resident, services, tid, pid, now };
+    let outcome = syscall::dispatch(&mut context, r.rax, [r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9]);
+    let tid = context.tid;
+    let turn = match outcome {
+        Ok(value) => finish(resident, tid, Some(value)),
+        Err(Stop::Errno(errno)) => finish(resident, tid, Some(errno.to_return())),
+        Err(Stop::Resume) => finish(resident, tid, None),
+        Err(Stop::Gone) => Turn::Off,
+        Err(Stop::Block(keys)) => {
+            resident.block(tid, &keys);
+            Turn::Off
+        }
+    };
+    services.settle(resident);
+    turn
+}
+
+fn finish<M: Machine>(resident: &mut Resident<M>, tid: Pid, value: Option<u64>) -> Turn {
+    let Some(thread) = resident.program.threads.get_mut(&tid) else { return Turn::Off };
+    if let Some(value) = value {
+        thread.regs.rax = value;
+    }
+    thread.call = None;
+    if let Some(mask) = thread.saved_mask.take() {
+        thread.mask = mask;
+    }
+    Turn::Yielded
+}

@@ -1,0 +1,342 @@
+//! What the kernel offers to all its programs: memory, the block cache, packets to other kernels, the log.
+use crate::{
+    blocks::{BlockCache, BlockReader, Files},
+    context::{Context, Stop},
+    device::{console::ConsoleOwner, disk::DiskOwner},
+    files::{DescriptionId, FilesId, Kind},
+    process::SpaceId,
+    resident::{Key, Resident},
+    signal::Signal,
+    syscall,
+};
+use alloc::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    format,
+    vec::Vec,
+};
+use shimos_abi::{
+    addr::UserAddr,
+    control::Device,
+    errno::Errno,
+    ids::{KernelId, Pid, ProgramId},
+    shared::Queue,
+};
+use shimos_hal::{Access, Machine};
+use shimos_ikc::{Endpoint, Notify, SendError};
+use shimos_memory::{AddressSpace, Frames, MemoryFault, Progress, space};
+use shimos_vfs::Image;
+
+/// A control request that a program has written to /dev/shimos.
+#[derive(Debug)]
+pub struct ControlRequest {
+    /// Its number, unique in this kernel's life and beyond.
+    pub number: u64,
+    /// The program that asks.
+    pub program: ProgramId,
+    /// The request, undecoded.
+    pub bytes: Vec<u8>,
+}
+
+/// The services.
+pub struct Services<M: Machine> {
+    /// The machine.
+    pub machine: M,
+    /// The frames of the pool.
+    pub frames: Frames,
+    /// The block cache.
+    pub blocks: BlockCache,
+    /// The root image, once its head was read.
+    pub image: Option<Image>,
+    /// The queues to the other kernels.
+    pub ikc: Endpoint,
+    /// Control requests that wait to be worked on.
+    pub requests: VecDeque<ControlRequest>,
+    /// Answers to control requests, by number.
+    pub answers: BTreeMap<u64, Vec<u8>>,
+    /// Ethernet frames for programs that live here.
+    pub inbound: VecDeque<Vec<u8>>,
+    /// The console, if this kernel drives it.
+    pub console: Option<ConsoleOwner>,
+    /// The disk, if this kernel drives it.
+    pub disk: Option<DiskOwner>,
+    /// The network card is driven here.
+    pub network: Option<crate::device::network::NetworkOwner>,
+    /// Console packets that found the queue full.
+    pub unsent_console: VecDeque<Vec<u8>>,
+    next_request: u64,
+    unknown_calls: BTreeSet<u64>,
+    random: u64,
+}
+
+impl<M: Machine> Services<M> {
+    /// The services of a kernel that has just started.
+    pub fn new(mut machine: M, frames: Frames, ikc: Endpoint) -> Services<M> {
+        let random = machine.random();
+        let life = machine.identity().life;
+        Services {
+            machine,
+            frames,
+            blocks: BlockCache::default(),
+            image: None,
+            ikc,
+            requests: VecDeque::new(),
+            answers: BTreeMap::new(),
+            inbound: VecDeque::new(),
+            console: None,
+            disk: None,
+            network: None,
+            unsent_console: VecDeque::new(),
+            next_request: u64::from(life.kernel.0) << 48 | u64::from(life.incarnation.0) << 24,
+            unknown_calls: BTreeSet::new(),
+            random,
+        }
+    }
+
+    /// A fresh number for a control request.
+    pub fn fresh_request(&mut self) -> u64 {
+        self.next_request += 1;
+        self.next_request
+    }
+
+    /// What all request numbers of this life of this kernel share, above their low 24 bits.
+    pub fn request_era(&self) -> u64 {
+        self.next_request >> 24
+    }
+
+    /// Sends a packet; rings the peer if it sleeps.
+    pub fn send(&mut self, to: KernelId, queue: Queue, parts: &[&[u8]]) -> Result<(), SendError> {
+        if self.ikc.send(to, queue, parts)? == Notify::Interrupt {
+            self.machine.notify(to);
+        }
+        Ok(())
+    }
+
+    /// The kernel that drives a device.
+    pub fn owner(&self, device: Device) -> Option<KernelId> {
+        self.ikc.area().owner(device).map(|life| life.kernel)
+    }
+
+    /// Whether this kernel drives a device.
+    pub fn owns(&self, device: Device) -> bool {
+        self.ikc.area().owner(device) == Some(self.machine.identity().life)
+    }
+
+    /// Writes a line to the kernel's log and to the console.
+    pub fn log(&mut self, text: &str) {
+        let kernel = self.machine.identity().life.kernel;
+        self.ikc.log(format!("{} {text}\n", self.machine.now()).as_bytes());
+        let line = format!("[{kernel}] {text}\n");
+        crate::device::console::kernel_line(self, &line);
+    }
+
+    /// Notes a call that is not implemented, once for each number.
+    pub fn log_unknown_call(&mut self, number: u64) {
+        if self.unknown_calls.len() < 512 && self.unknown_calls.insert(number) {
+            self.log(&format!("system call {number} is not implemented: ENOSYS"));
+        }
+    }
+
+    /// Notes that a signal has ended a process, where that is a fault of the program.
+    pub fn log_killed(&mut self, resident: &Resident<M>, pid: Pid, signal: Signal) {
+        if [Signal::SEGV, Signal::BUS, Signal::ILL, Signal::FPE].contains(&signal)
+            && let Some(process) = resident.program.processes.get(&pid)
+        {
+            let rip = resident.program.threads.get(&pid).map_or(0, |thread| thread.regs.rip);
+            self.log(&format!("{}[{pid}] ended by signal {} at {rip:#x}", process.comm, signal.number()));
+        }
+    }
+
+    /// The memory of one address space, for system calls.
+    pub fn memory<'a>(
+        &'a mut self,
+        resident: &'a mut Resident<M>,
+        space: SpaceId,
+    ) -> Result<UserMemory<'a, M>, Stop> {
+        let image = self.image.as_ref().ok_or(Errno::EIO)?;
+        Ok(UserMemory {
+            space: resident.program.spaces.get_mut(&space).ok_or(Errno::ESRCH)?,
+            tables: resident.tables.get_mut(&space).ok_or(Errno::ESRCH)?,
+            objects: &mut resident.program.objects,
+            machine: &mut self.machine,
+            frames: &mut self.frames,
+            files: Files { cache: &mut self.blocks, image },
+        })
+    }
+
+    /// A reader of disk blocks.
+    pub fn block_reader(&mut self) -> BlockReader<'_, M> {
+        BlockReader { cache: &mut self.blocks, machine: &self.machine }
+    }
+
+    /// A copy of an address space for fork(2).
+    pub fn fork_space(&mut self, resident: &mut Resident<M>, from: SpaceId) -> Result<SpaceId, Stop> {
+        let mut memory = self.memory(resident, from)?;
+        let (space, tables) = memory.with(|space, cx| space.fork(cx))?;
+        let id = SpaceId(resident.program.fresh_id());
+        resident.program.spaces.insert(id, space);
+        resident.tables.insert(id, tables);
+        Ok(id)
+    }
+
+    /// A process leaves an address space; it ends if no other process uses it.
+    pub fn drop_space_of(&mut self, resident: &mut Resident<M>, space: SpaceId, pid: Pid) {
+        let shared =
+            resident.program.processes.values().any(|p| p.pid != pid && p.space == space && p.zombie.is_none());
+        if !shared {
+            self.drop_space(resident, space);
+        }
+    }
+
+    /// Ends an address space.
+    pub fn drop_space(&mut self, resident: &mut Resident<M>, space: SpaceId) {
+        const STEP: usize = 4096;
+        if let Ok(mut memory) = self.memory(resident, space) {
+            while memory.with(|space, cx| space.destroy_step(cx, STEP)) == Progress::More {}
+        }
+        resident.program.spaces.remove(&space);
+        if let Some(tables) = resident.tables.remove(&space) {
+            self.machine.drop_space(tables, &mut self.frames);
+        }
+        resident.guard.ended_spaces.push(space);
+    }
+
+    /// A process gives its descriptor table up; its descriptors are closed if no other process uses it.
+    pub fn drop_table(&mut self, resident: &mut Resident<M>, files: FilesId) {
+        let Some(table) = resident.program.tables.get_mut(&files) else { return };
+        table.users = table.users.saturating_sub(1);
+        if table.users > 0 {
+            return;
+        }
+        let descriptors: Vec<DescriptionId> = table.iter().map(|(_, descriptor)| descriptor.description).collect();
+        resident.program.tables.remove(&files);
+        for description in descriptors {
+            self.release_description(resident, description);
+        }
+    }
+
+    /// A reference to a description is given up; with the last one what it is open on is closed.
+    pub fn release_description(&mut self, resident: &mut Resident<M>, id: DescriptionId) {
+        let Some(description) = resident.program.descriptions.get_mut(&id) else { return };
+        description.references = description.references.saturating_sub(1);
+        if description.references > 0 {
+            return;
+        }
+        let Some(description) = resident.program.descriptions.remove(&id) else { return };
+        resident.program.locks.forget_description(id);
+        if let Some(node) = description.kind.node() {
+            resident.program.tree.unpin(node);
+        }
+        match description.kind {
+            Kind::PipeReader(pipe) | Kind::PipeWriter(pipe) => {
+                let reader = matches!(description.kind, Kind::PipeReader(_));
+                if let Some(state) = resident.program.pipes.get_mut(&pipe) {
+                    let ends = if reader { &mut state.readers } else { &mut state.writers };
+                    *ends = ends.saturating_sub(1);
+                    if state.readers == 0 && state.writers == 0 {
+                        resident.program.pipes.remove(&pipe);
+                    }
+                }
+                resident.wake(Key::Pipe(pipe));
+            }
+            Kind::Socket(socket) => {
+                let now = self.machine.now();
+                let _ = resident.program.net.close(now, socket);
+            }
+            Kind::Unix(socket) => {
+                for dropped in syscall::unix_closed(resident, socket) {
+                    self.release_description(resident, dropped);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Random bytes for programs.
+    pub fn random_bytes(&mut self, count: usize) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(count + 8);
+        while bytes.len() < count {
+            // Each word mixes fresh machine randomness into the running state (splitmix64's finaliser).
+            self.random = self.random.wrapping_add(self.machine.random() | 1);
+            let mut z = self.random;
+            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            bytes.extend_from_slice(&(z ^ (z >> 31)).to_le_bytes());
+        }
+        bytes.truncate(count);
+        bytes
+    }
+
+    /// Settles what calls and faults have left behind: mappings of object pages that were replaced, contents of files that
+    /// no name or descriptor needs any more.
+    pub fn settle(&mut self, resident: &mut Resident<M>) {
+        for object in resident.program.tree.take_released_objects() {
+            resident.program.objects.release(&mut self.frames, crate::content::object(object));
+        }
+        if !resident.program.objects.has_stale() {
+            return;
+        }
+        let stale = resident.program.objects.take_stale();
+        let spaces: Vec<SpaceId> = resident.program.spaces.keys().copied().collect();
+        for space in spaces {
+            if let Ok(mut memory) = self.memory(resident, space) {
+                memory.with(|space, cx| space.drop_stale(cx, &stale));
+            }
+        }
+    }
+}
+
+/// One address space with everything that work on it needs.
+pub struct UserMemory<'a, M: Machine> {
+    space: &'a mut AddressSpace,
+    tables: &'a mut M::Space,
+    objects: &'a mut shimos_memory::Objects,
+    machine: &'a mut M,
+    frames: &'a mut Frames,
+    files: Files<'a>,
+}
+
+impl<M: Machine> UserMemory<'_, M> {
+    /// Works on the address space.
+    pub fn with<T>(&mut self, work: impl FnOnce(&mut AddressSpace, &mut space::Context<'_, M>) -> T) -> T {
+        let mut cx = space::Context {
+            machine: self.machine,
+            frames: self.frames,
+            objects: self.objects,
+            backing: &mut self.files,
+            tables: self.tables,
+        };
+        work(self.space, &mut cx)
+    }
+    /// Fills `into` from the program's memory.
+    pub fn read(&mut self, addr: UserAddr, into: &mut [u8]) -> Result<(), MemoryFault> {
+        self.with(|space, cx| space.read(cx, addr, into)).map_err(MemoryFault::from)
+    }
+    /// Copies `from` to the program's memory.
+    pub fn write(&mut self, addr: UserAddr, from: &[u8]) -> Result<(), MemoryFault> {
+        self.with(|space, cx| space.write(cx, addr, from)).map_err(MemoryFault::from)
+    }
+    /// Makes sure that a copy to the program's memory will not fail.
+    pub fn prepare(&mut self, addr: UserAddr, len: usize, access: Access) -> Result<(), MemoryFault> {
+        self.with(|space, cx| space.prepare(cx, addr, len, access)).map_err(MemoryFault::from)
+    }
+    /// Makes an access possible.
+    pub fn fault(&mut self, addr: UserAddr, access: Access) -> Result<(), MemoryFault> {
+        self.with(|space, cx| space.fault(cx, addr, access))
+    }
+}
+
+impl<M: Machine> Context<'_, M> {
+    /// Gives a reference to a description up.
+    pub fn release_description(&mut self, id: DescriptionId) {
+        self.services.release_description(self.resident, id);
+    }
+    /// Random bytes.
+    pub fn random_bytes(&mut self, count: usize) -> Vec<u8> {
+        self.services.random_bytes(count)
+    }
+    /// Makes sure that a later copy to the caller's memory will not fail.
+    pub fn probe_writable(&mut self, addr: u64, count: usize) -> Result<(), Stop> {
+        let space = self.process()?.space;
+        Ok(self.services.memory(self.resident, space)?.prepare(UserAddr(addr), count, Access::Write)?)
+    }
+}

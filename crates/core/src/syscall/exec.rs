@@ -1,0 +1,85 @@
+//! execve(2).
+use super::{Arguments, life};
+use crate::{
+    context::{Context, Result, Stop},
+    exec::{self, ARGUMENTS_LIMIT, Wanted},
+    files::OnExec,
+    names,
+};
+use alloc::{string::String, vec, vec::Vec};
+use shimos_abi::errno::Errno;
+use shimos_hal::Machine;
+
+/// Interpreters of interpreters, at most.
+const SCRIPT_DEPTH: usize = 4;
+
+pub fn execve<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
+    let path = c.read_path(a[0])?;
+    let arguments = c.read_strings(a[1], ARGUMENTS_LIMIT)?;
+    let environment = c.read_strings(a[2], ARGUMENTS_LIMIT)?;
+    let arguments = if arguments.is_empty() { vec![Vec::new()] } else { arguments };
+    run(c, path, arguments, environment)?;
+    Err(Stop::Resume)
+}
+
+/// Replaces the calling process's program.
+pub fn run<M: Machine>(
+    c: &mut Context<'_, M>,
+    path: Vec<u8>,
+    mut arguments: Vec<Vec<u8>>,
+    environment: Vec<Vec<u8>>,
+) -> Result<()> {
+    let mut file = path.clone();
+    let mut node = names::executable(c, &file)?;
+    let mut depth = 0;
+    while let Some((interpreter, argument)) = exec::script(c, node)? {
+        depth += 1;
+        if depth > SCRIPT_DEPTH {
+            return Err(Errno::ELOOP.into());
+        }
+        let mut longer = vec![interpreter.clone()];
+        longer.extend(argument);
+        longer.push(file);
+        longer.extend(arguments.into_iter().skip(1));
+        arguments = longer;
+        file = interpreter;
+        node = names::executable(c, &file)?;
+    }
+    let exe = crate::content::path(c, node);
+    let wanted = Wanted { node, path: file, arguments, environment };
+    let loaded = exec::load(c, &wanted)?;
+    life::replace_image(c, loaded.space, &life::Image { entry: loaded.entry, stack: loaded.stack })?;
+    close_on_exec(c)?;
+    let process = c.process_mut()?;
+    process.exe = exe;
+    process.comm = exec::command_name(&path);
+    process.arguments = joined(&wanted.arguments);
+    process.environment = joined(&wanted.environment);
+    Ok(())
+}
+
+fn joined(strings: &[Vec<u8>]) -> Vec<u8> {
+    strings.iter().flat_map(|string| string.iter().copied().chain([0])).collect()
+}
+
+/// Closes what is to be closed; a table that is shared is copied first.
+fn close_on_exec<M: Machine>(c: &mut Context<'_, M>) -> Result<()> {
+    let files = c.process()?.files;
+    if c.table()?.users > 1 {
+        let copy = life::copy_table(c.resident, files);
+        c.services.drop_table(c.resident, files);
+        c.process_mut()?.files = copy;
+    }
+    let closing: Vec<u32> =
+        c.table()?.iter().filter(|(_, descriptor)| descriptor.on_exec == OnExec::Close).map(|(fd, _)| fd).collect();
+    for fd in closing {
+        let descriptor = c.table()?.remove(fd.into())?;
+        c.release_description(descriptor.description);
+    }
+    Ok(())
+}
+
+/// A program's arguments as its creator gave them.
+pub fn bytes_of(strings: &[String]) -> Vec<Vec<u8>> {
+    strings.iter().map(|string| string.as_bytes().to_vec()).collect()
+}

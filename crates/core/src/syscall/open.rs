@@ -1,0 +1,202 @@
+//! Opening files.
+use super::{Arguments, descriptors::on_exec, transfer::flags};
+use crate::{
+    content,
+    context::{Context, Result},
+    files::{Conversation, Descriptor, Kind as Open},
+    names::AT_FDCWD,
+    pipe::Pipe,
+};
+use shimos_abi::errno::Errno;
+use shimos_hal::Machine;
+use shimos_vfs::{Kind, Last, Metadata, NodeId, Rdev, Want};
+
+const O_CREAT: u64 = 0o100;
+const O_EXCL: u64 = 0o200;
+const O_NOCTTY: u64 = 0o400;
+const O_TRUNC: u64 = 0o1000;
+const O_DIRECTORY: u64 = 0o200_000;
+const O_NOFOLLOW: u64 = 0o400_000;
+const O_PATH: u64 = 0o10_000_000;
+const O_TMPFILE: u64 = 0o20_000_000 | O_DIRECTORY;
+/// Flags that stay with the description: access mode, O_APPEND, O_NONBLOCK, O_DSYNC, O_ASYNC, O_DIRECT, O_NOATIME, O_SYNC.
+const STATUS: u64 = 0o3 | 0o2000 | 0o4000 | 0o10_000 | 0o20_000 | 0o40_000 | 0o1_000_000 | 0o4_000_000;
+
+pub fn open<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
+    openat(c, [AT_FDCWD, a[0], a[1], a[2], 0, 0])
+}
+
+pub fn creat<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
+    openat(c, [AT_FDCWD, a[0], O_CREAT | O_TRUNC | u64::from(flags::WRITE_ONLY), a[1], 0, 0])
+}
+
+pub fn openat<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
+    let [dirfd, path, flags, mode, ..] = a;
+    let path = c.read_path(path)?;
+    let mode = mode as u16 & 0o7777 & !c.process()?.umask as u16;
+    if flags & O_TMPFILE == O_TMPFILE {
+        return temporary(c, dirfd, &path, flags, mode);
+    }
+    let last = if flags & O_CREAT != 0 && flags & O_EXCL != 0 {
+        Last::Name
+    } else if flags & O_NOFOLLOW != 0 {
+        Last::Keep
+    } else if flags & O_CREAT != 0 {
+        Last::Create
+    } else {
+        Last::Follow
+    };
+    let found = c.resolve_at(dirfd, &path, last)?;
+    let (node, fresh) = match found.node {
+        Some(_) if flags & O_CREAT != 0 && flags & O_EXCL != 0 => return Err(Errno::EEXIST.into()),
+        Some(node) => (node, Fresh::No),
+        None if flags & O_CREAT == 0 => return Err(Errno::ENOENT.into()),
+        None => {
+            found.check_new_file()?;
+            let node =
+                c.change(|tree, sources, actor| tree.create(sources, actor, found.parent, &found.name, mode))?;
+            (node, Fresh::Yes)
+        }
+    };
+    open_node(c, node, flags, fresh)
+}
+
+/// Whether the file was made by this very call: then its mode does not matter.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fresh {
+    Yes,
+    No,
+}
+
+fn temporary<M: Machine>(c: &mut Context<'_, M>, dirfd: u64, path: &[u8], flags: u64, mode: u16) -> Result<u64> {
+    let found = c.resolve_at(dirfd, path, Last::Follow)?;
+    let dir = found.existing()?;
+    if c.metadata(dir)?.kind != Kind::Directory {
+        return Err(Errno::ENOTDIR.into());
+    }
+    if flags as u32 & flags::ACCESS_MODE == flags::READ_ONLY {
+        return Err(Errno::EINVAL.into());
+    }
+    let node = c.change(|tree, _, actor| Ok(tree.create_unnamed(actor, mode)?))?;
+    open_node(c, node, flags & !O_TMPFILE, Fresh::Yes)
+}
+
+/// Opens a node that exists.
+fn open_node<M: Machine>(c: &mut Context<'_, M>, node: NodeId, flags: u64, fresh: Fresh) -> Result<u64> {
+    let metadata = c.metadata(node)?;
+    let access = flags as u32 & flags::ACCESS_MODE;
+    if flags & O_DIRECTORY != 0 && metadata.kind != Kind::Directory {
+        return Err(Errno::ENOTDIR.into());
+    }
+    if flags & O_PATH != 0 {
+        return install(c, node, Open::Path(node), flags & !STATUS);
+    }
+    if metadata.kind == Kind::Symlink {
+        return Err(Errno::ELOOP.into());
+    }
+    let writes = access != flags::READ_ONLY || flags & O_TRUNC != 0;
+    if metadata.kind == Kind::Directory && (writes || flags & O_CREAT != 0) {
+        return Err(Errno::EISDIR.into());
+    }
+    if fresh == Fresh::No {
+        let mut want = Want::empty();
+        if access != flags::WRITE_ONLY {
+            want |= Want::READ;
+        }
+        if writes {
+            want |= Want::WRITE;
+        }
+        c.access()?.check(&metadata, want)?;
+    }
+    let kind = match metadata.kind {
+        Kind::Regular => {
+            if let NodeId::Synthetic { .. } = node {
+                let text = crate::proc::content(c, node)?;
+                Open::Snapshot(node, text)
+            } else {
+                if flags & O_TRUNC != 0 && fresh == Fresh::No {
+                    content::truncate(c, node, 0)?;
+                }
+                Open::File(node)
+            }
+        }
+        Kind::Directory => Open::Directory(node),
+        Kind::CharDevice => device(c, node, &metadata, flags)?,
+        Kind::Fifo => return open_fifo(c, node, flags),
+        Kind::Socket | Kind::BlockDevice | Kind::Symlink => return Err(Errno::ENXIO.into()),
+    };
+    install(c, node, kind, flags)
+}
+
+fn install<M: Machine>(c: &mut Context<'_, M>, node: NodeId, kind: Open, flags: u64) -> Result<u64> {
+    c.resident.program.tree.pin(node);
+    let description = c.resident.program.add_description(kind, (flags & STATUS) as u32);
+    c.install(Descriptor { description, on_exec: on_exec(flags) })
+}
+
+fn device<M: Machine>(c: &mut Context<'_, M>, node: NodeId, metadata: &Metadata, flags: u64) -> Result<Open> {
+    Ok(match metadata.rdev {
+        Rdev { major: 1, minor: 3 } => Open::Null(node),
+        Rdev { major: 1, minor: 5 } => Open::Zero(node),
+        Rdev { major: 1, minor: 7 } => Open::Full(node),
+        Rdev { major: 1, minor: 8 | 9 } => Open::Random(node),
+        Rdev { major: 5, minor: 0 } => {
+            let session = c.process()?.session;
+            if c.resident.program.terminal.session != Some(session) {
+                return Err(Errno::ENXIO.into());
+            }
+            Open::Console(node)
+        }
+        Rdev { major: 5, minor: 1 } => {
+            let process = c.process()?;
+            let (session, pid, group) = (process.session, process.pid, process.group);
+            let terminal = &mut c.resident.program.terminal;
+            if flags & O_NOCTTY == 0 && session == pid && terminal.session.is_none() {
+                terminal.session = Some(session);
+                terminal.foreground = Some(group);
+            }
+            Open::Console(node)
+        }
+        Rdev { major: 10, minor: 220 } => {
+            if c.process()?.credentials.euid != 0 {
+                return Err(Errno::EACCES.into());
+            }
+            Open::Shimos(node, Conversation::default())
+        }
+        _ => return Err(Errno::ENXIO.into()),
+    })
+}
+
+/// Named pipes: opened for reading and writing at once, so that no end has to wait for the other.
+fn open_fifo<M: Machine>(c: &mut Context<'_, M>, node: NodeId, flags: u64) -> Result<u64> {
+    let node = c.resident.program.tree.canonical(node);
+    let known = c.resident.program.fifos.get(&node).copied().filter(|id| c.resident.program.pipes.contains_key(id));
+    let id = match known {
+        Some(id) => id,
+        None => {
+            let id = crate::pipe::PipeId(c.resident.program.fresh_id());
+            c.resident.program.pipes.insert(id, Pipe::unopened());
+            c.resident.program.fifos.insert(node, id);
+            id
+        }
+    };
+    let access = flags as u32 & flags::ACCESS_MODE;
+    let pipe = c.resident.program.pipes.get_mut(&id).ok_or(Errno::EIO)?;
+    let kind = match access {
+        flags::READ_ONLY => {
+            pipe.readers += 1;
+            Open::PipeReader(id)
+        }
+        flags::WRITE_ONLY => {
+            if pipe.readers == 0 && flags as u32 & flags::NONBLOCK != 0 {
+                return Err(Errno::ENXIO.into());
+            }
+            pipe.writers += 1;
+            Open::PipeWriter(id)
+        }
+        _ => return Err(Errno::EINVAL.into()),
+    };
+    c.wake(crate::resident::Key::Pipe(id));
+    let description = c.resident.program.add_description(kind, (flags & STATUS) as u32);
+    c.install(Descriptor { description, on_exec: on_exec(flags) })
+}

@@ -1,0 +1,205 @@
+//! Takeover: a program goes on here from the image in a dead kernel's reserved memory (paper 2.2, 2.6).
+use crate::{
+    kernel::Kernel,
+    process::SpaceId,
+    protect,
+    records,
+    resident::Resident,
+};
+use alloc::{format, vec::Vec};
+use shimos_abi::{
+    addr::{FrameRange, UserPage},
+    control::Takeover,
+    ids::{Epoch, KernelId, Life, ProgramId},
+    time::Nanos,
+};
+use shimos_checkpoint::Image;
+use shimos_hal::Machine;
+use shimos_ikc::Home;
+use shimos_memory::AddressSpace;
+use shimos_monitor::Refusal;
+
+/// Free frames that a taker must have beyond a part of the image.
+const SPARE_FRAMES: usize = 1024;
+
+impl<M: Machine> Kernel<M> {
+    /// Takes a program over from the dead life `from`.
+    pub(crate) fn take_over(&mut self, program: ProgramId, from: Life, ordered: Nanos) -> Result<(), Refusal> {
+        let me = self.services.machine.identity().life;
+        let area = self.services.ikc.area();
+        let seen = area.home(program);
+        let Home::Protected { life, image } = seen else { return Err(Refusal::BadImage) };
+        if life == me {
+            // Done already.
+            return Ok(());
+        }
+        if life != from {
+            return Err(Refusal::Busy);
+        }
+        if self.services.image.is_none() {
+            return Err(Refusal::Busy);
+        }
+        // The proof, from the parked core itself; or this very core was that kernel and has booted since.
+        if from.kernel != me.kernel {
+            let Some(fenced) = self.services.machine.confirm_parked(from) else { return Err(Refusal::Busy) };
+            self.services.machine.map_dead(&fenced);
+        }
+        if image != me.kernel && image != from.kernel {
+            self.services.machine.map_lent(image);
+        }
+        let outcome = self.adopt(program, from, image, seen, ordered);
+        if outcome.is_err() {
+            self.unmap_unused(from.kernel);
+            self.unmap_unused(image);
+        }
+        outcome
+    }
+
+    fn adopt(
+        &mut self,
+        program: ProgramId,
+        from: Life,
+        image_kernel: KernelId,
+        seen: Home,
+        ordered: Nanos,
+    ) -> Result<(), Refusal> {
+        let me = self.services.machine.identity().life;
+        let pool = self.pool_of(image_kernel);
+        let lent: Vec<FrameRange> =
+            (0..self.services.machine.identity().kernels).map(|k| self.pool_of(KernelId(k as u16))).collect();
+        let image = Image::open(&self.services.machine, pool, &lent, program).map_err(|error| {
+            self.services.log(&format!("program {program}: image in {image_kernel} cannot be read: {error}"));
+            Refusal::BadImage
+        })?;
+        if let Some(error) = image.passed_over() {
+            self.services.log(&format!("program {program}: newest generation passed over: {error}"));
+        }
+        let head = records::decode_head(&image).map_err(|_| Refusal::BadImage)?;
+        for owner in head.loans.iter().filter(|owner| **owner != me.kernel && **owner != from.kernel) {
+            self.services.machine.map_lent(*owner);
+        }
+        if self.services.frames.free_count() < SPARE_FRAMES.min(self.services.frames.total() / 8) {
+            return Err(Refusal::NoRoom);
+        }
+        let mut saved = records::decode_program(&image, program).map_err(|error| {
+            self.services.log(&format!("program {program}: {}", error.0));
+            Refusal::BadImage
+        })?;
+        saved.objects.forget_mapped();
+        for space in saved.spaces.values() {
+            space.count_mapped(&mut saved.objects);
+        }
+        for owner in [image_kernel, from.kernel] {
+            if owner != me.kernel && !saved.head.loans.contains(&owner) {
+                saved.head.loans.push(owner);
+            }
+        }
+        saved.head.takeovers = saved.head.takeovers.saturating_add(1);
+        let mut resident = Resident::new(saved);
+        if self.adopt_pages(&mut resident, &image).is_err() {
+            self.drop_resident(&mut resident);
+            return Err(Refusal::NoRoom);
+        }
+        // The one store that decides: from here on the program lives here.
+        let home = Home::Protected { life: me, image: image_kernel };
+        if self.services.ikc.area().move_home(program, seen, home).is_err() {
+            self.drop_resident(&mut resident);
+            return Err(Refusal::Busy);
+        }
+        self.start_adopted(resident, &image, from, ordered);
+        Ok(())
+    }
+
+    fn adopt_pages(&mut self, resident: &mut Resident<M>, image: &Image) -> Result<(), ()> {
+        let services = &mut self.services;
+        let ids: Vec<SpaceId> = resident.program.spaces.keys().copied().collect();
+        for id in ids {
+            let tables = services.machine.new_space(&mut services.frames).map_err(|_| ())?;
+            let tables = resident.tables.entry(id).insert_entry(tables).into_mut();
+            let Some(space) = resident.program.spaces.get_mut(&id) else { continue };
+            adopt_space(services, space, tables, image, protect::space_key(id))?;
+        }
+        let objects: Vec<_> = resident.program.objects.iter().map(|(id, _)| id).collect();
+        for id in objects {
+            let mut cursor = image.cursor(&services.machine, protect::object_key(id)).map_err(|_| ())?;
+            while let Some(page) = cursor.next(&services.machine, image) {
+                let (index, frame) = page.map_err(|_| ())?;
+                resident.program.objects.adopt(&mut services.frames, id, index, frame).map_err(|_| ())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn start_adopted(&mut self, mut resident: Resident<M>, image: &Image, from: Life, ordered: Nanos) {
+        let epoch: Epoch = image.epoch();
+        let id = resident.program.head.id;
+        let now = self.services.machine.now();
+        // Its random numbers must not repeat, its peers must hear from it at once.
+        resident.program.head.stir ^= self.services.machine.random();
+        resident.program.net.after_takeover(now);
+        protect::release_held(&mut resident, &mut self.services);
+        if let Err(error) = protect::resume(&mut resident, &mut self.services, &self.slots, epoch) {
+            self.services.log(&format!("program {id}: runs without protection: {error:?}"));
+        }
+        protect::flush_network(&mut resident, &mut self.services);
+        self.takeovers.push_back(Takeover {
+            program: id,
+            from,
+            to: self.services.machine.identity().life.kernel,
+            epoch,
+            ordered,
+            first_instruction: Nanos(0),
+            home: Nanos(0),
+            pages: image.page_count(),
+        });
+        while self.takeovers.len() > 16 {
+            self.takeovers.pop_front();
+        }
+        let life = self.services.machine.identity().life;
+        self.residents.insert(id, resident);
+        self.services.log(&format!("program {id} goes on here ({life}) from epoch {} of {from}", epoch.0));
+    }
+
+    /// The frames of a kernel's pool, as it said itself: a bound for what its images may name; what can be read is
+    /// decided by the machine.
+    fn pool_of(&self, kernel: KernelId) -> FrameRange {
+        if kernel == self.services.machine.identity().life.kernel {
+            return self.services.machine.identity().pool;
+        }
+        self.services.ikc.area().pool(kernel)
+    }
+
+    /// Unmaps a peer's memory unless a program here still uses it.
+    pub(crate) fn unmap_unused(&mut self, peer: KernelId) {
+        let used = self.residents.values().any(|resident| resident.program.head.loans.contains(&peer));
+        if !used && peer != self.services.machine.identity().life.kernel {
+            self.services.machine.unmap_peer(peer);
+        }
+    }
+
+    /// Gives everything of a program back that was not started.
+    fn drop_resident(&mut self, resident: &mut Resident<M>) {
+        let spaces: Vec<SpaceId> = resident.program.spaces.keys().copied().collect();
+        for space in spaces {
+            self.services.drop_space(resident, space);
+        }
+        resident.program.objects.destroy(&mut self.services.frames);
+    }
+}
+
+fn adopt_space<M: Machine>(
+    services: &mut crate::services::Services<M>,
+    space: &mut AddressSpace,
+    tables: &mut M::Space,
+    image: &Image,
+    key: shimos_checkpoint::PageKey,
+) -> Result<(), ()> {
+    let mut cursor = image.cursor(&services.machine, key).map_err(|_| ())?;
+    while let Some(page) = cursor.next(&services.machine, image) {
+        let (page, frame) = page.map_err(|_| ())?;
+        space
+            .adopt(&mut services.machine, &mut services.frames, tables, UserPage(page), frame)
+            .map_err(|_| ())?;
+    }
+    Ok(())
+}

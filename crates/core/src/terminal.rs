@@ -1,0 +1,74 @@
+//! The program's console as a terminal: a numbered stream of output bytes, and a line discipline for input.
+use crate::pipe::Bytes;
+use alloc::vec::Vec;
+use minicbor::{Decode, Encode};
+use shimos_abi::ids::Pid;
+
+/// Input bytes kept at most.
+const INPUT_LIMIT: usize = 65536;
+
+/// A terminal.
+#[derive(Clone, Debug, Encode, Decode)]
+pub struct Terminal {
+    /// Bytes written since the program began: the place of the next byte in its output stream.
+    #[n(0)]
+    pub written: u64,
+    /// Typed and ready to be read.
+    #[n(1)]
+    pub input: Bytes,
+    /// The structure of TCGETS, as programs set it.
+    #[n(2)]
+    #[cbor(with = "minicbor::bytes")]
+    pub settings: Vec<u8>,
+    /// Rows, columns, and their sizes in pixels.
+    #[n(3)]
+    pub window: [u16; 4],
+    /// Foreground process group.
+    #[n(4)]
+    pub foreground: Option<Pid>,
+    /// Session that has it as controlling terminal.
+    #[n(5)]
+    pub session: Option<Pid>,
+}
+
+impl Terminal {
+    /// Size of the kernel's termios structure.
+    pub const SETTINGS: usize = 36;
+
+    /// A terminal in its usual settings.
+    pub fn new() -> Terminal {
+        // c_iflag ICRNL|IXON, c_oflag OPOST|ONLCR, c_cflag B38400|CS8|CREAD, c_lflag ISIG|ICANON|ECHO|ECHOE|ECHOK|IEXTEN.
+        let mut settings = Vec::with_capacity(Self::SETTINGS);
+        for flags in [0x500_u32, 0x5, 0xbf, 0x8a3b & !0x8000 | 0x8000] {
+            settings.extend_from_slice(&flags.to_le_bytes());
+        }
+        settings.push(0);
+        settings.extend_from_slice(&[3, 28, 127, 21, 4, 0, 1, 0, 17, 19, 26, 0, 18, 15, 23, 22, 0, 0, 0]);
+        Terminal {
+            written: 0,
+            input: Bytes::default(),
+            settings,
+            window: [24, 80, 0, 0],
+            foreground: None,
+            session: None,
+        }
+    }
+
+    /// Takes typed bytes in.
+    pub fn typed(&mut self, bytes: &[u8]) {
+        let room = INPUT_LIMIT.saturating_sub(self.input.0.len());
+        self.input.0.extend(bytes.iter().take(room).map(|byte| if *byte == b'\r' { b'\n' } else { *byte }));
+    }
+
+    /// Takes up to a line of input out, at most `most` bytes.
+    pub fn read(&mut self, most: usize) -> Vec<u8> {
+        let line = self.input.0.iter().position(|byte| *byte == b'\n').map_or(self.input.0.len(), |at| at + 1);
+        self.input.0.drain(..line.min(most)).collect()
+    }
+}
+
+impl Default for Terminal {
+    fn default() -> Terminal {
+        Terminal::new()
+    }
+}

@@ -1,0 +1,86 @@
+//! Threads: registers, and what a blocked call has done so far.
+use crate::signal::{Pending, SigSet};
+use minicbor::{Decode, Encode};
+use shimos_abi::{ids::Pid, time::Nanos};
+use shimos_hal::{Fpu, Regs};
+
+/// One thread of a program.
+#[derive(Clone, Debug, Encode, Decode)]
+pub struct Thread {
+    /// Its id.
+    #[n(0)]
+    pub tid: Pid,
+    /// The process (thread group) it belongs to.
+    #[n(1)]
+    pub process: Pid,
+    /// User registers. Of a blocked thread: those at its call's entry.
+    #[n(2)]
+    pub regs: Regs,
+    /// Vector registers.
+    #[n(3)]
+    pub fpu: Fpu,
+    /// What it does.
+    #[n(4)]
+    pub state: State,
+    /// Blocked signals.
+    #[n(5)]
+    pub mask: SigSet,
+    /// The mask to go back to when a call that changed it for its own time (sigsuspend, ppoll) ends.
+    #[n(6)]
+    pub saved_mask: Option<SigSet>,
+    /// Signals sent to this thread alone.
+    #[n(7)]
+    pub pending: Pending,
+    /// Alternate signal stack.
+    #[n(8)]
+    pub altstack: AltStack,
+    /// Word to clear and wake when the thread ends (set_tid_address(2)).
+    #[n(9)]
+    pub clear_tid: u64,
+    /// Head of the robust futex list.
+    #[n(10)]
+    pub robust_list: u64,
+    /// The call that is under way, if one has blocked.
+    #[n(11)]
+    pub call: Option<Call>,
+    /// Processor time used.
+    #[n(12)]
+    pub used: Nanos,
+}
+
+/// What a thread does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
+#[cbor(index_only)]
+pub enum State {
+    /// It runs user code, or is about to.
+    #[n(0)]
+    Ready,
+    /// Its call waits. After a takeover the call is simply issued again.
+    #[n(1)]
+    Blocked,
+    /// Job control stopped it.
+    #[n(2)]
+    Stopped,
+}
+
+/// What a call that has blocked must remember when it is issued again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Encode, Decode)]
+pub struct Call {
+    /// When it gives up waiting.
+    #[n(0)]
+    pub deadline: Option<Nanos>,
+    /// Bytes it has moved already, or another count of progress.
+    #[n(1)]
+    pub moved: u64,
+}
+
+/// sigaltstack(2).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Encode, Decode)]
+pub struct AltStack {
+    /// Lowest address.
+    #[n(0)]
+    pub base: u64,
+    /// Bytes; 0 stands for none.
+    #[n(1)]
+    pub size: u64,
+}
