@@ -59,7 +59,7 @@ mod tests {
 
     #[test]
     fn agrees_with_the_definition() {
-        let bytes: Vec<u8> = (0..1500u32).map(|i| (i * 37 ^ (i >> 3)) as u8).collect();
+        let bytes: Vec<u8> = (0..1500u32).map(|i| ((i * 37) ^ (i >> 3)) as u8).collect();
         for length in [0, 1, 2, 7, 8, 9, 63, 1499, 1500] {
             let mut sum = 0u32;
             for pair in bytes[..length].chunks(2) {

@@ -15,12 +15,14 @@ extern crate alloc;
 
 mod api;
 mod checksum;
+mod deliver;
 mod endpoint;
 mod icmp;
 mod link;
 mod options;
 mod ring;
 mod secret;
+mod settings;
 mod socket;
 mod stack;
 mod tcp;

@@ -90,7 +90,7 @@ impl Listener {
         };
         if segment.is_reset() {
             if segment.seq == half.irs + 1 {
-                self.halves.remove(&tuple);
+                self.forget(tuple);
             }
             return Verdict::Done;
         }
@@ -109,8 +109,15 @@ impl Listener {
         if !connection.established {
             return Verdict::Done;
         }
-        self.halves.remove(&tuple);
+        self.forget(tuple);
         Verdict::Established(connection)
+    }
+
+    fn forget(&mut self, tuple: Tuple) {
+        self.halves.remove(&tuple);
+        if self.halves.is_empty() {
+            self.timer = None;
+        }
     }
 
     fn receive_syn(&mut self, segment: &Segment<'_>, secret: &Secret, cx: &mut Context<'_>) {

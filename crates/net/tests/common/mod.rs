@@ -97,10 +97,9 @@ impl Pair {
     pub fn collect(&mut self) {
         for side in 0..2 {
             while let Some(frame) = self.stacks[side].take_frame() {
-                if side == 0 && self.held.is_some() {
-                    self.held.as_mut().unwrap().push(frame);
-                } else {
-                    self.put(side, frame);
+                match &mut self.held {
+                    Some(held) if side == 0 => held.push(frame),
+                    _ => self.put(side, frame),
                 }
             }
         }
