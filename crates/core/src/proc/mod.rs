@@ -5,6 +5,8 @@ mod network;
 mod nodes;
 mod processes;
 mod system;
+#[cfg(test)]
+mod tests;
 
 use crate::{
     context::{Context, Result as CallResult},
@@ -371,7 +373,7 @@ fn view<'a, M: Machine>(c: &'a Context<'_, M>) -> Proc<'a> {
     }
 }
 
-/// The text of a link of /proc with the path that only the tree knows, for readlink(2). `None` for a link of another kind.
+/// The text of a link of /proc with the path that only the tree knows, for readlink(2). `None` for any other file.
 pub fn link_text<M: Machine>(c: &mut Context<'_, M>, node: NodeId) -> CallResult<Option<Vec<u8>>> {
     let NodeId::Synthetic { mount, node } = node else { return Ok(None) };
     let proc = view(c);
@@ -405,10 +407,8 @@ pub fn content<M: Machine>(c: &mut Context<'_, M>, node: NodeId) -> CallResult<V
         File::NetTcp | File::NetUdp => network::sockets(node.file, &proc, &program.net),
         File::NetRoute => network::routes(program.net.config()),
         _ => {
-            let terminal = processes::Tty {
-                session: program.terminal.session,
-                foreground: program.terminal.foreground,
-            };
+            let terminal =
+                processes::Tty { session: program.terminal.session, foreground: program.terminal.foreground };
             proc.text(node, terminal)?
         }
     })

@@ -38,7 +38,8 @@ pub(super) fn devices() -> String {
     );
     for name in ["lo", "eth0"] {
         text += &format!(
-            "{name:>6}:{0:>8}{0:>8}{0:>5}{0:>5}{0:>5}{0:>6}{0:>11}{0:>10}{0:>9}{0:>8}{0:>5}{0:>5}{0:>5}{0:>6}{0:>8}{0:>11}\n",
+            "{name:>6}:{0:>8}{0:>8}{0:>5}{0:>5}{0:>5}{0:>6}{0:>11}{0:>10}\
+             {0:>9}{0:>8}{0:>5}{0:>5}{0:>5}{0:>6}{0:>8}{0:>11}\n",
             0
         );
     }
@@ -121,8 +122,7 @@ pub(super) fn sockets(file: File, proc: &Proc<'_>, net: &Stack) -> Vec<u8> {
             (Protocol::Udp, _, Some(_)) => 1,
             _ => CLOSE,
         };
-        let (sending, waiting) =
-            (net.unsent_bytes(socket).unwrap_or(0), net.readable_bytes(socket).unwrap_or(0));
+        let (sending, waiting) = (net.unsent_bytes(socket).unwrap_or(0), net.readable_bytes(socket).unwrap_or(0));
         let line = format!(
             "{row:4}: {} {} {state:02X} {sending:08X}:{waiting:08X} 00:00000000 00000000     0        0 {}",
             end(local),

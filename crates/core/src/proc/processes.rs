@@ -378,7 +378,9 @@ fn maps(space: &AddressSpace, file: File) -> String {
     for vma in space.mappings().iter() {
         text += &mapping(vma);
         if file == File::Smaps {
-            for (name, value) in [("Size", kib(vma.pages())), ("KernelPageSize", 4), ("MMUPageSize", 4), ("AnonHugePages", 0)] {
+            for (name, value) in
+                [("Size", kib(vma.pages())), ("KernelPageSize", 4), ("MMUPageSize", 4), ("AnonHugePages", 0)]
+            {
                 text += &format!("{:<16}{value:>8} kB\n", format!("{name}:"));
             }
         }
