@@ -348,8 +348,8 @@ pub(super) fn mapping(vma: &Vma) -> String {
     line(first, end, &permissions, vma.source.offset(), inode, name)
 }
 
-/// maps, smaps or smaps_rollup. Pages in memory are counted for the whole process only, so smaps has no such numbers for
-/// each mapping.
+/// maps, smaps or smaps_rollup. Pages in memory are counted for the whole process only, so smaps has no such numbers
+/// for each mapping.
 fn maps(space: &AddressSpace, file: File) -> String {
     let mut text = String::new();
     if file == File::SmapsRollup {
