@@ -113,7 +113,7 @@ impl Options {
     /// The words for the kernel.
     fn append(&self) -> String {
         let mut words = vec![format!("kernels={}", self.kernels), format!("memory={}", self.memory)];
-        words.extend(self.heartbeat.map(|interval| format!("heartbeat={}", interval.0)));
+        words.extend(self.heartbeat.map(|interval| format!("heartbeat={}", (interval.0 / 1_000_000).max(1))));
         words.extend(self.words.iter().cloned());
         words.join(" ")
     }
@@ -396,7 +396,7 @@ mod tests {
             "virtio-blk-pci",
             "file=/a,,b/I",
             "hostfwd=tcp:127.0.0.1:4000-10.77.1.1:7411,hostfwd=tcp:127.0.0.1:8080-10.77.1.2:80",
-            "-append kernels=4 memory=128 heartbeat=20000000",
+            "-append kernels=4 memory=128 heartbeat=20",
         ] {
             assert!(line.contains(part), "{part} in {line}");
         }
