@@ -153,7 +153,10 @@ impl<M: Machine> Kernel<M> {
         if let Some(fault) = self.dying.take() {
             self.services.machine.inject(fault);
         }
-        if self.run_one() || more {
+        let ran = self.run_one();
+        // What this turn has found missing is asked for before anything waits.
+        let arrived = self.work_on_disk();
+        if ran || more || arrived {
             return;
         }
         if self.work_in_background() {
@@ -197,10 +200,7 @@ impl<M: Machine> Kernel<M> {
             self.disk_owner = owner;
             self.services.blocks.ask_again();
         }
-        disk::request(&mut self.services);
-        for block in disk::drive(&mut self.services) {
-            self.wake_all(Key::Block(block));
-        }
+        self.work_on_disk();
         let more = network::drive(&mut self.services);
         if events.contains(Events::CONSOLE) {
             self.read_console();
@@ -212,6 +212,15 @@ impl<M: Machine> Kernel<M> {
         self.take_inbound();
         self.services.blocks.relieve(&mut self.services.frames, 64);
         more || packets == PACKETS
+    }
+
+    /// Requests blocks and hands those out that have arrived. Returns whether one has.
+    fn work_on_disk(&mut self) -> bool {
+        let arrived = disk::work(&mut self.services);
+        for block in &arrived {
+            self.wake_all(Key::Block(*block));
+        }
+        !arrived.is_empty()
     }
 
     fn read_console(&mut self) {

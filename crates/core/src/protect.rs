@@ -16,6 +16,7 @@ use shimos_abi::{
 use shimos_checkpoint::{PageKey, Slots, WriteError, Writer};
 use shimos_hal::Machine;
 use shimos_ikc::Home;
+use shimos_net::AckMode;
 use shimos_memory::{ObjectId, PageSet, Tracking, space::Progress};
 
 /// Held bytes beyond which a checkpoint is taken at once.
@@ -107,6 +108,9 @@ pub fn protect<M: Machine>(
         resident.program.objects.set_tracking(Tracking::On);
     }
     resident.program.head.protection = Some(protection);
+    // Acknowledgements are held anyway; delaying them on top would only slow the peer down.
+    let acks = if resident.program.holds_output() { AckMode::Immediate } else { AckMode::Delayed };
+    resident.program.net.set_ack_mode(acks);
     // The first checkpoint comes at once: from then on the program is safe.
     resident.guard.next = Some(now);
     Ok(())
@@ -135,6 +139,7 @@ pub fn unprotect<M: Machine>(
     services: &mut Services<M>,
 ) -> Option<shimos_checkpoint::Teardown> {
     resident.program.head.protection = None;
+    resident.program.net.set_ack_mode(AckMode::Delayed);
     resident.guard.next = None;
     for space in resident.program.spaces.values_mut() {
         space.set_tracking(Tracking::Off);

@@ -77,8 +77,15 @@ impl Arriving {
     }
 }
 
-/// Asks the owner for the blocks that are wanted. Returns whether all could be asked for.
-pub fn request<M: Machine>(services: &mut Services<M>) {
+/// Asks the owner for the blocks that are wanted, and works on the device if it is driven here. Returns the blocks that
+/// arrived for this kernel itself.
+#[must_use]
+pub fn work<M: Machine>(services: &mut Services<M>) -> Vec<u64> {
+    request(services);
+    drive(services)
+}
+
+fn request<M: Machine>(services: &mut Services<M>) {
     let Some(owner) = services.owner(Device::Block) else { return };
     let me = services.machine.identity().life.kernel;
     while let Some(block) = services.blocks.next_wanted() {
@@ -94,15 +101,14 @@ pub fn request<M: Machine>(services: &mut Services<M>) {
             return;
         }
     }
-    drive(services);
 }
 
 fn encode(packet: &Packet) -> Option<Vec<u8>> {
     minicbor::to_vec(packet).ok()
 }
 
-/// Works on the device: starts requests, hands finished ones out. Returns the blocks that arrived for this kernel itself.
-pub fn drive<M: Machine>(services: &mut Services<M>) -> Vec<u64> {
+/// Works on the device: starts requests, hands finished ones out.
+fn drive<M: Machine>(services: &mut Services<M>) -> Vec<u64> {
     let mut arrived = Vec::new();
     let Some(mut disk) = services.disk.take() else { return arrived };
     let me = services.machine.identity().life.kernel;
