@@ -264,6 +264,8 @@ impl Machine {
         let errors = directory.join("emulator.log");
         let mut command = tied(&emulator);
         command.args(arguments(&options, accelerator, files, &id, control_port, [&own, &qmp]));
+        // For those who look into the emulator itself, like `-d cpu_reset -D file`.
+        command.args(std::env::var("SHIMOS_QEMU_ARGS").unwrap_or_default().split_whitespace());
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(File::create(&errors)?);
         let started = Instant::now();
         let mut child = Child::spawn(&mut command)?;
