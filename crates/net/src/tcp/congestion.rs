@@ -50,6 +50,10 @@ pub(crate) struct Congestion {
     /// The next lost segment is sent whatever the window says.
     #[n(8)]
     pub force: bool,
+    /// The end of the flight when something was last repaired. Duplicates that tell of nothing beyond it come from what was
+    /// sent twice (RFC 6582, section 3.2).
+    #[n(9)]
+    repaired: Option<Seq>,
 }
 
 impl Congestion {
@@ -65,7 +69,13 @@ impl Congestion {
             duplicates: 0,
             sacked: Vec::new(),
             force: false,
+            repaired: None,
         }
+    }
+
+    /// What is in flight may arrive twice: duplicates that come of it say nothing.
+    pub fn sent_twice(&mut self, nxt: Seq) {
+        self.repaired = Some(nxt);
     }
 
     pub fn window(&self) -> u32 {
@@ -172,8 +182,10 @@ impl Congestion {
     /// Enters fast recovery if enough says that something was lost.
     pub fn check_loss(&mut self, una: Seq, nxt: Seq) {
         let arrived = nxt.since(una).max(0) as u32 - self.missing(una, nxt).min(nxt.since(una).max(0) as u32);
-        if self.recovery == Recovery::None && una != nxt && (self.duplicates >= 3 || arrived > 2 * self.mss) {
+        let told = self.duplicates >= 3 && self.repaired.is_none_or(|end| una.after(end));
+        if self.recovery == Recovery::None && una != nxt && (told || arrived > 2 * self.mss) {
             self.reduce(una, nxt);
+            self.repaired = Some(nxt);
             self.window = self.threshold;
             self.recovery = Recovery::Fast(nxt);
             self.again = una;
@@ -197,6 +209,7 @@ impl Congestion {
         }
         self.window = self.mss;
         self.recovery = Recovery::Loss(nxt);
+        self.repaired = Some(nxt);
         self.again = una;
         self.duplicates = 0;
         self.force = true;

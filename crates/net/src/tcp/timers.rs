@@ -124,6 +124,7 @@ impl Connection {
             State::TimeWait | State::Closed => {}
             _ => {
                 self.rtt.hurry();
+                self.congestion.sent_twice(self.nxt);
                 self.timers.retransmit = None;
                 self.send_ack(cx);
                 if self.una != self.nxt {
