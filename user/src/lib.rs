@@ -1,5 +1,6 @@
 //! What the programs inside Shimos share: messages behind a length, and the device `/dev/shimos`.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod device;
 pub mod framing;
+pub mod raw;

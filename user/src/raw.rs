@@ -1,0 +1,199 @@
+//! What the standard library and rustix do not offer safely: fork, signal handlers, mappings, system calls by number.
+//!
+//! The test programs here are single-threaded where they fork, and their handlers only count.
+#![allow(unsafe_code)]
+
+use std::{
+    io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::atomic::{AtomicI32, AtomicU32, Ordering},
+};
+
+/// What a system call returned: its value, or the error number.
+pub type Answer = Result<u64, i32>;
+
+/// Issues a system call by number.
+///
+/// For numbers and arguments that tests choose: a call that changes memory may only be given memory that the test owns.
+pub fn call(number: i64, arguments: [u64; 6]) -> Answer {
+    let [a, b, c, d, e, f] = arguments;
+    // SAFETY: the tests pass addresses of memory they own, or such that the call must refuse.
+    let value = unsafe { libc::syscall(number, a, b, c, d, e, f) };
+    if value == -1 { Err(io::Error::last_os_error().raw_os_error().unwrap_or(0)) } else { Ok(value as u64) }
+}
+
+/// Forks; the child runs `work` and exits with what it returns. Returns the child's id.
+///
+/// A panic in the child is exit status 101.
+pub fn fork(work: impl FnOnce() -> i32) -> io::Result<i32> {
+    // SAFETY: the test programs have one thread when they fork, so the child may do anything.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => {
+            let status = catch_unwind(AssertUnwindSafe(work)).unwrap_or(101);
+            // SAFETY: ends the process without running what belongs to the parent.
+            unsafe { libc::_exit(status) }
+        }
+        pid => Ok(pid),
+    }
+}
+
+/// Waits for a child: its id and status word.
+pub fn wait(pid: i32, options: i32) -> io::Result<(i32, i32)> {
+    let mut status = 0;
+    // SAFETY: the status word lives for the time of the call.
+    let found = unsafe { libc::waitpid(pid, &mut status, options) };
+    if found < 0 { Err(io::Error::last_os_error()) } else { Ok((found, status)) }
+}
+
+/// Waits for a child until it has exited; its exit status, or 256 and the signal that ended it.
+pub fn exit_of(pid: i32) -> io::Result<i32> {
+    loop {
+        match wait(pid, 0) {
+            Ok((_, status)) if libc::WIFEXITED(status) => return Ok(libc::WEXITSTATUS(status)),
+            Ok((_, status)) if libc::WIFSIGNALED(status) => return Ok(256 + libc::WTERMSIG(status)),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Sends a signal.
+pub fn kill(pid: i32, signal: i32) -> io::Result<()> {
+    // SAFETY: kill takes numbers only.
+    if unsafe { libc::kill(pid, signal) } < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+static CAUGHT: [AtomicU32; 65] = [const { AtomicU32::new(0) }; 65];
+static SENDER: AtomicI32 = AtomicI32::new(0);
+static CODE: AtomicI32 = AtomicI32::new(0);
+
+extern "C" fn count(signal: i32, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    if let Some(slot) = CAUGHT.get(signal as usize) {
+        slot.fetch_add(1, Ordering::SeqCst);
+    }
+    if !info.is_null() {
+        // SAFETY: the kernel passes a filled siginfo_t.
+        unsafe {
+            CODE.store((*info).si_code, Ordering::SeqCst);
+            SENDER.store((*info).si_pid(), Ordering::SeqCst);
+        }
+    }
+}
+
+/// What to do about a signal.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Disposition {
+    /// The default.
+    Default,
+    /// Nothing.
+    Ignore,
+    /// Count it; `SA_` flags.
+    Count(i32),
+}
+
+/// Sets what happens at a signal.
+pub fn on_signal(signal: i32, what: Disposition) -> io::Result<()> {
+    // SAFETY: an all-zero sigaction is a valid one; the handler only touches atomics.
+    let done = unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        match what {
+            Disposition::Default => action.sa_sigaction = libc::SIG_DFL,
+            Disposition::Ignore => action.sa_sigaction = libc::SIG_IGN,
+            Disposition::Count(flags) => {
+                action.sa_sigaction = count as *const () as usize;
+                action.sa_flags = flags | libc::SA_SIGINFO;
+            }
+        }
+        libc::sigaction(signal, &action, std::ptr::null_mut())
+    };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// How often a signal was caught.
+pub fn caught(signal: i32) -> u32 {
+    CAUGHT.get(signal as usize).map_or(0, |slot| slot.load(Ordering::SeqCst))
+}
+
+/// Sender and `si_code` of the signal that was caught last.
+pub fn last_info() -> (i32, i32) {
+    (SENDER.load(Ordering::SeqCst), CODE.load(Ordering::SeqCst))
+}
+
+/// Blocks or unblocks signals (`SIG_BLOCK`, `SIG_UNBLOCK`, `SIG_SETMASK`); the mask is the kernel's: bit n-1 is signal n.
+pub fn mask(how: i32, set: u64) -> Result<u64, i32> {
+    let mut old = 0_u64;
+    let addresses = [&raw const set as u64, &raw mut old as u64];
+    call(libc::SYS_rt_sigprocmask, [how as u64, addresses[0], addresses[1], 8, 0, 0])?;
+    Ok(old)
+}
+
+/// A mapping.
+pub struct Map {
+    base: *mut u8,
+    len: usize,
+}
+
+impl Map {
+    /// Maps memory (mmap(2)).
+    pub fn new(len: usize, prot: i32, flags: i32, fd: i32, offset: i64) -> io::Result<Map> {
+        // SAFETY: without MAP_FIXED the kernel picks free addresses.
+        let base = unsafe { libc::mmap(std::ptr::null_mut(), len, prot, flags & !libc::MAP_FIXED, fd, offset) };
+        if base == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(Map { base: base.cast(), len }) }
+    }
+    /// Readable and writable memory without a file.
+    pub fn anonymous(len: usize, flags: i32) -> io::Result<Map> {
+        Map::new(len, libc::PROT_READ | libc::PROT_WRITE, flags | libc::MAP_ANONYMOUS, -1, 0)
+    }
+    /// Its address.
+    pub fn addr(&self) -> u64 {
+        self.base as u64
+    }
+    /// Its bytes.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+    /// Whether it has none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+    /// Reads a byte.
+    pub fn get(&self, at: usize) -> u8 {
+        assert!(at < self.len);
+        // SAFETY: inside the mapping; where it is not readable, the fault is the test.
+        unsafe { self.base.add(at).read_volatile() }
+    }
+    /// Writes a byte.
+    pub fn set(&self, at: usize, value: u8) {
+        assert!(at < self.len);
+        // SAFETY: as for `get`.
+        unsafe { self.base.add(at).write_volatile(value) }
+    }
+    /// Changes what may be done with it (mprotect(2)).
+    pub fn protect(&self, prot: i32) -> io::Result<()> {
+        // SAFETY: the mapping is this one's own.
+        if unsafe { libc::mprotect(self.base.cast(), self.len, prot) } < 0 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(())
+        }
+    }
+    /// Makes it longer or shorter; it may move (mremap(2)).
+    pub fn resize(&mut self, len: usize) -> io::Result<()> {
+        // SAFETY: the mapping is this one's own, and its address is taken anew.
+        let base = unsafe { libc::mremap(self.base.cast(), self.len, len, libc::MREMAP_MAYMOVE) };
+        if base == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        (self.base, self.len) = (base.cast(), len);
+        Ok(())
+    }
+}
+
+impl Drop for Map {
+    fn drop(&mut self) {
+        // SAFETY: nothing refers to the mapping any more.
+        unsafe { libc::munmap(self.base.cast(), self.len) };
+    }
+}
