@@ -1,13 +1,16 @@
 //! What must hold after every step, looked at from outside the kernels.
-use crate::console::Console;
+use crate::console::{Console, Memory};
 use shimos_abi::{
-    control::Published,
+    control::{Device, Published},
     ids::{KernelId, Life, ProgramId},
+    time::Nanos,
 };
 use shimos_ikc::{Area, Election, Home};
 use shimos_soft::{Phase, SharedSnapshot, World};
 use std::collections::BTreeMap;
 
+/// For so long after the console's owner died, lines may be missing or come twice.
+const CONSOLE_GAP: Nanos = Nanos::secs(3);
 /// How many steps lie between two looks at what is dear to look at.
 const SELDOM: u64 = 64;
 
@@ -25,6 +28,10 @@ pub struct Checks {
     area: Area,
     election: Election,
     homes: BTreeMap<ProgramId, Home>,
+    /// Who drives the console, and since when.
+    console_owner: (Option<Life>, Nanos),
+    /// When a kernel last died on a rough machine.
+    disturbed: Option<Nanos>,
     before: Option<SharedSnapshot>,
     looks: u64,
     /// How often a program's home moved from one kernel to another.
@@ -41,11 +48,19 @@ impl Checks {
             area,
             election: area.election(),
             homes: BTreeMap::new(),
+            console_owner: (None, Nanos(0)),
+            disturbed: None,
             before: None,
             looks: 0,
             takeovers: 0,
             console: Console::default(),
         }
+    }
+
+    /// A kernel has died on a rough machine: what it had released and a stalled owner of the console had not yet taken is
+    /// lost.
+    pub fn disturb(&mut self, now: Nanos) {
+        self.disturbed = Some(now);
     }
 
     /// Before a step.
@@ -65,6 +80,15 @@ impl Checks {
         }
         self.elections()?;
         self.home_words(world)?;
+        let owner = self.area.owner(Device::Console);
+        if owner != self.console_owner.0 {
+            self.console_owner = (owner, world.now());
+        }
+        let disturbed = self.disturbed.is_some_and(|at| world.now() < at + CONSOLE_GAP);
+        let lost = disturbed
+            || world.now() < self.console_owner.1 + CONSOLE_GAP
+                && owner.is_some_and(|life| life.incarnation.0 > 1 || life.kernel.0 > 0);
+        self.console.memory = if lost { Memory::Lost } else { Memory::Whole };
         if world.console_len() > self.console.position() {
             let result = self.console.feed(&world.console_since(self.console.position()));
             if trust == Trust::Whole {
@@ -79,6 +103,19 @@ impl Checks {
         let published = |kernel| minicbor::decode::<Published>(&self.area.read_published(kernel)?).ok();
         let mut programs = self.area.kernels().filter_map(published).flat_map(|published| published.programs);
         programs.find(|program| program.name == name).map(|program| program.id)
+    }
+
+    /// What all kernels publish, for people.
+    pub fn published(&self) -> String {
+        let mut text = String::new();
+        for kernel in self.area.kernels() {
+            let published = self.area.read_published(kernel).unwrap_or_default();
+            text += &format!("{kernel}: {:#?}\n", minicbor::decode::<Published>(&published));
+        }
+        for (program, home) in self.area.programs() {
+            text += &format!("{program}: {home:?}\n");
+        }
+        text
     }
 
     /// A term has one monitor, and terms only grow.
@@ -116,6 +153,8 @@ impl Checks {
         for kernel in self.area.kernels() {
             if !matches!(world.phase(kernel), Phase::Running | Phase::Idle(_))
                 || self.area.incarnation(kernel) != Some(world.life(kernel).incarnation)
+                // What it publishes is its predecessor's until it has stamped.
+                || self.area.stamp(kernel) < 2
             {
                 continue;
             }

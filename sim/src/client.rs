@@ -76,8 +76,13 @@ impl Client {
     pub fn turn(&mut self, world: &World) -> Result<(), String> {
         let now = world.now();
         while let Some(packet) = world.wire_take() {
-            if is_reset(&packet) {
-                return Err("client: the server reset the connection".into());
+            if let Some((port, what)) = reset(&packet) {
+                let own = self.connection.as_ref().and_then(|c| self.stack.local_address(c.socket).ok());
+                // A server may answer so to the last acknowledgement of a connection that both have closed, if that
+                // comes twice.
+                if own.is_some_and(|own| own.port() == port) {
+                    return Err(format!("client: reset by {what}; {} connections served", self.served));
+                }
             }
             self.stack.receive(now, &packet);
         }
@@ -149,14 +154,21 @@ impl Client {
     }
 }
 
-/// Whether an Ethernet frame is a TCP reset for the client.
-fn is_reset(packet: &[u8]) -> bool {
-    let ip = packet.get(14..).unwrap_or_default();
+/// What an Ethernet frame says that is a TCP reset for the client, and for which port.
+fn reset(packet: &[u8]) -> Option<(u16, String)> {
+    let ip = packet.get(14..)?;
     if packet.get(12..14) != Some(&[8, 0]) || ip.get(9) != Some(&6) || ip.get(16..20) != Some(&ADDRESS.octets()) {
-        return false;
+        return None;
     }
-    let header = usize::from(ip[0] & 15) * 4;
-    ip.get(header + 13).is_some_and(|flags| flags & RST != 0)
+    let tcp = ip.get(usize::from(ip[0] & 15) * 4..)?;
+    let half = |at: usize| tcp.get(at..at + 2).map(|b| u16::from_be_bytes([b[0], b[1]]));
+    let word = |at: usize| tcp.get(at..at + 4).map(|b| u32::from_be_bytes([b[0], b[1], b[2], b[3]]));
+    if tcp.get(13)? & RST == 0 {
+        return None;
+    }
+    let source = ip.get(12..16)?;
+    let text = format!("{source:?} port {} to port {}, seq {}, ack {}", half(0)?, half(2)?, word(4)?, word(8)?);
+    Some((half(2)?, text))
 }
 
 #[cfg(test)]

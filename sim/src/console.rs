@@ -1,6 +1,16 @@
 //! Reads the console as a person would: every program's lines must come exactly once and in order.
 use std::collections::BTreeMap;
 
+/// What whoever drives the console can know of what was shown.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Memory {
+    /// Everything.
+    #[default]
+    Whole,
+    /// Another kernel drove it until a moment ago.
+    Lost,
+}
+
 /// What the console has shown so far.
 #[derive(Debug, Default)]
 pub struct Console {
@@ -10,6 +20,10 @@ pub struct Console {
     pub counts: BTreeMap<u8, u64>,
     /// Lines of any kind.
     pub lines: u64,
+    /// Whether the console may just have lost its memory of what it has shown: a new kernel drives it.
+    pub memory: Memory,
+    /// How often a program's lines jumped because of that.
+    pub jumps: u64,
 }
 
 impl Console {
@@ -46,7 +60,9 @@ impl Console {
         }
         let number: u64 = String::from_utf8_lossy(number).parse().unwrap_or(0);
         let last = self.counts.entry(letter).or_insert(0);
-        if number != *last + 1 {
+        if number != *last + 1 && self.memory == Memory::Lost {
+            self.jumps += 1;
+        } else if number != *last + 1 {
             return Err(format!("console: {} {number} after {last}", letter as char));
         }
         *last = number;

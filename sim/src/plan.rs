@@ -5,7 +5,7 @@ use shimos_abi::{
     ids::KernelId,
     time::Nanos,
 };
-use shimos_soft::{Config, Crash, Rng};
+use shimos_soft::{Config, Crash, Rng, Timing};
 
 /// A death that was planned.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -103,18 +103,27 @@ impl Plan {
         if self.under == Under::Kernel {
             config.disk = self.image();
         }
+        // The first program is not protected: it must live until it has started the others.
+        config.timing = self.machine_timing();
+        config.timing.stall_ppm = 0;
+        config
+    }
+
+    /// How fast the machine is, and what goes wrong with time, once all programs run.
+    pub fn machine_timing(&self) -> Timing {
+        let mut timing = Timing::default();
         let mut rng = Rng::new(self.seed ^ 0x7141_1465);
-        config.timing.preempt_ppm = rng.below(3) as u32 * 5_000;
+        timing.preempt_ppm = rng.below(3) as u32 * 5_000;
         if self.rough == Rough::Rough {
             // Short stalls often, or now and then one so long that the kernel is taken for dead.
-            (config.timing.stall, config.timing.stall_ppm) = match rng.below(3) {
+            (timing.stall, timing.stall_ppm) = match rng.below(3) {
                 0 => (Nanos::secs(4), rng.below(300) as u32),
                 _ => (Nanos::millis(40), rng.below(3_000) as u32),
             };
-            config.timing.lost_ipi_ppm = rng.below(20_000) as u32;
-            config.timing.lost_packet_ppm = rng.below(20_000) as u32;
+            timing.lost_ipi_ppm = rng.below(20_000) as u32;
+            timing.lost_packet_ppm = rng.below(20_000) as u32;
         }
-        config
+        timing
     }
 
     /// The root image: `/bin/init` starts the programs.

@@ -32,6 +32,8 @@ pub struct Outcome {
     pub extinct: bool,
     /// How often a program went on in another kernel.
     pub takeovers: u64,
+    /// Jumps in the lines of programs when the console's owner had died.
+    pub jumps: u64,
     /// Connections that the echo server served from beginning to end.
     pub served: u64,
     /// The last line of each program.
@@ -109,7 +111,11 @@ pub fn run(plan: &Plan, verbose: bool) -> Outcome {
     outcome.takeovers = run.checks.takeovers;
     outcome.lines = run.counts();
     outcome.served = run.client.served;
+    outcome.jumps = run.checks.console.jumps;
     outcome.console = world.console_output();
+    if verbose {
+        outcome.console.extend(run.checks.published().into_bytes());
+    }
     outcome
 }
 
@@ -118,6 +124,7 @@ impl Run<'_> {
         while self.outcome.turns < self.plan.steps {
             match threads.advance() {
                 Next::Boot(kernel) => {
+                    self.disturb();
                     let life = self.world.life(kernel);
                     self.say(&format!("{life} boots"));
                     let killed = self.outcome.deaths.iter().filter(|(_, dead, _, _)| *dead == kernel).count() as u32;
@@ -177,6 +184,12 @@ impl Run<'_> {
         if self.plan.flips > 0 && !self.outcome.deaths.is_empty() { Trust::Damaged } else { Trust::Whole }
     }
 
+    fn disturb(&mut self) {
+        if self.plan.rough == Rough::Rough {
+            self.checks.disturb(self.world.now());
+        }
+    }
+
     fn say(&self, text: &str) {
         if self.verbose {
             eprintln!("{} turn {}: {text}", self.world.now(), self.outcome.turns);
@@ -188,6 +201,7 @@ impl Run<'_> {
         self.say(&format!("{life} ended: {end:?}"));
         match end {
             End::Crashed(crash) => {
+                self.disturb();
                 self.outcome.deaths.push((self.world.now(), kernel, self.world.steps(kernel), crash));
                 self.outcome.steps_at_death = self.steps();
                 self.world.flip(kernel, self.plan.flips);
@@ -264,6 +278,8 @@ impl Run<'_> {
                     if self.stage == Stage::Starting {
                         self.outcome.steps_at_start = self.steps();
                         self.say("all programs run");
+                        let timing = self.plan.machine_timing();
+                        self.world.set_timing(|now| *now = timing);
                     } else {
                         self.say("all programs have survived");
                     }
@@ -336,7 +352,7 @@ impl Outcome {
         let rough = if plan.rough == Rough::Rough { ", rough" } else { "" };
         let lines: Vec<String> = self.lines.iter().map(|(l, n)| format!("{}{n}", *l as char)).collect();
         format!(
-            "seed {}: {} ({} kernels{rough}, {} turns, {} s, {} deaths, {} takeovers, {} suspected, {} connections, {})",
+            "seed {}: {} ({} kernels{rough}, {} turns, {} s, {} deaths, {} takeovers, {} suspected, {} connections, {} console jumps, {})",
             plan.seed,
             self.failure.as_deref().unwrap_or(if self.extinct { "passed, but no kernel is left" } else { "passed" }),
             plan.kernels,
@@ -346,6 +362,7 @@ impl Outcome {
             self.takeovers,
             self.suspected,
             self.served,
+            self.jumps,
             lines.join(" ")
         )
     }
@@ -369,7 +386,7 @@ impl Outcome {
             .collect();
         let failure = self.failure.as_deref().map_or("null".to_string(), |text| format!("{text:?}"));
         format!(
-            r#"{{"seed":{},"kernels":{},"turns":{},"time_ns":{},"kills":[{}],"deaths":[{}],"takeovers":{},"suspected":{},"served":{},"lines":{{{}}},"failure":{failure}}}"#,
+            r#"{{"seed":{},"kernels":{},"turns":{},"time_ns":{},"kills":[{}],"deaths":[{}],"takeovers":{},"suspected":{},"served":{},"console_jumps":{},"lines":{{{}}},"failure":{failure}}}"#,
             plan.seed,
             plan.kernels,
             self.turns,
@@ -379,6 +396,7 @@ impl Outcome {
             self.takeovers,
             self.suspected,
             self.served,
+            self.jumps,
             lines.join(",")
         )
     }
