@@ -14,10 +14,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// A small receive buffer, so that what is buffered on the way hides no gap.
-const RECEIVE_BUFFER: usize = 32 * 1024;
+/// A small receive buffer, so that what is buffered on the way hides no gap; but several of the loopback's large segments,
+/// or the sender would wait for a timer before each.
+const RECEIVE_BUFFER: usize = 256 * 1024;
 /// How long nothing may come before the connection counts as dead.
 const SILENCE: Duration = Duration::from_secs(30);
+/// How long the rest of the file may take when nothing slows it down.
+const REST: Duration = Duration::from_secs(90);
 /// Share of the file, in percent, that one watched window may use up before it is slowed down as well.
 const WINDOW_SHARE: u64 = 15;
 /// Bytes a second while nobody watches.
