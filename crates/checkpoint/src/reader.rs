@@ -120,6 +120,17 @@ impl Image {
         })
     }
 
+    /// The frame of one page of a key.
+    pub fn page<M: Machine>(&self, machine: &M, key: PageKey, page: u64) -> Result<Option<Frame>, ImageError> {
+        let word = Walk::new(self.pool, Tree::Directory, self.root)?.find_key(machine, key)?;
+        let entry = Walk::new(self.pool, Tree::Pages(key), word)?.find_page(machine, key, page)?;
+        let frame = entry.and_then(|entry| entry.at(self.descriptor.epoch)).and_then(Version::page);
+        match frame {
+            Some(frame) if !self.allows(machine, frame) => Err(ImageError::Outside(frame)),
+            frame => Ok(frame),
+        }
+    }
+
     /// The same for a caller that changes the machine between pages.
     pub fn cursor<M: Machine>(&self, machine: &M, key: PageKey) -> Result<PageCursor, ImageError> {
         let word = Walk::new(self.pool, Tree::Directory, self.root)?.find_key(machine, key)?;

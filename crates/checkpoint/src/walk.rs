@@ -109,22 +109,20 @@ impl Walk {
         }
     }
 
-    /// Follows pointers from the root down to the page tree of `key`; the word that points to it.
-    pub fn find_key<M: Machine>(mut self, machine: &M, key: PageKey) -> Result<u64, ImageError> {
-        let index = u64::from(key.0);
-        let Some(root) = self.stack.pop() else { return Ok(0) };
-        if root.node.height < Tree::Directory.height_for(index) {
-            return Ok(0);
+    /// Follows pointers from the root down to the leaf of `index`, if there is one.
+    fn find_leaf<M: Machine>(mut self, machine: &M, index: u64) -> Result<Option<Frame>, ImageError> {
+        let Some(Level { tree, mut node, .. }) = self.stack.pop() else { return Ok(None) };
+        if node.height < tree.height_for(index) {
+            return Ok(None);
         }
-        let mut node = root.node;
         while node.height > 0 {
             if !self.usable(machine, node.frame) {
                 return Err(ImageError::Outside(node.frame));
             }
             let below = node.height - 1;
-            let word = machine.read_word(node.frame, Tree::Directory.place(index, node.height));
-            match Tree::Directory.node(word, Tree::Directory.prefix(index, below)) {
-                Ok(None) => return Ok(0),
+            let word = machine.read_word(node.frame, tree.place(index, node.height));
+            match tree.node(word, tree.prefix(index, below)) {
+                Ok(None) => return Ok(None),
                 Ok(Some(next)) if next.height == below => node = next,
                 _ => return Err(ImageError::Pointer(node.frame)),
             }
@@ -132,6 +130,24 @@ impl Walk {
         if !self.usable(machine, node.frame) {
             return Err(ImageError::Outside(node.frame));
         }
-        Ok(machine.read_word(node.frame, (index % WORDS as u64) as usize))
+        Ok(Some(node.frame))
+    }
+
+    /// The word that points to the page tree of `key`; 0 for none.
+    pub fn find_key<M: Machine>(self, machine: &M, key: PageKey) -> Result<u64, ImageError> {
+        let index = u64::from(key.0);
+        let leaf = self.find_leaf(machine, index)?;
+        Ok(leaf.map_or(0, |leaf| machine.read_word(leaf, (index % WORDS as u64) as usize)))
+    }
+
+    /// The entry of one page of `key`, whose page tree this walk is over.
+    pub fn find_page<M: Machine>(self, machine: &M, key: PageKey, page: u64) -> Result<Option<Entry>, ImageError> {
+        if page >= MAX_PAGE {
+            return Ok(None);
+        }
+        match self.find_leaf(machine, page)? {
+            Some(leaf) => Entry::read(machine, leaf, key, page).map(Some),
+            None => Ok(None),
+        }
     }
 }

@@ -282,6 +282,10 @@ impl<M: Machine> Kernel<M> {
     fn tend(&mut self, id: ProgramId, now: Nanos) {
         let Some(resident) = self.residents.get_mut(&id) else { return };
         let services = &mut self.services;
+        if let Some(lost) = resident.pending.damage() {
+            services.log(&format!("program {id}: its image has lost pages ({lost:?}); it cannot go on"));
+            resident.ended.get_or_insert(Signal::BUS.number().into());
+        }
         resident.expire(now);
         ring_alarms(resident, now);
         resident.program.net.poll(now);

@@ -18,6 +18,7 @@ mod files;
 mod kernel;
 mod locks;
 mod names;
+mod pending;
 mod pipe;
 mod proc;
 mod process;

@@ -253,6 +253,16 @@ fn write<M: Machine>(
     for thread in resident.program.threads.values_mut() {
         services.machine.save_fpu(&mut thread.fpu);
     }
+    // The first checkpoint after a takeover needs every page.
+    let incomplete: Vec<SpaceId> = resident.pending.spaces().collect();
+    for space in incomplete {
+        if let Ok(mut memory) = services.memory(resident, space) {
+            memory.with(|_, _| ());
+        }
+    }
+    if resident.pending.damage().is_some() {
+        return Err(WriteError::OutOfTurn);
+    }
     for space in resident.guard.ended_spaces.drain(..) {
         writer.drop_key(space_key(space));
     }
@@ -330,6 +340,15 @@ pub fn sweep<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>)
 pub fn pull<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>) -> Vec<KernelId> {
     const STEP: usize = 64;
     if resident.program.head.loans.is_empty() {
+        return Vec::new();
+    }
+    let next = resident.pending.spaces().next();
+    if let Some(space) = next {
+        // First all pages are mapped where they lie, then they are copied.
+        if let Ok(mut memory) = services.memory(resident, space) {
+            // What is lost is noted, and ends the program.
+            let _ = memory.map_pending(STEP * 16);
+        }
         return Vec::new();
     }
     let Services { machine, frames, .. } = services;

@@ -1,5 +1,6 @@
 //! A program at home in this kernel: the program, and what is derived from it.
 use crate::{
+    pending::PendingPages,
     process::SpaceId,
     program::Program,
     protect::Guard,
@@ -48,6 +49,8 @@ pub struct Resident<M: Machine> {
     waits: BTreeMap<Key, Vec<Pid>>,
     /// Deadlines of blocked threads.
     deadlines: BTreeSet<(Nanos, Pid)>,
+    /// Pages that are still only in the image it came from.
+    pub pending: PendingPages,
     /// Its protection at work.
     pub guard: Guard,
     /// Set once the init process has ended: the program is to be removed.
@@ -65,6 +68,7 @@ impl<M: Machine> Resident<M> {
             ready,
             waits: BTreeMap::new(),
             deadlines: BTreeSet::new(),
+            pending: PendingPages::default(),
             guard: Guard::default(),
             ended: None,
         }

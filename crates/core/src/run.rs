@@ -55,7 +55,7 @@ pub fn run<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>, t
         }
         // execve may have given the thread its process's id; then its turn is over.
         let Some(thread) = resident.program.threads.get_mut(&tid) else { return Turn::Off };
-        if thread.state != State::Ready {
+        if thread.state != State::Ready || resident.pending.damage().is_some() {
             return Turn::Off;
         }
         let Some(process) = resident.program.processes.get(&thread.process) else { return Turn::Off };

@@ -4,6 +4,7 @@ use crate::{
     context::{Context, Stop},
     device::{console::ConsoleOwner, disk::DiskOwner},
     files::{DescriptionId, FilesId, Kind},
+    pending::{Lost, PendingPages, Place},
     process::SpaceId,
     resident::{Key, Resident},
     signal::Signal,
@@ -154,6 +155,8 @@ impl<M: Machine> Services<M> {
     ) -> Result<UserMemory<'a, M>, Stop> {
         let image = self.image.as_ref().ok_or(Errno::EIO)?;
         Ok(UserMemory {
+            id: space,
+            pending: &mut resident.pending,
             space: resident.program.spaces.get_mut(&space).ok_or(Errno::ESRCH)?,
             tables: resident.tables.get_mut(&space).ok_or(Errno::ESRCH)?,
             objects: &mut resident.program.objects,
@@ -190,6 +193,7 @@ impl<M: Machine> Services<M> {
     /// Ends an address space.
     pub fn drop_space(&mut self, resident: &mut Resident<M>, space: SpaceId) {
         const STEP: usize = 4096;
+        resident.pending.forget(space);
         if let Ok(mut memory) = self.memory(resident, space) {
             while memory.with(|space, cx| space.destroy_step(cx, STEP)) == Progress::More {}
         }
@@ -286,7 +290,11 @@ impl<M: Machine> Services<M> {
 }
 
 /// One address space with everything that work on it needs.
+///
+/// Pages that are still only in the image that the program came from are mapped before anything else looks at them.
 pub struct UserMemory<'a, M: Machine> {
+    id: SpaceId,
+    pending: &'a mut PendingPages,
     space: &'a mut AddressSpace,
     tables: &'a mut M::Space,
     objects: &'a mut shimos_memory::Objects,
@@ -296,8 +304,29 @@ pub struct UserMemory<'a, M: Machine> {
 }
 
 impl<M: Machine> UserMemory<'_, M> {
-    /// Works on the address space.
+    /// Works on the address space as a whole: all its pages are mapped first.
     pub fn with<T>(&mut self, work: impl FnOnce(&mut AddressSpace, &mut space::Context<'_, M>) -> T) -> T {
+        while matches!(self.map_pending(usize::MAX), Ok(Progress::More)) {}
+        self.with_mapped(work)
+    }
+    /// Maps up to `most` pages that are still only in the image.
+    pub fn map_pending(&mut self, most: usize) -> Result<Progress, Lost> {
+        if self.pending.is_empty() {
+            return Ok(Progress::Done);
+        }
+        let mut place =
+            Place { machine: self.machine, frames: self.frames, space: self.space, tables: self.tables };
+        self.pending.step(&mut place, self.id, most)
+    }
+    fn touch(&mut self, addr: UserAddr, len: usize) -> Result<(), MemoryFault> {
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        let mut place =
+            Place { machine: self.machine, frames: self.frames, space: self.space, tables: self.tables };
+        Ok(self.pending.touch(&mut place, self.id, addr, len)?)
+    }
+    fn with_mapped<T>(&mut self, work: impl FnOnce(&mut AddressSpace, &mut space::Context<'_, M>) -> T) -> T {
         let mut cx = space::Context {
             machine: self.machine,
             frames: self.frames,
@@ -309,19 +338,23 @@ impl<M: Machine> UserMemory<'_, M> {
     }
     /// Fills `into` from the program's memory.
     pub fn read(&mut self, addr: UserAddr, into: &mut [u8]) -> Result<(), MemoryFault> {
-        self.with(|space, cx| space.read(cx, addr, into)).map_err(MemoryFault::from)
+        self.touch(addr, into.len())?;
+        self.with_mapped(|space, cx| space.read(cx, addr, into)).map_err(MemoryFault::from)
     }
     /// Copies `from` to the program's memory.
     pub fn write(&mut self, addr: UserAddr, from: &[u8]) -> Result<(), MemoryFault> {
-        self.with(|space, cx| space.write(cx, addr, from)).map_err(MemoryFault::from)
+        self.touch(addr, from.len())?;
+        self.with_mapped(|space, cx| space.write(cx, addr, from)).map_err(MemoryFault::from)
     }
     /// Makes sure that a copy to the program's memory will not fail.
     pub fn prepare(&mut self, addr: UserAddr, len: usize, access: Access) -> Result<(), MemoryFault> {
-        self.with(|space, cx| space.prepare(cx, addr, len, access)).map_err(MemoryFault::from)
+        self.touch(addr, len)?;
+        self.with_mapped(|space, cx| space.prepare(cx, addr, len, access)).map_err(MemoryFault::from)
     }
     /// Makes an access possible.
     pub fn fault(&mut self, addr: UserAddr, access: Access) -> Result<(), MemoryFault> {
-        self.with(|space, cx| space.fault(cx, addr, access))
+        self.touch(addr, 1)?;
+        self.with_mapped(|space, cx| space.fault(cx, addr, access))
     }
 }
 

@@ -6,9 +6,9 @@ use crate::{
     records,
     resident::Resident,
 };
-use alloc::{format, vec::Vec};
+use alloc::{format, rc::Rc, vec::Vec};
 use shimos_abi::{
-    addr::{FrameRange, UserPage},
+    addr::FrameRange,
     control::Takeover,
     ids::{Epoch, KernelId, Life, ProgramId},
     time::Nanos,
@@ -16,7 +16,6 @@ use shimos_abi::{
 use shimos_checkpoint::Image;
 use shimos_hal::Machine;
 use shimos_ikc::Home;
-use shimos_memory::AddressSpace;
 use shimos_monitor::Refusal;
 
 /// Free frames that a taker must have beyond a part of the image.
@@ -96,6 +95,7 @@ impl<M: Machine> Kernel<M> {
         }
         saved.head.takeovers = saved.head.takeovers.saturating_add(1);
         let mut resident = Resident::new(saved);
+        let image = Rc::new(image);
         if self.adopt_pages(&mut resident, &image).is_err() {
             self.drop_resident(&mut resident);
             return Err(Refusal::NoRoom);
@@ -110,14 +110,12 @@ impl<M: Machine> Kernel<M> {
         Ok(())
     }
 
-    fn adopt_pages(&mut self, resident: &mut Resident<M>, image: &Image) -> Result<(), ()> {
+    fn adopt_pages(&mut self, resident: &mut Resident<M>, image: &Rc<Image>) -> Result<(), ()> {
         let services = &mut self.services;
-        let ids: Vec<SpaceId> = resident.program.spaces.keys().copied().collect();
-        for id in ids {
+        for id in resident.program.spaces.keys().copied() {
             let tables = services.machine.new_space(&mut services.frames).map_err(|_| ())?;
-            let tables = resident.tables.entry(id).insert_entry(tables).into_mut();
-            let Some(space) = resident.program.spaces.get_mut(&id) else { continue };
-            adopt_space(services, space, tables, image, protect::space_key(id))?;
+            resident.tables.insert(id, tables);
+            resident.pending.add(&services.machine, image, id).map_err(|_| ())?;
         }
         let objects: Vec<_> = resident.program.objects.iter().map(|(id, _)| id).collect();
         for id in objects {
@@ -185,21 +183,4 @@ impl<M: Machine> Kernel<M> {
         }
         resident.program.objects.destroy(&mut self.services.frames);
     }
-}
-
-fn adopt_space<M: Machine>(
-    services: &mut crate::services::Services<M>,
-    space: &mut AddressSpace,
-    tables: &mut M::Space,
-    image: &Image,
-    key: shimos_checkpoint::PageKey,
-) -> Result<(), ()> {
-    let mut cursor = image.cursor(&services.machine, key).map_err(|_| ())?;
-    while let Some(page) = cursor.next(&services.machine, image) {
-        let (page, frame) = page.map_err(|_| ())?;
-        space
-            .adopt(&mut services.machine, &mut services.frames, tables, UserPage(page), frame)
-            .map_err(|_| ())?;
-    }
-    Ok(())
 }

@@ -190,6 +190,10 @@ impl AddressSpace {
     pub fn resident(&self) -> usize {
         self.owned.len() + self.borrowed.len()
     }
+    /// Whether a page in memory is its own.
+    pub fn owns(&self, page: UserPage) -> bool {
+        self.owned.contains(page.0)
+    }
     /// Pages in memory that are its own: its part of an image.
     pub fn owned_pages(&self) -> usize {
         self.owned.len()
