@@ -125,10 +125,21 @@ impl Download {
     /// Takes the rest without a pause and returns what came of it.
     pub fn finish(self) -> Outcome {
         self.shared.unlimited.store(true, Ordering::Relaxed);
-        self.thread.join().unwrap_or_else(|_| Outcome {
-            error: Some("the downloading thread died".to_string()),
-            ..Outcome::default()
-        })
+        let end = Instant::now() + REST;
+        while !self.ended() {
+            if Instant::now() >= end {
+                // The thread is left to itself: it ends with this process.
+                return Outcome {
+                    bytes: self.received(),
+                    connections: 1,
+                    error: Some(format!("the download did not finish within {} s", REST.as_secs())),
+                    ..Outcome::default()
+                };
+            }
+            sleep(Duration::from_millis(10));
+        }
+        let died = || Outcome { error: Some("the downloading thread died".to_string()), ..Outcome::default() };
+        self.thread.join().unwrap_or_else(|_| died())
     }
 }
 
