@@ -1,0 +1,215 @@
+//! A machine with its client: what the cases do to it and wait for.
+use crate::{
+    clock::{self, SOON},
+    makings::Makings,
+    programs,
+};
+use anyhow::{Context, Result, bail, ensure};
+use shimos::{
+    console::{Console, Line, Source},
+    control::{Control, Started},
+    machine::{Machine, Options},
+    names, recovery,
+    status::{self},
+};
+use shimos_abi::{
+    control::{Fault, KernelState, MachineStatus, Protection, Recovery, Start, Target},
+    ids::{Incarnation, KernelId, Life, ProgramId},
+    time::Nanos,
+};
+use std::time::Duration;
+
+/// Longest that a machine may take to boot.
+const BOOT: Duration = Duration::from_secs(60);
+/// Checkpoints that are waited for before a kernel is killed.
+const CHECKPOINTS: u32 = 2;
+/// Lines of the kernels that are shown with a failure.
+const LAST_WORDS: usize = 16;
+/// Time between checkpoints of the programs here.
+pub const INTERVAL: Nanos = Nanos::millis(20);
+
+/// A machine under test.
+#[derive(Debug)]
+pub struct Rig {
+    /// The machine.
+    pub machine: Machine,
+    /// Its control daemon.
+    pub control: Control,
+    programs: Vec<ProgramId>,
+}
+
+impl Rig {
+    /// Boots a machine.
+    pub fn boot(makings: &Makings, options: Options) -> Result<Rig> {
+        let machine = Machine::boot(&makings.paths, &makings.files, options, BOOT)?;
+        eprintln!(
+            "        (machine of {} kernels after {:.1} s)",
+            machine.options.kernels,
+            machine.boot_time.as_secs_f64()
+        );
+        let control = machine.control();
+        Ok(Rig { machine, control, programs: Vec::new() })
+    }
+
+    /// Adds what the console said last to an error.
+    pub fn explain(&mut self, error: anyhow::Error) -> anyhow::Error {
+        let mut text = format!("{error:#}");
+        let mut lines = self.machine.console().since(0);
+        lines.retain(|line| !matches!(line.source, Source::Program(_)));
+        for line in lines.iter().skip(lines.len().saturating_sub(LAST_WORDS)) {
+            text += &format!("\n    {}", line.raw);
+        }
+        if self.machine.ended() {
+            text += "\n    (the emulator has ended)";
+        } else if let Ok(now) = self.control.status() {
+            text += &format!("\n{}", status::table(&now));
+        }
+        anyhow::anyhow!(text)
+    }
+
+    /// The console.
+    pub fn console(&self) -> &Console {
+        self.machine.console()
+    }
+
+    /// The machine's state.
+    pub fn status(&mut self) -> Result<MachineStatus> {
+        self.control.status()
+    }
+
+    /// Waits for a state.
+    pub fn until<T>(
+        &mut self,
+        within: Duration,
+        what: &str,
+        mut wanted: impl FnMut(&MachineStatus) -> Option<T>,
+    ) -> Result<T> {
+        let control = &mut self.control;
+        clock::until(within, what, || Ok(wanted(&control.status()?)))
+    }
+
+    /// Starts a program.
+    pub fn start(&mut self, start: Start) -> Result<Started> {
+        let name = start.name.clone();
+        let started = self.control.start(start).with_context(|| format!("cannot start {name}"))?;
+        self.programs.push(started.program);
+        Ok(started)
+    }
+
+    /// Starts a program, protects it and waits until it is safe.
+    pub fn start_protected(&mut self, start: Start) -> Result<Started> {
+        let started = self.start(start)?;
+        self.protect(&started, programs::every(INTERVAL))?;
+        self.settle(started.program)?;
+        Ok(started)
+    }
+
+    /// Protects a program; nothing of it may be left out.
+    pub fn protect(&mut self, started: &Started, protection: Protection) -> Result<()> {
+        let exceptions = self.control.protect(Target::Pid(started.pid), protection)?;
+        ensure!(exceptions.is_empty(), "not protected: {exceptions:?}");
+        Ok(())
+    }
+
+    /// Waits until all kernels run and the program has been checkpointed where it is.
+    pub fn settle(&mut self, program: ProgramId) -> Result<KernelId> {
+        recovery::settle(&mut self.control, program, CHECKPOINTS, SOON)
+    }
+
+    /// The lives of all kernels.
+    pub fn lives(&mut self) -> Result<Vec<u32>> {
+        Ok(self.status()?.kernels.iter().map(|kernel| kernel.incarnation).collect())
+    }
+
+    /// The lines of a program so far.
+    pub fn lines(&self, name: &str) -> Vec<String> {
+        self.console().of_program(name)
+    }
+
+    /// Waits until a program has said a line.
+    pub fn wait_line(&self, name: &str, wanted: &str) -> Result<()> {
+        let from = |line: &Line| matches!(&line.source, Source::Program(source) if source == name);
+        match self.console().wait_for(SOON, |line| from(line) && line.text == wanted) {
+            Some(_) => Ok(()),
+            None => {
+                let said = self.lines(name);
+                let last: Vec<&String> = said.iter().rev().take(5).rev().collect();
+                bail!("{name} did not say '{wanted}'; it said {} lines, the last {last:?}", said.len())
+            }
+        }
+    }
+
+    /// Waits until a program has said so many more lines than it has now.
+    pub fn wait_more(&self, name: &str, more: usize) -> Result<()> {
+        let wanted = self.lines(name).len() + more;
+        clock::until(SOON, &format!("{more} more lines of {name}"), || {
+            Ok((self.lines(name).len() >= wanted).then_some(()))
+        })
+    }
+
+    /// Injures a kernel. The answer may be lost when the control daemon lives there.
+    pub fn inject(&mut self, kernel: KernelId, fault: Fault) -> Result<Life> {
+        let before = self.status()?;
+        let life = recovery::life(&before, kernel).context("no such kernel")?;
+        if let Err(error) = self.control.inject(kernel, fault) {
+            eprintln!("        (no answer from {kernel}: {error:#})");
+        }
+        Ok(life)
+    }
+
+    /// Waits until the recovery of a life is finished; returns the record of it.
+    pub fn recovered(&mut self, dead: Life) -> Result<Recovery> {
+        self.until(SOON, &format!("the recovery of {dead}"), |status| {
+            let back = status::kernel(status, dead.kernel)?;
+            let found = status::recovery(status, dead)?;
+            let over = back.incarnation > dead.incarnation.0 && back.state == KernelState::Running;
+            (over && found.rejoined.0 != 0).then(|| found.clone())
+        })
+    }
+
+    /// Kills a kernel and waits until it is back.
+    pub fn kill_kernel(&mut self, kernel: KernelId, fault: Fault) -> Result<Recovery> {
+        let life = self.inject(kernel, fault)?;
+        self.recovered(life).with_context(|| format!("after {} in {kernel}", names::fault(fault)))
+    }
+
+    /// The kernel that a program lives on.
+    pub fn home(&mut self, program: ProgramId) -> Result<KernelId> {
+        self.until(SOON, &format!("a home of program {program}"), |status| {
+            status::home(status, program).map(|(kernel, _)| kernel.id)
+        })
+    }
+
+    /// Kills the kernel under a program and waits until the program runs elsewhere and the kernel is back.
+    pub fn kill_under(&mut self, program: ProgramId, fault: Fault) -> Result<recovery::Death> {
+        recovery::kill_under(&mut self.control, program, fault, SOON, || ())
+    }
+
+    /// Ends the programs that were started here and waits until they are gone and every kernel runs.
+    pub fn tidy(&mut self) -> Result<()> {
+        let programs = std::mem::take(&mut self.programs);
+        let mut asked = Vec::new();
+        let control = &mut self.control;
+        clock::until(SOON, "all kernels at work and no program left", || {
+            let status = control.status()?;
+            let calm = status.kernels.iter().all(|kernel| kernel.state == KernelState::Running);
+            let mut left = 0;
+            for program in &programs {
+                let Some((kernel, _)) = status::home(&status, *program) else { continue };
+                left += 1;
+                // Asked once wherever it lives: the answer to a second request could be that it is gone.
+                let life = recovery::life(&status, kernel.id);
+                if !asked.contains(&(*program, life)) {
+                    asked.push((*program, life));
+                    let _ = control.kill(Target::Pid(program.first_pid()), 9);
+                }
+            }
+            Ok((calm && left == 0).then_some(()))
+        })
+    }
+}
+
+/// A life by its numbers.
+pub fn life(kernel: u16, incarnation: u32) -> Life {
+    Life { kernel: KernelId(kernel), incarnation: Incarnation(incarnation) }
+}

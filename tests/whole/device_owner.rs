@@ -1,0 +1,104 @@
+//! Kernel 0 drives the devices, watches the others and runs on the core that booted; it dies like any other.
+use anyhow::{Context, Result, ensure};
+use shimos::{counter, download, machine::Options, names, recovery, status};
+use shimos_abi::{
+    control::{Device, Fault, FencedBy},
+    ids::{KernelId, ProgramId},
+};
+use shimos_tests::{client::Client, clock::SOON, group::Group, programs, rig::Rig, suite::Suite};
+
+const BOOT: KernelId = KernelId(0);
+
+pub fn run(suite: &mut Suite) {
+    for fault in [Fault::Panic, Fault::InfiniteLoop, Fault::IrqDeadlock] {
+        let name = names::fault(fault).replace('-', "_");
+        // A machine of its own: each wants kernel 0 to have its first roles.
+        Group::new(suite, Options::default()).case(&format!("device_owner::{name}"), |rig| dies(rig, fault));
+    }
+    Group::new(suite, Options::default()).case("device_owner::every_owner_in_turn", in_turn);
+}
+
+/// What must go on while the owner dies: a computation, and a conversation by the network.
+struct Witness {
+    name: String,
+    count: ProgramId,
+    client: Client,
+    asked: u32,
+}
+
+impl Witness {
+    fn start(rig: &mut Rig, name: &str, kernel: u16) -> Result<Witness> {
+        let count = rig.start_protected(programs::count(name, kernel))?.program;
+        let talk = "while read x; do echo got $x; done";
+        let server = rig.start_protected(programs::command(
+            &format!("{name}-talk"),
+            kernel,
+            &["/bin/busybox", "nc", "-l", "-p", "7000", "-e", "/bin/busybox", "sh", "-c", talk],
+        ))?;
+        let port = rig.machine.publish(0, server.program, 7000)?;
+        let client = Client::connect(port)?;
+        let mut witness = Witness { name: name.to_string(), count, client, asked: 0 };
+        witness.check(rig)?;
+        Ok(witness)
+    }
+
+    /// Demands that both go on.
+    fn check(&mut self, rig: &mut Rig) -> Result<()> {
+        self.asked += 1;
+        self.client.send(&format!("{}\n", self.asked))?;
+        let got = self.client.line()?;
+        ensure!(got == Some(format!("got {}", self.asked)), "it answered {got:?}");
+        rig.wait_more(&self.name, 3)?;
+        let count = counter::check(rig.lines(&self.name).iter().map(String::as_str));
+        ensure!(count.perfect(), "{count:?}");
+        Ok(())
+    }
+}
+
+fn dies(rig: &mut Rig, fault: Fault) -> Result<()> {
+    let before = rig.status()?;
+    ensure!(before.owners.iter().all(|owner| *owner == BOOT), "owners {:?}", before.owners);
+    let mut witness = Witness::start(rig, "elsewhere", 2)?;
+    let mut under = Witness::start(rig, "under", 0)?;
+    let daemon = ProgramId(1);
+    rig.settle(daemon)?;
+    rig.settle(under.count)?;
+    let dead = rig.inject(BOOT, fault)?;
+    let record = rig.recovered(dead)?;
+    ensure!(record.fenced_by != FencedBy::Init, "the core that booted was fenced by INIT");
+    ensure!(record.monitor != BOOT, "{} led the recovery", record.monitor);
+    let after = rig.until(SOON, "an owner of every device, a monitor, and shimosd at home", |now| {
+        let alive = |kernel: KernelId| recovery::life(now, kernel).is_some();
+        let owned = now.owners.len() == Device::ALL.len() && now.owners.iter().all(|owner| alive(*owner));
+        (owned && status::home(now, daemon).is_some()).then(|| now.clone())
+    })?;
+    ensure!(after.term > before.term, "term {} after {}", after.term, before.term);
+    ensure!(after.monitor != BOOT, "the monitor still is {}", after.monitor);
+    witness.check(rig).context("a program elsewhere")?;
+    under.check(rig).context("a program of that kernel")?;
+    let lives = rig.lives()?;
+    ensure!(lives.iter().skip(1).all(|incarnation| *incarnation == 1), "incarnations {lives:?}");
+    // A program that nobody has run before comes from the disk.
+    rig.start(programs::script("fresh", 3, "md5sum /usr/bin/bash >/dev/null && echo read"))?;
+    rig.wait_line("fresh", "read")?;
+    // And the network takes new connections.
+    let web = rig.start(programs::web("web", 1))?;
+    let port = rig.machine.publish(0, web.program, 80)?;
+    download::wait_for_server(port, SOON)
+}
+
+/// The kernel that drives the network dies, whichever it is, several times.
+fn in_turn(rig: &mut Rig) -> Result<()> {
+    let mut witness = Witness::start(rig, "turns", 3)?;
+    for fault in [Fault::Panic, Fault::InfiniteLoop, Fault::NullPointer, Fault::Panic] {
+        let now = rig.status()?;
+        let owner = *now.owners.last().context("no owner")?;
+        rig.settle(ProgramId(1))?;
+        rig.settle(witness.count)?;
+        let dead = rig.inject(owner, fault)?;
+        rig.recovered(dead)?;
+        rig.settle(witness.count)?;
+        witness.check(rig).with_context(|| format!("after {} in {owner}", names::fault(fault)))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,46 @@
+//! All whole-machine tests: `cargo test -p shimos-tests [WORD]...` runs the cases whose names contain a word.
+#![forbid(unsafe_code)]
+
+mod abi;
+mod administration;
+mod boot;
+mod device_owner;
+mod input;
+mod isolation;
+mod room;
+mod several;
+mod sockets;
+mod takeover;
+
+use shimos::children;
+use shimos_tests::{makings::Makings, suite::Suite};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    children::end_with_us();
+    let makings = match Makings::find() {
+        Ok(makings) => makings,
+        Err(error) => {
+            eprintln!("whole-machine tests: {error:#}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let mut suite = Suite::new(makings);
+    for group in [
+        boot::run,
+        isolation::run,
+        takeover::run,
+        sockets::run,
+        device_owner::run,
+        several::run,
+        administration::run,
+        room::run,
+        abi::run,
+        input::run,
+    ] {
+        group(&mut suite);
+    }
+    let code = suite.finish();
+    children::end_all();
+    code
+}

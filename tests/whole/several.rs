@@ -1,0 +1,117 @@
+//! Deaths that come together or one after another.
+use anyhow::{Context, Result, ensure};
+use shimos::{counter, machine::Options, names, recovery, status};
+use shimos_abi::{
+    control::Fault,
+    ids::{KernelId, ProgramId},
+};
+use shimos_tests::{clock::SOON, group::Group, programs, rig::Rig, suite::Suite};
+
+pub fn run(suite: &mut Suite) {
+    let mut group = Group::new(suite, Options::default());
+    group.case("several::the_monitor_and_a_program_together", |rig| with_monitor(rig, Fault::Panic, Fault::Panic));
+    group.case("several::a_hung_monitor_and_a_program_together", |rig| {
+        with_monitor(rig, Fault::IrqDeadlock, Fault::InfiniteLoop)
+    });
+    group.case("several::the_taker_dies_as_it_takes", taker);
+    group.case("several::many_deaths_of_one_program", many);
+    group.case("several::two_kernels_together", two);
+}
+
+fn perfect(rig: &mut Rig, name: &str) -> Result<()> {
+    rig.wait_more(name, 3)?;
+    let count = counter::check(rig.lines(name).iter().map(String::as_str));
+    ensure!(count.perfect(), "{name}: {count:?}");
+    Ok(())
+}
+
+/// A kernel that neither watches nor drives nor runs the control daemon.
+fn plain_kernel(rig: &mut Rig) -> Result<u16> {
+    let now = rig.status()?;
+    let daemon = status::home(&now, ProgramId(1)).map(|(kernel, _)| kernel.id);
+    let plain = now
+        .kernels
+        .iter()
+        .map(|kernel| kernel.id)
+        .find(|kernel| *kernel != now.monitor && !now.owners.contains(kernel) && Some(*kernel) != daemon);
+    Ok(plain.context("every kernel has a role")?.0)
+}
+
+/// Waits until a kernel has another life than this.
+fn reborn(rig: &mut Rig, dead: shimos_abi::ids::Life) -> Result<()> {
+    rig.until(SOON, &format!("another life after {dead}"), |now| {
+        let found = recovery::life(now, dead.kernel)?;
+        let running = status::kernel(now, dead.kernel)?.state == shimos_abi::control::KernelState::Running;
+        (running && found.incarnation > dead.incarnation).then_some(())
+    })
+}
+
+fn with_monitor(rig: &mut Rig, of_monitor: Fault, of_program: Fault) -> Result<()> {
+    let name = format!("together-{}", names::fault(of_program));
+    let kernel = plain_kernel(rig)?;
+    let program = rig.start_protected(programs::count(&name, kernel))?.program;
+    rig.settle(ProgramId(1))?;
+    rig.settle(program)?;
+    let monitor = rig.status()?.monitor;
+    let first = rig.inject(KernelId(kernel), of_program)?;
+    let second = rig.inject(monitor, of_monitor)?;
+    reborn(rig, first)?;
+    reborn(rig, second)?;
+    rig.settle(program)?;
+    perfect(rig, &name)
+}
+
+/// The kernel that takes a program over dies before the program's pages are home.
+fn taker(rig: &mut Rig) -> Result<()> {
+    for (fault, size) in [(Fault::Panic, "8"), (Fault::NullPointer, "30")] {
+        let kernel = plain_kernel(rig)?;
+        let name = format!("taker-{size}");
+        let start = programs::command(&name, kernel, &["/usr/bin/touchpages", size, "100", "5"]);
+        let program = rig.start_protected(start)?.program;
+        rig.wait_line(&name, "touchpages: ready")?;
+        rig.settle(program)?;
+        let first = rig.inject(KernelId(kernel), fault)?;
+        let (taker, _) = rig
+            .until(SOON, "a takeover", |now| status::takeover(now, program, first).map(|takeover| (takeover.to, ())))?;
+        let second = rig.inject(taker, Fault::Panic)?;
+        reborn(rig, first)?;
+        reborn(rig, second)?;
+        rig.settle(program).with_context(|| format!("with {size} MiB"))?;
+        ensure!(rig.lines(&name) == ["touchpages: ready"], "{:?}", rig.lines(&name));
+    }
+    Ok(())
+}
+
+/// One death after another, each as soon as the program is safe again.
+fn many(rig: &mut Rig) -> Result<()> {
+    let kernel = plain_kernel(rig)?;
+    let program = rig.start_protected(programs::count("many", kernel))?.program;
+    let before = rig.lives()?.iter().sum::<u32>();
+    for fault in [Fault::Panic, Fault::NullPointer, Fault::InfiniteLoop, Fault::Panic, Fault::IrqDeadlock] {
+        rig.kill_under(program, fault).with_context(|| names::fault(fault))?;
+        rig.settle(program)?;
+    }
+    perfect(rig, "many")?;
+    let after = rig.lives()?.iter().sum::<u32>();
+    ensure!(after == before + 5, "{} lives ended", after - before);
+    Ok(())
+}
+
+/// Two kernels with programs die at the same time.
+fn two(rig: &mut Rig) -> Result<()> {
+    let now = rig.status()?;
+    let victims: Vec<KernelId> = now.kernels.iter().map(|kernel| kernel.id).filter(|id| *id != now.monitor).collect();
+    let [.., one, other] = victims.as_slice() else { anyhow::bail!("too few kernels") };
+    let first = rig.start_protected(programs::count("two-a", one.0))?.program;
+    let second = rig.start_protected(programs::count("two-b", other.0))?.program;
+    rig.settle(ProgramId(1))?;
+    rig.settle(first)?;
+    let dead = [rig.inject(*one, Fault::Panic)?, rig.inject(*other, Fault::InfiniteLoop)?];
+    for life in dead {
+        reborn(rig, life)?;
+    }
+    rig.settle(first)?;
+    rig.settle(second)?;
+    perfect(rig, "two-a")?;
+    perfect(rig, "two-b")
+}
