@@ -2,12 +2,13 @@
 use crate::{
     blocks::Files,
     context::{Context, Result},
+    files::{DescriptionId, Place},
 };
 use alloc::string::String;
 use shimos_abi::{addr::PAGE, errno::Errno};
 use shimos_hal::Machine;
 use shimos_memory::{Backing, BackingError};
-use shimos_vfs::{Content, NodeId, Written};
+use shimos_vfs::{Content, Fault, NodeId, Written};
 
 /// The memory object behind a content object of the name space. Objects that have no file (shared memory) have numbers
 /// from the other half.
@@ -27,11 +28,22 @@ pub fn size<M: Machine>(c: &mut Context<'_, M>, node: NodeId) -> Result<u64> {
     })
 }
 
-/// A path for a file, for /proc and logs; empty where it has none.
-pub fn path<M: Machine>(c: &mut Context<'_, M>, node: NodeId) -> String {
+/// The path of a name, for /proc and logs; empty where its directory is gone.
+pub fn path<M: Machine>(c: &mut Context<'_, M>, place: &Place) -> Result<String> {
     let root = c.resident.program.tree.root();
-    let path = c.with_tree(|tree, sources| tree.path_of(sources, root, node));
-    path.map(|path| String::from_utf8_lossy(&path).into_owned()).unwrap_or_default()
+    match c.with_tree(|tree, sources| tree.path_of_entry(sources, root, place.dir, &place.name)) {
+        Ok(path) => Ok(String::from_utf8_lossy(&path).into_owned()),
+        Err(Fault::Errno(_)) => Ok(String::new()),
+        Err(fault) => Err(fault.into()),
+    }
+}
+
+/// The path under which a description was opened.
+pub fn path_of<M: Machine>(c: &mut Context<'_, M>, id: DescriptionId) -> Result<String> {
+    match c.description_by(id)?.place.clone() {
+        Some(place) => path(c, &place),
+        None => Ok(String::new()),
+    }
 }
 
 /// Reads at a place of a file; returns how many bytes, fewer than asked for only at its end.
@@ -43,8 +55,7 @@ pub fn read<M: Machine>(c: &mut Context<'_, M>, node: NodeId, offset: u64, into:
     match content {
         Content::Object(Written { object: id, .. }) => {
             let objects = &c.resident.program.objects;
-            let got =
-                objects.read(&mut services.machine, &mut services.frames, &mut files, object(id), offset, into);
+            let got = objects.read(&mut services.machine, &mut services.frames, &mut files, object(id), offset, into);
             Ok(got?)
         }
         Content::Image { nid, size } => {
@@ -58,7 +69,9 @@ pub fn read<M: Machine>(c: &mut Context<'_, M>, node: NodeId, offset: u64, into:
                     Ok(frame) => services.machine.read_frame(frame, within, &mut into[done..done + piece]),
                     // A short read is allowed, and better than waiting with data at hand.
                     Err(BackingError::Missing(_)) if done > 0 => return Ok(done),
-                    Err(BackingError::Missing(block)) => return crate::context::wait_for(crate::resident::Key::Block(block)),
+                    Err(BackingError::Missing(block)) => {
+                        return crate::context::wait_for(crate::resident::Key::Block(block));
+                    }
                     Err(BackingError::OutOfMemory) => return Err(Errno::ENOMEM.into()),
                     Err(BackingError::End | BackingError::Failed) => return Err(Errno::EIO.into()),
                 }

@@ -51,9 +51,8 @@ impl<M: Machine> Kernel<M> {
                     }
                     Business::Of(kernel) => {
                         let message = Message::Request(request.number, request.bytes);
-                        let sent = minicbor::to_vec(&message).map(|bytes| {
-                            self.services.send(kernel, shimos_abi::shared::Queue::Daemon, &[&bytes])
-                        });
+                        let sent = minicbor::to_vec(&message)
+                            .map(|bytes| self.services.send(kernel, shimos_abi::shared::Queue::Daemon, &[&bytes]));
                         match sent {
                             Ok(Ok(())) => {}
                             Ok(Err(shimos_ikc::SendError::TooLong)) => {

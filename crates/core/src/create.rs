@@ -31,7 +31,7 @@ use shimos_abi::{
 };
 use shimos_hal::{Fpu, Machine, Regs};
 use shimos_net::Stack;
-use shimos_vfs::{Fault, Image, OpenError, NodeId, Sources, Tree};
+use shimos_vfs::{Fault, Image, NodeId, OpenError, Sources, Tree};
 
 /// Who asked for a program: the number of the request, and the kernel that it came by.
 pub type Asker = Option<(u64, KernelId)>;
@@ -74,7 +74,8 @@ impl<M: Machine> Kernel<M> {
         if taken.chain(self.starting.iter().map(|other| &other.start.name)).any(|name| *name == start.name) {
             return Err(format!("a program named '{}' runs already: choose another name", start.name));
         }
-        let id = self.services.ikc.area().allocate_program(self.me).ok_or("the machine has no room for more programs")?;
+        let id =
+            self.services.ikc.area().allocate_program(self.me).ok_or("the machine has no room for more programs")?;
         let since = self.services.machine.now();
         self.starting.push(Starting { id, start, asker, since });
         Ok(())
@@ -89,11 +90,9 @@ impl<M: Machine> Kernel<M> {
             let outcome = self.try_start(&starting);
             let late = self.services.machine.now() - starting.since > PATIENCE;
             let answer = match outcome {
-                Ok(()) => Response::Started {
-                    program: starting.id,
-                    pid: starting.id.first_pid(),
-                    kernel: self.me.kernel,
-                },
+                Ok(()) => {
+                    Response::Started { program: starting.id, pid: starting.id.first_pid(), kernel: self.me.kernel }
+                }
                 Err(Stop::Block(_)) if !late => {
                     self.starting.push(starting);
                     continue;

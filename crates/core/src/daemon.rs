@@ -1,5 +1,8 @@
 //! What the daemons of this kernel say to those of others, and what they have it do.
-use crate::{control, kernel::{Kernel, claim}};
+use crate::{
+    control,
+    kernel::{Kernel, claim},
+};
 use alloc::{format, vec::Vec};
 use minicbor::{Decode, Encode};
 use shimos_abi::{

@@ -270,8 +270,24 @@ fn enter_handler<M: Machine>(
 /// The order of the registers in struct sigcontext.
 fn context_order(regs: &Regs) -> [u64; 18] {
     [
-        regs.r8, regs.r9, regs.r10, regs.r11, regs.r12, regs.r13, regs.r14, regs.r15, regs.rdi, regs.rsi, regs.rbp,
-        regs.rbx, regs.rdx, regs.rax, regs.rcx, regs.rsp, regs.rip, regs.rflags,
+        regs.r8,
+        regs.r9,
+        regs.r10,
+        regs.r11,
+        regs.r12,
+        regs.r13,
+        regs.r14,
+        regs.r15,
+        regs.rdi,
+        regs.rsi,
+        regs.rbp,
+        regs.rbx,
+        regs.rdx,
+        regs.rax,
+        regs.rcx,
+        regs.rsp,
+        regs.rip,
+        regs.rflags,
     ]
 }
 
@@ -302,8 +318,7 @@ fn write_info(to: &mut [u8], signal: Signal, info: Info) {
 /// Leaves a handler (rt_sigreturn(2)): takes registers and mask back from the frame that the stack pointer is at.
 pub fn leave_handler<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>, tid: Pid) -> Result<(), ()> {
     let thread = resident.program.threads.get(&tid).ok_or(())?;
-    let (context_addr, space) =
-        (thread.regs.rsp, resident.program.processes.get(&thread.process).ok_or(())?.space);
+    let (context_addr, space) = (thread.regs.rsp, resident.program.processes.get(&thread.process).ok_or(())?.space);
     let area = thread.fpu.area.len().max(4096).min(MAX_TRANSFER);
     let mut context = vec![0; UCONTEXT];
     let mut memory = services.memory(resident, space).map_err(|_| ())?;
@@ -323,8 +338,24 @@ pub fn leave_handler<M: Machine>(resident: &mut Resident<M>, services: &mut Serv
     let r = &mut thread.regs;
     let values: Vec<u64> = (0..18).map(|index| word(MCONTEXT + index * 8)).collect();
     let targets: [&mut u64; 18] = [
-        &mut r.r8, &mut r.r9, &mut r.r10, &mut r.r11, &mut r.r12, &mut r.r13, &mut r.r14, &mut r.r15, &mut r.rdi,
-        &mut r.rsi, &mut r.rbp, &mut r.rbx, &mut r.rdx, &mut r.rax, &mut r.rcx, &mut r.rsp, &mut r.rip, &mut r.rflags,
+        &mut r.r8,
+        &mut r.r9,
+        &mut r.r10,
+        &mut r.r11,
+        &mut r.r12,
+        &mut r.r13,
+        &mut r.r14,
+        &mut r.r15,
+        &mut r.rdi,
+        &mut r.rsi,
+        &mut r.rbp,
+        &mut r.rbx,
+        &mut r.rdx,
+        &mut r.rax,
+        &mut r.rcx,
+        &mut r.rsp,
+        &mut r.rip,
+        &mut r.rflags,
     ];
     for (target, value) in targets.into_iter().zip(values) {
         *target = value;

@@ -91,7 +91,8 @@ fn parse<M: Machine>(c: &mut Context<'_, M>, node: NodeId) -> Result<Elf> {
     const HEADER: usize = 56;
     let mut head = [0; 64];
     read_exact(c, node, 0, &mut head)?;
-    if head[..7] != *b"\x7fELF\x02\x01\x01" || u16_at(&head, 18)? != EM_X86_64 || u16_at(&head, 54)? as usize != HEADER {
+    if head[..7] != *b"\x7fELF\x02\x01\x01" || u16_at(&head, 18)? != EM_X86_64 || u16_at(&head, 54)? as usize != HEADER
+    {
         return Err(Errno::ENOEXEC.into());
     }
     let fixed = match u16_at(&head, 16)? {
@@ -156,16 +157,25 @@ pub struct Loaded {
 pub struct Wanted {
     /// The file.
     pub node: NodeId,
-    /// Its path, for AT_EXECFN.
+    /// Its path as it was given, for AT_EXECFN.
     pub path: Vec<u8>,
+    /// Its path from the root.
+    pub name: String,
     /// Arguments.
     pub arguments: Vec<Vec<u8>>,
     /// Environment.
     pub environment: Vec<Vec<u8>>,
 }
 
+/// The program that loads another (ld.so).
+struct Interpreter {
+    node: NodeId,
+    elf: Elf,
+    name: String,
+}
+
 /// Finds the interpreter of an ELF file, if it names one.
-fn interpreter<M: Machine>(c: &mut Context<'_, M>, node: NodeId, elf: &Elf) -> Result<Option<(NodeId, Elf)>> {
+fn interpreter<M: Machine>(c: &mut Context<'_, M>, node: NodeId, elf: &Elf) -> Result<Option<Interpreter>> {
     let Some(segment) = elf.segments.iter().find(|segment| segment.kind == PT_INTERP) else { return Ok(None) };
     if segment.file_size < 2 || segment.file_size > PAGE as u64 {
         return Err(Errno::ENOEXEC.into());
@@ -173,9 +183,10 @@ fn interpreter<M: Machine>(c: &mut Context<'_, M>, node: NodeId, elf: &Elf) -> R
     let mut path = vec![0; segment.file_size as usize];
     read_exact(c, node, segment.offset, &mut path)?;
     path.pop();
-    let file = crate::names::executable(c, &path)?;
-    let elf = parse(c, file)?;
-    Ok(Some((file, elf)))
+    let (node, place) = crate::names::executable(c, &path)?;
+    let name = content::path(c, &place)?;
+    let elf = parse(c, node)?;
+    Ok(Some(Interpreter { node, elf, name }))
 }
 
 /// Loads a program into a new address space. Nothing of the caller is changed yet.
@@ -205,25 +216,25 @@ fn fill<M: Machine>(
     id: SpaceId,
     wanted: &Wanted,
     elf: &Elf,
-    interpreter: Option<&(NodeId, Elf)>,
+    interpreter: Option<&Interpreter>,
 ) -> Result<(u64, u64)> {
     let bias = match elf.fixed {
         Placement::Fixed => 0,
         Placement::Anywhere => PROGRAM_BASE.wrapping_sub(elf.span()?.0),
     };
-    map_segments(c, id, wanted.node, elf, bias)?;
+    map_segments(c, id, (wanted.node, &wanted.name), elf, bias)?;
     let end = elf.span()?.1.wrapping_add(bias);
     if let Some(space) = c.resident.program.spaces.get_mut(&id) {
         space.set_heap(UserAddr(end));
     }
     let mut start = elf.entry.wrapping_add(bias);
     let mut interpreter_base = 0;
-    if let Some((node, interpreter)) = interpreter {
+    if let Some(Interpreter { node, elf: interpreter, name }) = interpreter {
         let (low, high) = interpreter.span()?;
         let pages = (high - low) / PAGE as u64;
         let place = reserve(c, id, pages)?;
         interpreter_base = place.wrapping_sub(low);
-        map_segments(c, id, *node, interpreter, interpreter_base)?;
+        map_segments(c, id, (*node, name), interpreter, interpreter_base)?;
         start = interpreter.entry.wrapping_add(interpreter_base);
     }
     let stack = build_stack(c, id, wanted, elf, bias, interpreter_base)?;
@@ -251,9 +262,14 @@ fn protection(flags: u32) -> Prot {
     prot
 }
 
-fn map_segments<M: Machine>(c: &mut Context<'_, M>, id: SpaceId, node: NodeId, elf: &Elf, bias: u64) -> Result<()> {
+fn map_segments<M: Machine>(
+    c: &mut Context<'_, M>,
+    id: SpaceId,
+    (node, name): (NodeId, &String),
+    elf: &Elf,
+    bias: u64,
+) -> Result<()> {
     let page = PAGE as u64;
-    let name = content::path(c, node);
     let content = content::of(c, node)?;
     for segment in elf.loads() {
         if segment.file_size > segment.memory_size || segment.offset % page != segment.address % page {

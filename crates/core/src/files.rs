@@ -36,6 +36,21 @@ pub struct Description {
     /// Descriptors that refer to it, over all tables and messages under way.
     #[n(3)]
     pub references: u32,
+    /// Under which name it was opened.
+    #[n(4)]
+    pub place: Option<Place>,
+}
+
+/// Where a name is: its directory, and the last part of its path.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Place {
+    /// The directory.
+    #[n(0)]
+    pub dir: NodeId,
+    /// The name in it.
+    #[n(1)]
+    #[cbor(with = "minicbor::bytes")]
+    pub name: Vec<u8>,
 }
 
 /// What a description is open on.
@@ -83,6 +98,9 @@ pub enum Kind {
     /// Opened with O_PATH.
     #[n(13)]
     Path(#[n(0)] NodeId),
+    /// A named pipe, opened for reading and writing.
+    #[n(14)]
+    PipeBoth(#[n(0)] PipeId),
 }
 
 impl Kind {
@@ -99,7 +117,7 @@ impl Kind {
             | Kind::Shimos(node, _)
             | Kind::Snapshot(node, _)
             | Kind::Path(node) => Some(*node),
-            Kind::PipeReader(_) | Kind::PipeWriter(_) | Kind::Socket(_) | Kind::Unix(_) => None,
+            Kind::PipeReader(_) | Kind::PipeWriter(_) | Kind::PipeBoth(_) | Kind::Socket(_) | Kind::Unix(_) => None,
         }
     }
 }

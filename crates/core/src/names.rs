@@ -2,14 +2,15 @@
 use crate::{
     blocks::BlockReader,
     context::{Context, Result},
-    files::Kind as Open,
+    files::{Kind as Open, Place},
     proc::Proc,
 };
 use alloc::vec::Vec;
 use shimos_abi::errno::Errno;
 use shimos_hal::Machine;
 use shimos_vfs::{
-    Actor, Credentials, Fault, Kind, Last, Metadata, NodeId, Resolved, Sources, Special, Start, Tree, Want, resolve as walk,
+    Actor, Credentials, Fault, Kind, Last, Metadata, NodeId, Resolved, Sources, Special, Start, Tree, Want,
+    resolve as walk,
 };
 
 /// `AT_FDCWD`.
@@ -106,8 +107,8 @@ pub fn resolve<M: Machine>(c: &mut Context<'_, M>, path: &[u8], follow: Follow) 
     Ok(c.resolve_at(AT_FDCWD, path, last)?.existing()?)
 }
 
-/// A file that the caller may execute.
-pub fn executable<M: Machine>(c: &mut Context<'_, M>, path: &[u8]) -> Result<NodeId> {
+/// A file that the caller may execute, and where its name is.
+pub fn executable<M: Machine>(c: &mut Context<'_, M>, path: &[u8]) -> Result<(NodeId, Place)> {
     let found = c.resolve_at(AT_FDCWD, path, Last::Follow)?;
     let node = found.existing()?;
     let metadata = c.metadata(node)?;
@@ -115,7 +116,7 @@ pub fn executable<M: Machine>(c: &mut Context<'_, M>, path: &[u8]) -> Result<Nod
         return Err(Errno::EACCES.into());
     }
     c.access()?.check(&metadata, Want::EXECUTE)?;
-    Ok(node)
+    Ok((node, Place { dir: found.parent, name: found.name }))
 }
 
 /// One spelling for all paths of a node, to compare bound sockets by.

@@ -93,12 +93,7 @@ impl PendingPages {
     }
 
     /// Maps up to `most` more pages of a space in order.
-    pub fn step<M: Machine>(
-        &mut self,
-        place: &mut Place<'_, M>,
-        id: SpaceId,
-        most: usize,
-    ) -> Result<Progress, Lost> {
+    pub fn step<M: Machine>(&mut self, place: &mut Place<'_, M>, id: SpaceId, most: usize) -> Result<Progress, Lost> {
         let Some(at) = self.spaces.iter().position(|pending| pending.space == id) else { return Ok(Progress::Done) };
         let pending = &mut self.spaces[at];
         for _ in 0..most {

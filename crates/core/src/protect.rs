@@ -16,8 +16,8 @@ use shimos_abi::{
 use shimos_checkpoint::{PageKey, Slots, WriteError, Writer};
 use shimos_hal::Machine;
 use shimos_ikc::Home;
-use shimos_net::AckMode;
 use shimos_memory::{ObjectId, PageSet, Tracking, space::Progress};
+use shimos_net::AckMode;
 
 /// Held bytes beyond which a checkpoint is taken at once.
 const HELD_LIMIT: usize = 1 << 20;
@@ -280,9 +280,7 @@ fn write<M: Machine>(
         resident.guard.buffer = bytes;
         stored.map(|()| pages)
     });
-    let outcome = outcome.and_then(|pages| {
-        writer.commit(&mut services.machine, &mut services.frames).map(|_| pages)
-    });
+    let outcome = outcome.and_then(|pages| writer.commit(&mut services.machine, &mut services.frames).map(|_| pages));
     if outcome.is_err() {
         let _ = writer.abort(&mut services.machine, &mut services.frames);
         for (id, pages) in &changes {

@@ -38,7 +38,8 @@ fn in_call(number: u64) -> InCall {
 pub fn run<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>, tid: Pid, until: Nanos) -> Turn {
     let Some(thread) = resident.program.threads.get(&tid) else { return Turn::Off };
     if thread.call.is_some() {
-        let kind = in_call(thread.regs.rax);
+        let granted = thread.call.is_some_and(|call| syscall::is_granted(call.moved));
+        let kind = if granted { InCall::Uninterruptible } else { in_call(thread.regs.rax) };
         match delivery::deliver(resident, services, tid, kind) {
             Delivery::Gone => return Turn::Off,
             Delivery::Interrupted => {}

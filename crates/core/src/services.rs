@@ -148,11 +148,7 @@ impl<M: Machine> Services<M> {
     }
 
     /// The memory of one address space, for system calls.
-    pub fn memory<'a>(
-        &'a mut self,
-        resident: &'a mut Resident<M>,
-        space: SpaceId,
-    ) -> Result<UserMemory<'a, M>, Stop> {
+    pub fn memory<'a>(&'a mut self, resident: &'a mut Resident<M>, space: SpaceId) -> Result<UserMemory<'a, M>, Stop> {
         let image = self.image.as_ref().ok_or(Errno::EIO)?;
         Ok(UserMemory {
             id: space,
@@ -231,11 +227,14 @@ impl<M: Machine> Services<M> {
             resident.program.tree.unpin(node);
         }
         match description.kind {
-            Kind::PipeReader(pipe) | Kind::PipeWriter(pipe) => {
-                let reader = matches!(description.kind, Kind::PipeReader(_));
+            Kind::PipeReader(pipe) | Kind::PipeWriter(pipe) | Kind::PipeBoth(pipe) => {
                 if let Some(state) = resident.program.pipes.get_mut(&pipe) {
-                    let ends = if reader { &mut state.readers } else { &mut state.writers };
-                    *ends = ends.saturating_sub(1);
+                    if !matches!(description.kind, Kind::PipeWriter(_)) {
+                        state.readers = state.readers.saturating_sub(1);
+                    }
+                    if !matches!(description.kind, Kind::PipeReader(_)) {
+                        state.writers = state.writers.saturating_sub(1);
+                    }
                     if state.readers == 0 && state.writers == 0 {
                         resident.program.pipes.remove(&pipe);
                     }
@@ -314,16 +313,14 @@ impl<M: Machine> UserMemory<'_, M> {
         if self.pending.is_empty() {
             return Ok(Progress::Done);
         }
-        let mut place =
-            Place { machine: self.machine, frames: self.frames, space: self.space, tables: self.tables };
+        let mut place = Place { machine: self.machine, frames: self.frames, space: self.space, tables: self.tables };
         self.pending.step(&mut place, self.id, most)
     }
     fn touch(&mut self, addr: UserAddr, len: usize) -> Result<(), MemoryFault> {
         if self.pending.is_empty() {
             return Ok(());
         }
-        let mut place =
-            Place { machine: self.machine, frames: self.frames, space: self.space, tables: self.tables };
+        let mut place = Place { machine: self.machine, frames: self.frames, space: self.space, tables: self.tables };
         Ok(self.pending.touch(&mut place, self.id, addr, len)?)
     }
     fn with_mapped<T>(&mut self, work: impl FnOnce(&mut AddressSpace, &mut space::Context<'_, M>) -> T) -> T {

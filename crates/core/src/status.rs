@@ -78,9 +78,7 @@ impl<M: Machine> Kernel<M> {
         let published = if own { Some(self.own_status()) } else { self.published_by(kernel) };
         let mut published = published.unwrap_or_default();
         // A dead kernel's last words must not count a program twice.
-        published
-            .programs
-            .retain(|program| area.home(program.id).life().is_some_and(|life| life.kernel == kernel));
+        published.programs.retain(|program| area.home(program.id).life().is_some_and(|life| life.kernel == kernel));
         KernelStatus {
             id: kernel,
             apic: self.services.machine.identity().apic_ids.get(kernel.index()).copied().unwrap_or_default(),

@@ -1,11 +1,5 @@
 //! Takeover: a program goes on here from the image in a dead kernel's reserved memory (paper 2.2, 2.6).
-use crate::{
-    kernel::Kernel,
-    process::SpaceId,
-    protect,
-    records,
-    resident::Resident,
-};
+use crate::{kernel::Kernel, process::SpaceId, protect, records, resident::Resident};
 use alloc::{format, rc::Rc, vec::Vec};
 use shimos_abi::{
     addr::FrameRange,

@@ -152,10 +152,7 @@ pub fn kernel_line<M: Machine>(services: &mut Services<M>, line: &str) {
 pub fn release<M: Machine>(services: &mut Services<M>, program: ProgramId, name: &str, at: u64, bytes: &[u8]) {
     let mut place = at;
     for piece in bytes.chunks(PIECE) {
-        dispatch(
-            services,
-            Packet::Output { program, name: String::from(name), at: place, bytes: piece.to_vec() },
-        );
+        dispatch(services, Packet::Output { program, name: String::from(name), at: place, bytes: piece.to_vec() });
         place += piece.len() as u64;
     }
 }

@@ -206,7 +206,9 @@ impl Proc<'_> {
                 let process = self.process(node)?;
                 self.inspect(process)?;
                 match &self.descriptor(process, node.number)?.1.kind {
-                    Open::PipeReader(pipe) | Open::PipeWriter(pipe) => format!("pipe:[{}]", pipe.0).into_bytes(),
+                    Open::PipeReader(pipe) | Open::PipeWriter(pipe) | Open::PipeBoth(pipe) => {
+                        format!("pipe:[{}]", pipe.0).into_bytes()
+                    }
                     Open::Socket(socket) => format!("socket:[{}]", socket.0).into_bytes(),
                     Open::Unix(socket) => format!("socket:[{}]", socket.0).into_bytes(),
                     Open::Console(_) => b"/dev/console".to_vec(),
@@ -240,7 +242,9 @@ impl Proc<'_> {
             File::Cwd => Some(process.cwd),
             File::RootLink => Some(process.root),
             _ => match &self.descriptor(process, node.number)?.1.kind {
-                Open::PipeReader(pipe) | Open::PipeWriter(pipe) => Some(open(File::OpenPipe, pipe.0)),
+                Open::PipeReader(pipe) | Open::PipeWriter(pipe) | Open::PipeBoth(pipe) => {
+                    Some(open(File::OpenPipe, pipe.0))
+                }
                 Open::Socket(socket) => Some(open(File::OpenSocket, socket.0)),
                 Open::Unix(socket) => Some(open(File::OpenUnix, socket.0)),
                 other => other.node(),
@@ -383,9 +387,14 @@ pub fn link_text<M: Machine>(c: &mut Context<'_, M>, node: NodeId) -> CallResult
     }
     let text = proc.link(node)?;
     let target = if text == UNREACHABLE { proc.target(node)? } else { None };
+    let opened = match node.file {
+        File::Fd => Some(proc.descriptor(proc.process(node)?, node.number)?.0.description),
+        _ => None,
+    };
     let Some(target) = target else { return Ok(Some(text)) };
     if c.metadata(target)?.kind != Kind::Directory {
-        let path = crate::content::path(c, target);
+        let Some(id) = opened else { return Ok(Some(text)) };
+        let path = crate::content::path_of(c, id)?;
         return Ok(Some(if path.is_empty() { text } else { path.into_bytes() }));
     }
     let root = c.process()?.root;

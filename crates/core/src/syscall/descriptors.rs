@@ -166,7 +166,8 @@ pub fn fcntl<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
         SETOWN => c.descriptor(fd).map(|_| 0),
         GETOWN => c.descriptor(fd).map(|_| 0),
         SETPIPE_SZ | GETPIPE_SZ => {
-            let (Kind::PipeReader(pipe) | Kind::PipeWriter(pipe)) = c.description(fd)?.kind else {
+            let (Kind::PipeReader(pipe) | Kind::PipeWriter(pipe) | Kind::PipeBoth(pipe)) = c.description(fd)?.kind
+            else {
                 return Err(Errno::EBADF.into());
             };
             let pipe = c.resident.program.pipes.get_mut(&pipe).ok_or(Errno::EBADF)?;

@@ -30,7 +30,7 @@ pub fn run<M: Machine>(
     environment: Vec<Vec<u8>>,
 ) -> Result<()> {
     let mut file = path.clone();
-    let mut node = names::executable(c, &file)?;
+    let (mut node, mut place) = names::executable(c, &file)?;
     let mut depth = 0;
     while let Some((interpreter, argument)) = exec::script(c, node)? {
         depth += 1;
@@ -43,10 +43,10 @@ pub fn run<M: Machine>(
         longer.extend(arguments.into_iter().skip(1));
         arguments = longer;
         file = interpreter;
-        node = names::executable(c, &file)?;
+        (node, place) = names::executable(c, &file)?;
     }
-    let exe = crate::content::path(c, node);
-    let wanted = Wanted { node, path: file, arguments, environment };
+    let exe = crate::content::path(c, &place)?;
+    let wanted = Wanted { node, path: file, name: exe.clone(), arguments, environment };
     let loaded = exec::load(c, &wanted)?;
     life::replace_image(c, loaded.space, &life::Image { entry: loaded.entry, stack: loaded.stack })?;
     close_on_exec(c)?;

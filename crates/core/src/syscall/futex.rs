@@ -46,8 +46,7 @@ pub fn futex<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
         WAIT => wait(c, addr, value, timeout, TimeoutKind::Relative),
         WAIT_BITSET if bits as u32 == 0 => Err(Errno::EINVAL.into()),
         WAIT_BITSET => {
-            let kind =
-                if operation & CLOCK_REALTIME != 0 { TimeoutKind::WallClock } else { TimeoutKind::Monotonic };
+            let kind = if operation & CLOCK_REALTIME != 0 { TimeoutKind::WallClock } else { TimeoutKind::Monotonic };
             wait(c, addr, value, timeout, kind)
         }
         WAKE | WAKE_BITSET => {
@@ -110,7 +109,8 @@ fn wake<M: Machine>(resident: &mut Resident<M>, key: Key, most: usize) -> u64 {
 /// the robust futexes that it holds (set_robust_list(2)).
 pub fn give_up<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>, tid: Pid) {
     let Some(thread) = resident.program.threads.get_mut(&tid) else { return };
-    let (clear, list, pid) = (core::mem::take(&mut thread.clear_tid), core::mem::take(&mut thread.robust_list), thread.process);
+    let (clear, list, pid) =
+        (core::mem::take(&mut thread.clear_tid), core::mem::take(&mut thread.robust_list), thread.process);
     let Some(space) = resident.program.processes.get(&pid).map(|process| process.space) else { return };
     if list != 0 {
         give_up_robust(resident, services, space, list, tid);

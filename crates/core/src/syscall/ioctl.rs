@@ -44,7 +44,7 @@ pub fn ioctl<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
     }
     match c.description(fd)?.kind.clone() {
         Kind::Console(_) => terminal(c, request, argument),
-        Kind::PipeReader(pipe) if request == FIONREAD => {
+        Kind::PipeReader(pipe) | Kind::PipeBoth(pipe) if request == FIONREAD => {
             let len = c.resident.program.pipes.get(&pipe).map_or(0, |pipe| pipe.len());
             c.write_u32(argument, len as u32).map(|()| 0)
         }

@@ -73,8 +73,7 @@ pub fn clone3<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
         return Err(Errno::E2BIG.into());
     }
     let bytes = c.read_bytes(a[0], size)?;
-    let words: Vec<u64> =
-        bytes.chunks_exact(8).map(|w| u64::from_le_bytes(w.try_into().unwrap_or_default())).collect();
+    let words: Vec<u64> = bytes.chunks_exact(8).map(|w| u64::from_le_bytes(w.try_into().unwrap_or_default())).collect();
     if bytes.iter().skip(64).any(|byte| *byte != 0) {
         return Err(Errno::E2BIG.into());
     }

@@ -125,7 +125,8 @@ fn file_source<M: Machine>(
     sharing: Sharing,
     prot: Prot,
 ) -> Result<(Source, Prot, String)> {
-    let description = c.description(fd)?;
+    let id = c.descriptor(fd)?.description;
+    let description = c.description_by(id)?;
     let access = description.flags & flags::ACCESS_MODE;
     let Kind::File(node) = description.kind else {
         return Err(match description.kind {
@@ -144,7 +145,7 @@ fn file_source<M: Machine>(
     }
     let may = if sharing == Sharing::Shared && !writable { Prot::READ | Prot::EXECUTE } else { Prot::all() };
     let first = offset / PAGE as u64;
-    let name = content::path(c, node);
+    let name = content::path_of(c, id)?;
     let source = if sharing == Sharing::Shared && writable {
         // Stores must reach the file: it moves to the writable layer now.
         Source::Object { id: content::make_writable(c, node)?, first }
@@ -199,7 +200,8 @@ pub fn mremap<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
         RemapTo::InPlace
     };
     let space = c.process()?.space;
-    let page = c.services.memory(c.resident, space)?.with(|space, cx| space.remap(cx, first, old_pages, new_pages, to))?;
+    let page =
+        c.services.memory(c.resident, space)?.with(|space, cx| space.remap(cx, first, old_pages, new_pages, to))?;
     Ok(page.addr().0)
 }
 

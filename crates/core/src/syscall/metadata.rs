@@ -40,8 +40,8 @@ fn anonymous(kind: Kind, ino: u64) -> Metadata {
 fn of_descriptor<M: Machine>(c: &mut Context<'_, M>, fd: u64) -> Result<Metadata> {
     let kind = &c.description(fd)?.kind;
     Ok(match kind {
-        Open::PipeReader(pipe) | Open::PipeWriter(pipe) => anonymous(Kind::Fifo, pipe.0.into()),
-        Open::Socket(_) => anonymous(Kind::Socket, 1),
+        Open::PipeReader(pipe) | Open::PipeWriter(pipe) | Open::PipeBoth(pipe) => anonymous(Kind::Fifo, pipe.0.into()),
+        Open::Socket(socket) => anonymous(Kind::Socket, socket.0.into()),
         Open::Unix(socket) => anonymous(Kind::Socket, socket.0.into()),
         other => {
             let node = other.node().ok_or(Errno::EBADF)?;
@@ -327,7 +327,8 @@ fn statfs_bytes<M: Machine>(c: &Context<'_, M>) -> Vec<u8> {
     let (files, limit) = c.resident.program.tree.usage();
     let image = c.resident.program.tree.image().block_count();
     let (total, free) = (c.services.frames.total() as u64, c.services.frames.free_count() as u64);
-    let words = [OVERLAY, PAGE as u64, image + total, free, free, limit, limit.saturating_sub(files), 0, 255, PAGE as u64];
+    let words =
+        [OVERLAY, PAGE as u64, image + total, free, free, limit, limit.saturating_sub(files), 0, 255, PAGE as u64];
     let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
     bytes.resize(120, 0);
     bytes

@@ -28,6 +28,7 @@ pub use exec::{bytes_of as strings, run as execute};
 pub use futex::WOKEN as FUTEX_WOKEN;
 pub use life::end_process;
 pub use memory::{Faulted, page_fault};
+pub use open::is_granted;
 pub use transfer::flags as status_flags;
 pub use unix::closed as unix_closed;
 

@@ -163,7 +163,10 @@ pub fn readlinkat<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u6
     } else {
         c.resolve_at(a[0], &path, Last::Keep)?.existing()?
     };
-    let mut target = c.with_tree(|tree, sources| tree.readlink(sources, node))?;
+    let mut target = match crate::proc::link_text(c, node)? {
+        Some(text) => text,
+        None => c.with_tree(|tree, sources| tree.readlink(sources, node))?,
+    };
     target.truncate(a[3] as usize);
     c.write_bytes(a[2], &target)?;
     Ok(target.len() as u64)

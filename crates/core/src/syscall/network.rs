@@ -405,7 +405,8 @@ fn read_rights<M: Machine>(c: &mut Context<'_, M>, header: &Header) -> Result<Ve
         let len = u64::from_le_bytes(head[..8].try_into().unwrap_or_default()) as usize;
         let level = u32::from_le_bytes(head[8..12].try_into().unwrap_or_default());
         let kind = u32::from_le_bytes(head[12..16].try_into().unwrap_or_default());
-        let end = at.checked_add(len).filter(|end| len >= CONTROL_HEADER && *end <= bytes.len()).ok_or(Errno::EINVAL)?;
+        let end =
+            at.checked_add(len).filter(|end| len >= CONTROL_HEADER && *end <= bytes.len()).ok_or(Errno::EINVAL)?;
         if level == SOL_SOCKET && kind == SCM_RIGHTS {
             for fd in bytes[at + CONTROL_HEADER..end].chunks_exact(4) {
                 let fd = u32::from_le_bytes([fd[0], fd[1], fd[2], fd[3]]);

@@ -3,9 +3,10 @@ use super::{Arguments, descriptors::on_exec, transfer::flags};
 use crate::{
     content,
     context::{Context, Result},
-    files::{Conversation, Descriptor, Kind as Open},
+    files::{Conversation, Descriptor, Kind as Open, Place},
     names::AT_FDCWD,
-    pipe::Pipe,
+    pipe::{Pipe, PipeId},
+    resident::Key,
 };
 use shimos_abi::errno::Errno;
 use shimos_hal::Machine;
@@ -53,12 +54,12 @@ pub fn openat<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
         None if flags & O_CREAT == 0 => return Err(Errno::ENOENT.into()),
         None => {
             found.check_new_file()?;
-            let node =
-                c.change(|tree, sources, actor| tree.create(sources, actor, found.parent, &found.name, mode))?;
+            let node = c.change(|tree, sources, actor| tree.create(sources, actor, found.parent, &found.name, mode))?;
             (node, Fresh::Yes)
         }
     };
-    open_node(c, node, flags, fresh)
+    let place = Place { dir: found.parent, name: found.name };
+    open_node(c, node, place, flags, fresh)
 }
 
 /// Whether the file was made by this very call: then its mode does not matter.
@@ -78,18 +79,19 @@ fn temporary<M: Machine>(c: &mut Context<'_, M>, dirfd: u64, path: &[u8], flags:
         return Err(Errno::EINVAL.into());
     }
     let node = c.change(|tree, _, actor| Ok(tree.create_unnamed(actor, mode)?))?;
-    open_node(c, node, flags & !O_TMPFILE, Fresh::Yes)
+    let place = Place { dir, name: b"#unnamed (deleted)".to_vec() };
+    open_node(c, node, place, flags & !O_TMPFILE, Fresh::Yes)
 }
 
 /// Opens a node that exists.
-fn open_node<M: Machine>(c: &mut Context<'_, M>, node: NodeId, flags: u64, fresh: Fresh) -> Result<u64> {
+fn open_node<M: Machine>(c: &mut Context<'_, M>, node: NodeId, place: Place, flags: u64, fresh: Fresh) -> Result<u64> {
     let metadata = c.metadata(node)?;
     let access = flags as u32 & flags::ACCESS_MODE;
     if flags & O_DIRECTORY != 0 && metadata.kind != Kind::Directory {
         return Err(Errno::ENOTDIR.into());
     }
     if flags & O_PATH != 0 {
-        return install(c, node, Open::Path(node), flags & !STATUS);
+        return install(c, node, place, Open::Path(node), flags & !STATUS | O_PATH);
     }
     if metadata.kind == Kind::Symlink {
         return Err(Errno::ELOOP.into());
@@ -122,15 +124,16 @@ fn open_node<M: Machine>(c: &mut Context<'_, M>, node: NodeId, flags: u64, fresh
         }
         Kind::Directory => Open::Directory(node),
         Kind::CharDevice => device(c, node, &metadata, flags)?,
-        Kind::Fifo => return open_fifo(c, node, flags),
+        Kind::Fifo => return open_fifo(c, node, place, flags),
         Kind::Socket | Kind::BlockDevice | Kind::Symlink => return Err(Errno::ENXIO.into()),
     };
-    install(c, node, kind, flags)
+    install(c, node, place, kind, flags)
 }
 
-fn install<M: Machine>(c: &mut Context<'_, M>, node: NodeId, kind: Open, flags: u64) -> Result<u64> {
+fn install<M: Machine>(c: &mut Context<'_, M>, node: NodeId, place: Place, kind: Open, flags: u64) -> Result<u64> {
     c.resident.program.tree.pin(node);
-    let description = c.resident.program.add_description(kind, (flags & STATUS) as u32);
+    let description = c.resident.program.add_description(kind, (flags & (STATUS | O_PATH)) as u32);
+    c.description_by(description)?.place = Some(place);
     c.install(Descriptor { description, on_exec: on_exec(flags) })
 }
 
@@ -167,36 +170,93 @@ fn device<M: Machine>(c: &mut Context<'_, M>, node: NodeId, metadata: &Metadata,
     })
 }
 
-/// Named pipes: opened for reading and writing at once, so that no end has to wait for the other.
-fn open_fifo<M: Machine>(c: &mut Context<'_, M>, node: NodeId, flags: u64) -> Result<u64> {
+/// What a thread that waits in open(2) for the other end of a pipe notes in its call: which pipe and for which end.
+fn waiting_note(pipe: PipeId, end: u64) -> u64 {
+    1 << 63 | u64::from(pipe.0) << 8 | end
+}
+const READING_END: u64 = 1;
+const WRITING_END: u64 = 2;
+/// The other end has come, and this one is counted already.
+const GRANTED: u64 = 0x80;
+
+/// Whether a call's note says that a pipe's end was granted: the call must complete whatever signals come, for the end
+/// is counted.
+pub fn is_granted(note: u64) -> bool {
+    note >> 63 == 1 && note & GRANTED != 0
+}
+
+/// The pipe behind a fifo, or the one that a link of /proc leads to.
+fn pipe_behind<M: Machine>(c: &mut Context<'_, M>, node: NodeId) -> Result<PipeId> {
+    if let Some(id) = crate::proc::pipe_of(node) {
+        return if c.resident.program.pipes.contains_key(&id) { Ok(id) } else { Err(Errno::ENXIO.into()) };
+    }
     let node = c.resident.program.tree.canonical(node);
-    let known = c.resident.program.fifos.get(&node).copied().filter(|id| c.resident.program.pipes.contains_key(id));
-    let id = match known {
-        Some(id) => id,
-        None => {
-            let id = crate::pipe::PipeId(c.resident.program.fresh_id());
-            c.resident.program.pipes.insert(id, Pipe::unopened());
-            c.resident.program.fifos.insert(node, id);
-            id
+    if let Some(id) = c.resident.program.fifos.get(&node).copied()
+        && c.resident.program.pipes.contains_key(&id)
+    {
+        return Ok(id);
+    }
+    let id = PipeId(c.resident.program.fresh_id());
+    c.resident.program.pipes.insert(id, Pipe::unopened());
+    c.resident.program.fifos.insert(node, id);
+    Ok(id)
+}
+
+/// Counts an end for every thread that waits to open it; they complete when they are issued again.
+fn grant<M: Machine>(c: &mut Context<'_, M>, pipe: PipeId, end: u64) -> u32 {
+    let (waiting, granted) = (waiting_note(pipe, end), waiting_note(pipe, end | GRANTED));
+    let mut count = 0;
+    for thread in c.resident.program.threads.values_mut() {
+        if let Some(call) = &mut thread.call
+            && call.moved == waiting
+        {
+            call.moved = granted;
+            count += 1;
         }
-    };
+    }
+    count
+}
+
+/// Pipes with a name (fifo(7)): one end waits for the other.
+fn open_fifo<M: Machine>(c: &mut Context<'_, M>, node: NodeId, place: Place, flags: u64) -> Result<u64> {
+    let id = pipe_behind(c, node)?;
+    let note = c.moved()?;
+    let nonblock = flags as u32 & flags::NONBLOCK != 0;
     let access = flags as u32 & flags::ACCESS_MODE;
-    let pipe = c.resident.program.pipes.get_mut(&id).ok_or(Errno::EIO)?;
-    let kind = match access {
-        flags::READ_ONLY => {
-            pipe.readers += 1;
-            Open::PipeReader(id)
-        }
-        flags::WRITE_ONLY => {
-            if pipe.readers == 0 && flags as u32 & flags::NONBLOCK != 0 {
-                return Err(Errno::ENXIO.into());
-            }
-            pipe.writers += 1;
-            Open::PipeWriter(id)
-        }
+    let counts = |pipe: &Pipe| (pipe.readers, pipe.writers);
+    let (readers, writers) = c.resident.program.pipes.get(&id).map(counts).ok_or(Errno::EIO)?;
+    let (kind, end) = match access {
+        flags::READ_ONLY => (Open::PipeReader(id), READING_END),
+        flags::WRITE_ONLY => (Open::PipeWriter(id), WRITING_END),
+        flags::READ_WRITE => (Open::PipeBoth(id), READING_END | WRITING_END),
         _ => return Err(Errno::EINVAL.into()),
     };
-    c.wake(crate::resident::Key::Pipe(id));
+    if note != waiting_note(id, end | GRANTED) {
+        let waiting_readers = if end & WRITING_END != 0 { grant(c, id, READING_END) } else { 0 };
+        let waiting_writers = if end & READING_END != 0 { grant(c, id, WRITING_END) } else { 0 };
+        let partner = match end {
+            READING_END => writers + waiting_writers > 0,
+            WRITING_END => readers + waiting_readers > 0,
+            _ => true,
+        };
+        if let Some(pipe) = c.resident.program.pipes.get_mut(&id) {
+            pipe.readers += waiting_readers;
+            pipe.writers += waiting_writers;
+        }
+        if !partner && !nonblock {
+            c.set_moved(waiting_note(id, end))?;
+            return crate::context::wait_for(Key::Pipe(id));
+        }
+        if !partner && end == WRITING_END {
+            return Err(Errno::ENXIO.into());
+        }
+        if let Some(pipe) = c.resident.program.pipes.get_mut(&id) {
+            pipe.readers += u32::from(end & READING_END != 0);
+            pipe.writers += u32::from(end & WRITING_END != 0);
+        }
+    }
+    c.wake(Key::Pipe(id));
     let description = c.resident.program.add_description(kind, (flags & STATUS) as u32);
+    c.description_by(description)?.place = Some(place);
     c.install(Descriptor { description, on_exec: on_exec(flags) })
 }

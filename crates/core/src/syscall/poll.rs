@@ -37,6 +37,12 @@ pub fn readiness<M: Machine>(c: &mut Context<'_, M>, id: DescriptionId) -> Resul
             let room = if state.room() >= crate::pipe::ATOMIC { OUT | WRNORM } else { 0 };
             (room | if state.readers == 0 { ERR } else { 0 }, Some(Key::Pipe(pipe)))
         }
+        Kind::PipeBoth(pipe) => {
+            let state = c.resident.program.pipes.get(&pipe).ok_or(Errno::EBADF)?;
+            let data = if state.is_empty() { 0 } else { IN | RDNORM };
+            let room = if state.room() >= crate::pipe::ATOMIC { OUT | WRNORM } else { 0 };
+            (data | room, Some(Key::Pipe(pipe)))
+        }
         Kind::Console(_) => {
             let typed = if c.resident.program.terminal.input.0.is_empty() { 0 } else { IN | RDNORM };
             (typed | OUT | WRNORM, Some(Key::Terminal))

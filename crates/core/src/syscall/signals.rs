@@ -40,8 +40,7 @@ pub fn rt_sigaction<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<
         c.write_bytes(a[2], &bytes)?;
     }
     if let Some(new) = new {
-        let ignored =
-            new.handler == Action::IGNORE || new.handler == 0 && signal.default_effect() == Effect::Ignore;
+        let ignored = new.handler == Action::IGNORE || new.handler == 0 && signal.default_effect() == Effect::Ignore;
         let process = c.process_mut()?;
         if let Some(slot) = process.actions.get_mut(signal.index()) {
             *slot = new;

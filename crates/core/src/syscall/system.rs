@@ -5,7 +5,12 @@ use crate::{
     process::LIMITS,
 };
 use alloc::{format, string::String, vec, vec::Vec};
-use shimos_abi::{addr::{PAGE, USER_END}, errno::Errno, ids::Pid, time::Nanos};
+use shimos_abi::{
+    addr::{PAGE, USER_END},
+    errno::Errno,
+    ids::Pid,
+    time::Nanos,
+};
 use shimos_hal::Machine;
 
 /// The Linux release whose behaviour programs get.

@@ -71,7 +71,7 @@ pub fn read_from<M: Machine>(
         Kind::Null(_) => Ok(Vec::new()),
         Kind::Zero(_) | Kind::Full(_) => Ok(vec![0; count]),
         Kind::Random(_) => Ok(c.random_bytes(count)),
-        Kind::PipeReader(pipe) => {
+        Kind::PipeReader(pipe) | Kind::PipeBoth(pipe) => {
             let state = c.resident.program.pipes.get_mut(&pipe).ok_or(Errno::EBADF)?;
             if count == 0 || state.is_empty() && state.writers == 0 {
                 return Ok(Vec::new());
@@ -154,7 +154,7 @@ pub fn write_to<M: Machine>(
             device::console::write(c, bytes);
             Ok(Progress::Moved(bytes.len()))
         }
-        Kind::PipeWriter(pipe) => {
+        Kind::PipeWriter(pipe) | Kind::PipeBoth(pipe) => {
             let state = c.resident.program.pipes.get_mut(&pipe).ok_or(Errno::EBADF)?;
             if state.readers == 0 {
                 return broken_pipe(c);
@@ -436,7 +436,7 @@ pub fn sync<M: Machine>(_: &mut Context<'_, M>, _: Arguments) -> Result<u64> {
 /// posix_fadvise(2): advice is taken note of only where it is wrong.
 pub fn fadvise64<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
     match c.description(a[0])?.kind {
-        Kind::PipeReader(_) | Kind::PipeWriter(_) => Err(Errno::ESPIPE.into()),
+        Kind::PipeReader(_) | Kind::PipeWriter(_) | Kind::PipeBoth(_) => Err(Errno::ESPIPE.into()),
         _ if a[3] > 5 => Err(Errno::EINVAL.into()),
         _ => Ok(0),
     }

@@ -1,5 +1,8 @@
 //! UNIX sockets.
-use super::{network::Received, transfer::{Progress, Waiting}};
+use super::{
+    network::Received,
+    transfer::{Progress, Waiting},
+};
 use crate::{
     context::{Context, Result, wait_for},
     files::{DescriptionId, Kind, UnixId},
@@ -132,7 +135,9 @@ pub fn connect<M: Machine>(c: &mut Context<'_, M>, id: UnixId, bytes: &[u8]) -> 
     let listener = get(c, target)?;
     let (name, owner) = (listener.name.clone(), listener.owner);
     match &listener.state {
-        UnixState::Listening(waiting, backlog) if waiting.len() as u32 > *backlog => return wait_for(Key::Unix(target)),
+        UnixState::Listening(waiting, backlog) if waiting.len() as u32 > *backlog => {
+            return wait_for(Key::Unix(target));
+        }
         UnixState::Listening(..) => {}
         _ => return Err(Errno::ECONNREFUSED.into()),
     }
@@ -165,7 +170,12 @@ pub fn peer_name<M: Machine>(c: &mut Context<'_, M>, id: UnixId) -> Result<Vec<u
 }
 
 /// Sends to the peer; `Moved(0)` for a broken connection. References of `files` are taken when the bytes go.
-pub fn send<M: Machine>(c: &mut Context<'_, M>, id: UnixId, bytes: &[u8], files: Vec<DescriptionId>) -> Result<Progress> {
+pub fn send<M: Machine>(
+    c: &mut Context<'_, M>,
+    id: UnixId,
+    bytes: &[u8],
+    files: Vec<DescriptionId>,
+) -> Result<Progress> {
     let socket = get(c, id)?;
     if socket.write_closed.is_some() || matches!(socket.state, UnixState::Orphaned) {
         return Ok(Progress::Moved(0));
