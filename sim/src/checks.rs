@@ -10,7 +10,7 @@ use shimos_soft::{Phase, SharedSnapshot, World};
 use std::collections::BTreeMap;
 
 /// For so long after the console's owner died, lines may be missing or come twice.
-const CONSOLE_GAP: Nanos = Nanos::secs(3);
+const CONSOLE_GAP: Nanos = Nanos::secs(8);
 /// How many steps lie between two looks at what is dear to look at.
 const SELDOM: u64 = 64;
 

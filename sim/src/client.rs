@@ -72,6 +72,13 @@ impl Client {
         self.server.is_some()
     }
 
+    /// What it is at, for people.
+    pub fn state(&self) -> String {
+        let Some(c) = &self.connection else { return format!("client: {} connections served, none now", self.served) };
+        let (address, info) = (self.stack.local_address(c.socket).ok(), self.stack.tcp_info(c.socket));
+        format!("client at {address:?}: sent {} of {}, received {}, {info:?}", c.sent, c.total, c.received)
+    }
+
     /// Does what is to be done now; says what is wrong.
     pub fn turn(&mut self, world: &World) -> Result<(), String> {
         let now = world.now();

@@ -117,7 +117,7 @@ impl Plan {
         if self.rough == Rough::Rough {
             // Short stalls often, or now and then one so long that the kernel is taken for dead.
             (timing.stall, timing.stall_ppm) = match rng.below(3) {
-                0 => (Nanos::secs(4), rng.below(300) as u32),
+                0 => (Nanos::secs(4), rng.below(40) as u32),
                 _ => (Nanos::millis(40), rng.below(3_000) as u32),
             };
             timing.lost_ipi_ppm = rng.below(20_000) as u32;

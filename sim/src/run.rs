@@ -11,7 +11,7 @@ use shimos_soft::{Crash, End, Next, Phase, Rng, SoftMachine, Threads, Turn, Worl
 use std::collections::BTreeMap;
 
 /// How long the programs may be without visible progress after a death.
-const PATIENCE: Nanos = Nanos::secs(8);
+const PATIENCE: Nanos = Nanos::secs(20);
 /// Lines that a program must show after the last death.
 const LINES: u64 = 3;
 
@@ -114,6 +114,7 @@ pub fn run(plan: &Plan, verbose: bool) -> Outcome {
     outcome.jumps = run.checks.console.jumps;
     outcome.console = world.console_output();
     if verbose {
+        outcome.console.extend(run.client.state().into_bytes());
         outcome.console.extend(run.checks.published().into_bytes());
     }
     outcome
