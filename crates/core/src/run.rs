@@ -36,6 +36,17 @@ fn in_call(number: u64) -> InCall {
 
 /// Runs one thread until its turn is over: it blocks, ends, or `until` comes.
 pub fn run<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>, tid: Pid, until: Nanos) -> Turn {
+    let turn = go_on(resident, services, tid, until);
+    // Whichever thread runs next replaces the vector registers. They are forgotten as well: the next program with this
+    // thread id may come from an image.
+    if let Some(thread) = resident.program.threads.get_mut(&tid) {
+        services.machine.save_fpu(&mut thread.fpu);
+    }
+    services.machine.forget_fpu();
+    turn
+}
+
+fn go_on<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>, tid: Pid, until: Nanos) -> Turn {
     let Some(thread) = resident.program.threads.get(&tid) else { return Turn::Off };
     if thread.call.is_some() {
         let granted = thread.call.is_some_and(|call| syscall::is_granted(call.moved));
