@@ -228,10 +228,6 @@ pub fn copy_table<M: Machine>(resident: &mut Resident<M>, files: crate::files::F
     copy
 }
 
-pub fn sched_yield<M: Machine>(_: &mut Context<'_, M>, _: Arguments) -> Result<u64> {
-    Ok(0)
-}
-
 /// exit(2): ends the calling thread, and its process with the last one.
 pub fn exit<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
     let (pid, tid) = (c.pid, c.tid);

@@ -135,18 +135,6 @@ pub fn getrandom<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64
     Ok(bytes.len() as u64)
 }
 
-/// sched_getaffinity(2): a kernel has one core, and a program sees that one.
-pub fn sched_getaffinity<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
-    if a[1] < 8 || a[1] % 8 != 0 {
-        return Err(Errno::EINVAL.into());
-    }
-    if a[0] as u32 != 0 && !c.resident.program.threads.contains_key(&Pid(a[0] as u32)) {
-        return Err(Errno::ESRCH.into());
-    }
-    c.write_u64(a[2], 1)?;
-    Ok(8)
-}
-
 pub fn arch_prctl<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
     const SET_GS: u64 = 0x1001;
     const SET_FS: u64 = 0x1002;

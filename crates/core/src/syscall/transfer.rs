@@ -421,6 +421,31 @@ pub fn sendfile<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64>
     Ok(moved as u64)
 }
 
+/// fallocate(2): room is given out when it is written to, so only a file's size can change.
+pub fn fallocate<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
+    const KEEP_SIZE: u64 = 1;
+    let description = c.description(a[0])?;
+    let (kind, flags) = (description.kind.clone(), description.flags);
+    let end = match ((a[2] as i64), (a[3] as i64)) {
+        (offset, len) if offset < 0 || len <= 0 => return Err(Errno::EINVAL.into()),
+        (offset, len) => offset.checked_add(len).ok_or(Errno::EFBIG)? as u64,
+    };
+    if a[1] & !KEEP_SIZE != 0 {
+        return Err(Errno::EOPNOTSUPP.into());
+    }
+    check_writable(flags)?;
+    match kind {
+        Kind::File(node) => {
+            if a[1] & KEEP_SIZE == 0 && end > content::size(c, node)? {
+                content::truncate(c, node, end)?;
+            }
+            Ok(0)
+        }
+        Kind::PipeReader(_) | Kind::PipeWriter(_) | Kind::PipeBoth(_) => Err(Errno::ESPIPE.into()),
+        _ => Err(Errno::ENODEV.into()),
+    }
+}
+
 /// fsync(2): the writable layer lives in memory and in checkpoints; there is nothing behind it to write to.
 pub fn fsync<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
     match c.description(a[0])?.kind {

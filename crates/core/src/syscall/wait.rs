@@ -2,7 +2,9 @@
 use super::{Arguments, clock};
 use crate::{
     context::{Context, Result, wait_for},
+    process::Ending,
     resident::Key,
+    signal::Signal,
 };
 use shimos_abi::{errno::Errno, ids::Pid, time::Nanos};
 use shimos_hal::Machine;
@@ -12,58 +14,150 @@ const UNTRACED: u64 = 2;
 const CONTINUED: u64 = 8;
 const KNOWN: u64 = NOHANG | UNTRACED | CONTINUED | 0xe000_0000;
 
-pub fn wait4<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
-    let [which, status_addr, options, usage_addr, ..] = a;
-    if options & !KNOWN != 0 {
-        return Err(Errno::EINVAL.into());
-    }
-    let which = which as i32;
-    let own_group = c.process()?.group;
-    let wanted = |pid: Pid, group: Pid| match which {
-        -1 => true,
-        0 => group == own_group,
-        w if w > 0 => pid.0 == w as u32,
-        w => group.0 == w.unsigned_abs(),
-    };
-    let parent = c.pid;
+/// Which children a caller waits for.
+#[derive(Clone, Copy)]
+enum Whom {
+    All,
+    One(Pid),
+    Group(Pid),
+}
+
+/// What a caller wants to be told.
+#[derive(Clone, Copy)]
+struct Wishes {
+    ended: bool,
+    stopped: bool,
+    continued: bool,
+}
+
+/// What there is to tell of a child.
+struct Found {
+    pid: Pid,
+    uid: u32,
+    news: News,
+    used: Nanos,
+}
+
+/// Finds a child with something to tell; whether there are any that may get something to tell otherwise.
+fn find<M: Machine>(c: &Context<'_, M>, whom: Whom, wishes: Wishes) -> core::result::Result<Found, Children> {
     let mut any = Children::None;
-    let mut found = None;
-    for child in c.resident.program.children_of(parent) {
-        if !wanted(child.pid, child.group) {
+    for child in c.resident.program.children_of(c.pid) {
+        let wanted = match whom {
+            Whom::All => true,
+            Whom::One(pid) => child.pid == pid,
+            Whom::Group(group) => child.group == group,
+        };
+        if !wanted {
             continue;
         }
         any = Children::Some;
-        let news = if let Some(ending) = child.zombie {
-            Some((ending.status(), News::Ended))
-        } else if let (Some(stopped), true) = (child.stopped, options & UNTRACED != 0) {
-            stopped.untold.map(|_| (u32::from(stopped.signal.number()) << 8 | 0x7f, News::Stopped))
-        } else if child.continued.is_some() && options & CONTINUED != 0 {
-            Some((0xffff, News::Continued))
-        } else {
-            None
+        let news = match (child.zombie, child.stopped) {
+            (Some(ending), _) if wishes.ended => News::Ended(ending),
+            (Some(_), _) => continue,
+            (None, Some(stopped)) if wishes.stopped && stopped.untold.is_some() => News::Stopped(stopped.signal),
+            _ if wishes.continued && child.continued.is_some() => News::Continued,
+            _ => continue,
         };
-        if let Some((status, news)) = news {
-            found = Some((child.pid, status, news, child.ended_used + child.children_used));
-            break;
-        }
+        let used = child.ended_used + child.children_used;
+        return Ok(Found { pid: child.pid, uid: child.credentials.uid, news, used });
     }
-    let Some((pid, status, news, used)) = found else {
-        return match any {
-            Children::None => Err(Errno::ECHILD.into()),
-            Children::Some if options & NOHANG != 0 => Ok(0),
-            Children::Some => wait_for(Key::Child(parent)),
-        };
+    Err(any)
+}
+
+pub fn wait4<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
+    let [which, status_addr, options, usage_addr, ..] = a;
+    let options = options as u32 as u64;
+    if options & !KNOWN != 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    let whom = match which as i32 {
+        -1 => Whom::All,
+        0 => Whom::Group(c.process()?.group),
+        i32::MIN => return Err(Errno::ESRCH.into()),
+        pid if pid > 0 => Whom::One(Pid(pid as u32)),
+        group => Whom::Group(Pid(group.unsigned_abs())),
+    };
+    let wishes = Wishes { ended: true, stopped: options & UNTRACED != 0, continued: options & CONTINUED != 0 };
+    let found = match find(c, whom, wishes) {
+        Ok(found) => found,
+        Err(Children::None) => return Err(Errno::ECHILD.into()),
+        Err(Children::Some) if options & NOHANG != 0 => return Ok(0),
+        Err(Children::Some) => return wait_for(Key::Child(c.pid)),
     };
     if status_addr != 0 {
+        let status = match found.news {
+            News::Ended(ending) => ending.status(),
+            News::Stopped(signal) => u32::from(signal.number()) << 8 | 0x7f,
+            News::Continued => 0xffff,
+        };
         c.write_u32(status_addr, status)?;
     }
     if usage_addr != 0 {
-        let mut usage = [0; 144];
-        usage[..16].copy_from_slice(&clock::timeval(used.0));
-        c.write_bytes(usage_addr, &usage)?;
+        c.write_bytes(usage_addr, &usage_bytes(found.used))?;
     }
-    acknowledge(c, pid, news, used)?;
-    Ok(pid.0.into())
+    acknowledge(c, &found)?;
+    Ok(found.pid.0.into())
+}
+
+/// struct rusage with the time used.
+fn usage_bytes(used: Nanos) -> [u8; 144] {
+    let mut usage = [0; 144];
+    usage[..16].copy_from_slice(&clock::timeval(used.0));
+    usage
+}
+
+/// waitid(2).
+pub fn waitid<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
+    const EXITED: u64 = 4;
+    const NOWAIT: u64 = 0x100_0000;
+    let [kind, id, info_addr, options, usage_addr, _] = a;
+    let (id, options) = (id as u32, options as u32 as u64);
+    if options & !(KNOWN | EXITED | NOWAIT) != 0 || options & (EXITED | UNTRACED | CONTINUED) == 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    let whom = match kind {
+        0 => Whom::All,
+        1 if id as i32 > 0 => Whom::One(Pid(id)),
+        2 if id == 0 => Whom::Group(c.process()?.group),
+        2 if id as i32 > 0 => Whom::Group(Pid(id)),
+        _ => return Err(Errno::EINVAL.into()),
+    };
+    let wishes = Wishes {
+        ended: options & EXITED != 0,
+        stopped: options & UNTRACED != 0,
+        continued: options & CONTINUED != 0,
+    };
+    let mut info = [0; 128];
+    let found = match find(c, whom, wishes) {
+        Ok(found) => Some(found),
+        Err(Children::None) => return Err(Errno::ECHILD.into()),
+        Err(Children::Some) if options & NOHANG != 0 => None,
+        Err(Children::Some) => return wait_for(Key::Child(c.pid)),
+    };
+    if let Some(found) = &found {
+        let (code, status) = match found.news {
+            News::Ended(Ending::Exited(status)) => (1, u32::from(status)),
+            News::Ended(Ending::Killed(signal)) => (2, u32::from(signal.number())),
+            News::Stopped(signal) => (5, u32::from(signal.number())),
+            News::Continued => (6, u32::from(Signal::CONT.number())),
+        };
+        let words = [Signal::CHLD.number().into(), 0, code, 0, found.pid.0, found.uid, status];
+        for (field, word) in info.chunks_exact_mut(4).zip(words) {
+            field.copy_from_slice(&word.to_le_bytes());
+        }
+    }
+    if info_addr != 0 {
+        c.write_bytes(info_addr, &info)?;
+    }
+    if let Some(found) = found {
+        if usage_addr != 0 {
+            c.write_bytes(usage_addr, &usage_bytes(found.used))?;
+        }
+        if options & NOWAIT == 0 {
+            acknowledge(c, &found)?;
+        }
+    }
+    Ok(0)
 }
 
 #[derive(PartialEq, Eq)]
@@ -74,19 +168,21 @@ enum Children {
 
 #[derive(Clone, Copy)]
 enum News {
-    Ended,
-    Stopped,
+    Ended(Ending),
+    Stopped(Signal),
     Continued,
 }
 
-fn acknowledge<M: Machine>(c: &mut Context<'_, M>, pid: Pid, news: News, used: Nanos) -> Result<()> {
-    match news {
-        News::Ended => {
+/// What was told is not told again.
+fn acknowledge<M: Machine>(c: &mut Context<'_, M>, found: &Found) -> Result<()> {
+    let (pid, used) = (found.pid, found.used);
+    match found.news {
+        News::Ended(_) => {
             c.resident.program.processes.remove(&pid);
             let process = c.process_mut()?;
             process.children_used = process.children_used + used;
         }
-        News::Stopped => {
+        News::Stopped(_) => {
             if let Some(stopped) = c.resident.program.processes.get_mut(&pid).and_then(|p| p.stopped.as_mut()) {
                 stopped.untold = None;
             }
