@@ -59,9 +59,12 @@ pub struct Resident<M: Machine> {
 
 impl<M: Machine> Resident<M> {
     /// Takes a program in; all its threads will run, blocked ones issue their call again.
-    pub fn new(program: Program) -> Resident<M> {
-        let ready =
-            program.threads.values().filter(|thread| thread.state != State::Stopped).map(|thread| thread.tid).collect();
+    pub fn new(mut program: Program) -> Resident<M> {
+        let mut ready = VecDeque::new();
+        for thread in program.threads.values_mut().filter(|thread| thread.state != State::Stopped) {
+            thread.state = State::Ready;
+            ready.push_back(thread.tid);
+        }
         Resident {
             program,
             tables: BTreeMap::new(),
