@@ -69,7 +69,7 @@ impl Suite {
                 text.or_else(|| panic.downcast_ref::<&str>().map(|text| text.to_string())).unwrap_or_default()
             }
         };
-        eprintln!("        ({seconds:.1} s) {why}");
+        eprintln!("        ({seconds:.1} s) {}", why.lines().next().unwrap_or_default());
         println!("test {name} ... FAILED");
         self.failures.push((name.to_string(), why));
         Outcome::Failed

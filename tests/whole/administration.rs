@@ -23,6 +23,7 @@ pub fn run(suite: &mut Suite) {
     group.case("administration::protected_from_the_first_instruction", from_the_first);
     group.case("administration::output_that_does_not_wait", free_output);
     group.case("administration::programs_end_and_leave_nothing", leave_nothing);
+    group.case("administration::programs_of_one_kernel_do_not_disturb_one_another", side_by_side);
     group.case("administration::refusals", refusals);
     group.case("administration::the_tool", |rig| {
         rig.start(programs::count("target", 1))?;
@@ -179,6 +180,22 @@ fn leave_nothing(rig: &mut Rig) -> Result<()> {
             Some(earlier) if round > 1 => ensure!(frames + 16 >= earlier, "{earlier} frames were free, now {frames}"),
             _ => before = Some(frames),
         }
+    }
+    Ok(())
+}
+
+/// Their registers are their own, those for floating-point numbers too.
+fn side_by_side(rig: &mut Rig) -> Result<()> {
+    let names = ["side-a", "side-b", "side-c"];
+    for name in names {
+        rig.start(programs::count(name, 2))?;
+    }
+    for name in names {
+        rig.wait_more(name, 10)?;
+    }
+    for name in names {
+        let count = counter::check(rig.lines(name).iter().map(String::as_str));
+        ensure!(count.perfect(), "{name}: {count:?}");
     }
     Ok(())
 }

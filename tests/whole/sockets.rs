@@ -73,7 +73,8 @@ fn not_accepted(rig: &mut Rig) -> Result<()> {
         clients.push(client);
     }
     rig.settle(web.program)?;
-    rig.kill_under(web.program, Fault::InfiniteLoop)?;
+    let home = rig.home(web.program)?;
+    rig.kill_kernel(home, Fault::InfiniteLoop)?;
     rig.settle(web.program)?;
     rig.control.kill(Target::Pid(web.pid), 18)?;
     for (number, client) in clients.into_iter().enumerate() {
