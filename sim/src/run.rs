@@ -422,6 +422,16 @@ mod tests {
     }
 
     #[test]
+    fn programs_survive_the_deaths_of_their_kernels() {
+        for seed in [1, 8, 25] {
+            let plan = plan(seed, &["--crashes", "2"]);
+            let outcome = run(&plan, false);
+            assert_eq!(outcome.failure, None, "{}", outcome.line(&plan));
+            assert_eq!(outcome.deaths.len(), 2);
+        }
+    }
+
+    #[test]
     fn a_run_can_be_replayed() {
         let plan = plan(5, &["--daemons", "--crashes", "2"]);
         assert_eq!(run(&plan, false).json(&plan), run(&plan, false).json(&plan));
