@@ -1,6 +1,7 @@
 //! The command line.
 use crate::{
     machine::{Kind, Options},
+    testing,
     units::{self, Published},
 };
 use clap::{Args, Parser, Subcommand, error::ErrorKind};
@@ -36,7 +37,11 @@ pub enum Command {
         machine: MachineArgs,
     },
     /// Run all tests: host, model checking, simulator, whole machine.
-    Test,
+    Test {
+        /// Only tests of these kinds.
+        #[arg(value_enum)]
+        kinds: Vec<testing::Kind>,
+    },
     /// Boot a machine here and show its console; ^C stops it.
     Boot {
         /// Lead a port of this host to a program: HOST:ADDRESS:PORT, like 8080:10.77.1.2:80.

@@ -33,12 +33,13 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Demo { json, interval, machine } => {
             let options = machine.options(Vec::new());
             options.check()?;
+            demo::check(&options)?;
             let files = files(&paths, &machine)?;
             let report = demo::run(&paths, &files, options, interval)?;
             show(&if json { format!("{}\n", report.json()) } else { report.table() });
             Ok(if report.held() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
-        Command::Test => testing::run(&paths),
+        Command::Test { kinds } => testing::run(&paths, &kinds),
         Command::Boot { publish, machine } => boot(&paths, &machine, publish),
         Command::Status { json } => {
             let status = client(&paths)?.status()?;

@@ -198,13 +198,19 @@ impl Progress {
     }
 }
 
+/// Whether there can be a demonstration on such a machine.
+pub fn check(options: &Options) -> Result<()> {
+    if options.kernels < 2 {
+        return Err(crate::usage::usage("a demonstration needs at least 2 kernels: one must survive"));
+    }
+    Ok(())
+}
+
 /// Runs the demonstration.
 pub fn run(paths: &Paths, files: &Files, options: Options, interval: Nanos) -> Result<Report> {
     let progress = Progress(Instant::now());
     let kernels = options.kernels;
-    if kernels < 2 {
-        return Err(crate::usage::usage("a demonstration needs at least 2 kernels: one must survive"));
-    }
+    check(&options)?;
     progress.say(&format!("booting {kernels} kernels of {} MiB", options.memory));
     let mut machine = Machine::boot(paths, files, options, BOOT)?;
     progress.say(&format!(

@@ -1,6 +1,7 @@
 //! `shimos test`: every kind of test, with progress and one summary.
 use crate::{artifacts, children::Child, image, paths::Paths};
 use anyhow::{Context, Result};
+use clap::ValueEnum;
 use std::{
     io::{BufRead, BufReader},
     process::{Command, ExitCode, Stdio},
@@ -10,13 +11,26 @@ use std::{
 };
 
 /// Packages that build only for the bare machine, or whose tests are a step of their own.
-const NOT_ON_THE_HOST: [&str; 2] = ["shimos-kernel", "shimos-tests"];
+const APART: [&str; 3] = ["shimos-kernel", "shimos-machine", "shimos-tests"];
 /// What the simulator runs: random deaths under many seeds, and a death at every so many steps of the protocols.
 const SIMULATIONS: [(&str, &[&str]); 3] = [
     ("simulator, daemons", &["--daemons", "--seed", "1", "--runs", "200"]),
     ("simulator, random deaths", &["--seed", "1", "--runs", "24"]),
     ("simulator, a death at every step", &["--sweep", "--stride", "23"]),
 ];
+
+/// Kinds of tests.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Kind {
+    /// What runs as ordinary programs of the host.
+    Host,
+    /// All interleavings of the lock-free parts.
+    Models,
+    /// The kernel in the simulator.
+    Simulator,
+    /// Machines in the emulator.
+    Machine,
+}
 
 /// Tests counted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -53,28 +67,26 @@ struct Step {
     command: Command,
 }
 
-/// Runs all tests.
-pub fn run(paths: &Paths) -> Result<ExitCode> {
+/// Runs the tests of these kinds; of all kinds if none is named.
+pub fn run(paths: &Paths, kinds: &[Kind]) -> Result<ExitCode> {
     let start = Instant::now();
     let mut total = Tally::default();
-    for step in host_steps(paths) {
-        total.add(perform(step));
-    }
-    // What the whole-machine tests need is built here, so that its progress is seen and its failure is told once.
-    match artifacts::kernel(paths).and_then(|kernel| Ok((kernel, image::root(paths)?))) {
-        Ok((kernel, image)) => {
-            let mut command = artifacts::cargo(paths);
-            command
-                .args(["test", "--release", "--no-fail-fast", "-p", "shimos-tests", "--target-dir"])
-                .arg(&paths.target);
-            command.env("SHIMOS_KERNEL", kernel).env("SHIMOS_IMAGE", image).env("SHIMOS_ROOT", &paths.root);
-            // One machine at a time: several would starve one another.
-            command.args(["--", "--test-threads=1"]);
-            total.add(perform(Step { what: "whole machine", command }));
+    for kind in Kind::value_variants() {
+        if !kinds.is_empty() && !kinds.contains(kind) {
+            continue;
         }
-        Err(error) => {
-            eprintln!("shimos: whole machine: {}", crate::usage::one_line(&error));
-            total.failed += 1;
+        let steps = match kind {
+            Kind::Host => Ok(host_steps(paths)),
+            Kind::Models => Ok(vec![models(paths)]),
+            Kind::Simulator => Ok(SIMULATIONS.map(|simulation| simulation_step(paths, simulation)).into()),
+            Kind::Machine => whole_machine(paths).map(|step| vec![step]),
+        };
+        match steps {
+            Ok(steps) => steps.into_iter().for_each(|step| total.add(perform(step))),
+            Err(error) => {
+                println!("== whole machine\n   FAILED: {}", crate::usage::one_line(&error));
+                total.failed += 1;
+            }
         }
     }
     println!("{} passed, {} failed in {:.0} s", total.passed, total.failed, start.elapsed().as_secs_f64());
@@ -84,25 +96,36 @@ pub fn run(paths: &Paths) -> Result<ExitCode> {
 fn host_steps(paths: &Paths) -> Vec<Step> {
     let mut host = artifacts::cargo(paths);
     host.args(["test", "--no-fail-fast", "--workspace", "--target-dir"]).arg(&paths.target);
-    for name in NOT_ON_THE_HOST {
+    for name in APART {
         host.args(["--exclude", name]);
     }
-    let mut steps = vec![Step { what: "host", command: host }];
+    // The machine layer brings its own panic handler: it can be built with its test harness only.
+    let mut layer = artifacts::cargo(paths);
+    layer.args(["test", "-p", "shimos-machine", "--lib", "--target-dir"]).arg(&paths.target);
+    vec![Step { what: "host", command: host }, Step { what: "host, machine layer", command: layer }]
+}
 
-    // Model checking replaces the atomics, so everything is compiled apart.
-    let mut models = artifacts::cargo(paths);
-    models
-        .args(["test", "--release", "--no-fail-fast", "-p", "shimos-ikc", "--target-dir"])
-        .arg(paths.target.join("loom"));
-    models.env("RUSTFLAGS", "--cfg loom");
-    steps.push(Step { what: "model checking", command: models });
+/// Model checking replaces the atomics, so everything is compiled apart.
+fn models(paths: &Paths) -> Step {
+    let mut command = artifacts::cargo(paths);
+    command.args(["test", "--release", "--no-fail-fast", "-p", "shimos-ikc", "--target-dir"]);
+    command.arg(paths.target.join("loom")).env("RUSTFLAGS", "--cfg loom");
+    Step { what: "model checking", command }
+}
 
-    for (what, arguments) in SIMULATIONS {
-        let mut command = simulator(paths);
-        command.args(arguments);
-        steps.push(Step { what, command });
-    }
-    steps
+fn simulation_step(paths: &Paths, (what, arguments): (&'static str, &[&str])) -> Step {
+    let mut command = simulator(paths);
+    command.args(arguments);
+    Step { what, command }
+}
+
+/// What these tests need is built here, so that its progress is seen and its failure is told once.
+fn whole_machine(paths: &Paths) -> Result<Step> {
+    let (kernel, image) = (artifacts::kernel(paths)?, image::root(paths)?);
+    let mut command = artifacts::cargo(paths);
+    command.args(["test", "--release", "--no-fail-fast", "-p", "shimos-tests", "--target-dir"]).arg(&paths.target);
+    command.env("SHIMOS_KERNEL", kernel).env("SHIMOS_IMAGE", image).env("SHIMOS_ROOT", &paths.root);
+    Ok(Step { what: "whole machine", command })
 }
 
 fn simulator(paths: &Paths) -> Command {
