@@ -145,9 +145,14 @@ pub mod outgoing {
     pub const LOG: usize = STATUS + STATUS_WORDS;
     /// Words of the log ring.
     pub const LOG_WORDS: usize = 4 * PAGE_WORDS;
+    /// Console: for each program two words, which output stream it has, and how many bytes of it were printed by this kernel
+    /// or by owners before it.
+    pub const PRINTED: usize = LOG + LOG_WORDS;
+    /// Words of these counts.
+    pub const PRINTED_WORDS: usize = PAGE_WORDS;
     /// Rings: ring of (peer, queue) at `RINGS + (peer * 4 + queue) * RING_WORDS`. The heads of all four queues to one peer lie
     /// in the first line of the first of them, so that a peer with nothing to read looks at one line.
-    pub const RINGS: usize = LOG + LOG_WORDS;
+    pub const RINGS: usize = PRINTED + PRINTED_WORDS;
     /// Descriptors in a ring.
     pub const RING_SLOTS: usize = 64;
     /// Words of a ring: a cache line for head words, then the descriptors.

@@ -23,6 +23,9 @@ use shimos_ikc::Home;
 /// Longest and shortest interval of the daemons.
 const HEARTBEATS: core::ops::RangeInclusive<u64> = 1_000_000..=60_000_000_000;
 
+/// How long a kernel lives on after it was told how to die.
+const INJECT_DELAY: Nanos = Nanos::millis(20);
+
 /// An answer's bytes.
 pub fn encode(answer: &Response) -> Vec<u8> {
     minicbor::to_vec(answer).unwrap_or_default()
@@ -209,7 +212,7 @@ impl<M: Machine> Kernel<M> {
             Request::Unprotect { target } => self.unprotect(&target),
             Request::Inject { fault, .. } => {
                 // The answer leaves first.
-                self.dying = Some(fault);
+                self.dying = Some((fault, self.services.machine.now() + INJECT_DELAY));
                 Response::Done
             }
             Request::SetHeartbeat { interval } if HEARTBEATS.contains(&interval.0) => {

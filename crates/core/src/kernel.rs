@@ -57,6 +57,7 @@ pub struct Kernel<M: Machine> {
     pub(crate) me: Life,
     arriving: Arriving,
     disk_owner: Option<Life>,
+    console_owner: Option<Life>,
     pub(crate) published: Nanos,
     timer_due: Nanos,
     monitor_due: Nanos,
@@ -64,8 +65,8 @@ pub struct Kernel<M: Machine> {
     turn: ProgramId,
     pending_init: Option<Start>,
     pub(crate) image_refused: bool,
-    /// A fault to die of at the end of this turn.
-    pub(crate) dying: Option<shimos_abi::control::Fault>,
+    /// A fault to die of, and when: the answer to the request leaves first.
+    pub(crate) dying: Option<(shimos_abi::control::Fault, Nanos)>,
 }
 
 impl<M: Machine> Kernel<M> {
@@ -115,6 +116,7 @@ impl<M: Machine> Kernel<M> {
             me,
             arriving: Arriving::default(),
             disk_owner: None,
+            console_owner: None,
             published: Nanos(0),
             timer_due: Nanos(0),
             monitor_due: Nanos(0),
@@ -150,7 +152,9 @@ impl<M: Machine> Kernel<M> {
         for id in ids {
             self.tend(id, now);
         }
-        if let Some(fault) = self.dying.take() {
+        if let Some((fault, at)) = self.dying
+            && now >= at
+        {
             self.services.machine.inject(fault);
         }
         let ran = self.run_one();
@@ -194,6 +198,11 @@ impl<M: Machine> Kernel<M> {
         }
         if let Some(fault) = self.services.ikc.take_fault() {
             self.services.log(&format!("queue {:?} from {} closed: {:?}", fault.queue, fault.peer, fault.what));
+        }
+        let console_owner = self.services.ikc.area().owner(Device::Console);
+        if console_owner != self.console_owner {
+            self.console_owner = console_owner;
+            self.residents.values_mut().for_each(console::send_again);
         }
         let owner = self.services.ikc.area().owner(Device::Block);
         if owner != self.disk_owner {
@@ -293,6 +302,7 @@ impl<M: Machine> Kernel<M> {
             resident.wake(Key::Socket(socket));
         }
         protect::flush_network(resident, services);
+        console::work(services, resident);
         if resident.ended.is_some() {
             self.end_program(id);
             return;
@@ -363,6 +373,9 @@ impl<M: Machine> Kernel<M> {
     fn next_event(&self) -> Nanos {
         let residents = self.residents.values().filter_map(Resident::next_deadline).min();
         let mut next = self.timer_due.min(self.monitor_due);
+        if let Some((_, at)) = self.dying {
+            next = next.min(at);
+        }
         if let Some(at) = residents {
             next = next.min(at);
         }
@@ -411,7 +424,7 @@ impl<M: Machine> Kernel<M> {
         for owner in core::mem::take(&mut resident.program.head.loans) {
             self.return_loan(id, owner);
         }
-        console::ended(&mut self.services, id);
+        console::ended(&mut self.services, &mut resident);
         self.services.log(&format!("program {} ended, status {status:#x}", resident.program.head.name));
         let area = self.services.ikc.area();
         let seen = area.home(id);
@@ -451,7 +464,12 @@ pub(crate) fn claim<M: Machine>(services: &mut Services<M>, device: Device, from
         return false;
     }
     match device {
-        Device::Console => services.console = Some(ConsoleOwner::default()),
+        Device::Console => {
+            services.console = Some(ConsoleOwner::default());
+            if let Some(from) = from {
+                console::inherit(services, from.kernel);
+            }
+        }
         Device::Block => {
             services.disk = Some(DiskOwner::default());
             let blocks = services.machine.block_count();

@@ -102,9 +102,6 @@ pub enum Held {
     /// An Ethernet frame.
     #[n(0)]
     Packet(#[cbor(n(0), with = "minicbor::bytes")] Vec<u8>),
-    /// Console bytes and the place of the first in the program's stream.
-    #[n(1)]
-    Console(#[n(0)] u64, #[cbor(n(1), with = "minicbor::bytes")] Vec<u8>),
 }
 
 impl Program {

@@ -159,13 +159,11 @@ pub fn unprotect<M: Machine>(
 
 /// Lets all held output leave.
 pub fn release_held<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>) {
-    let (id, name) = (resident.program.head.id, resident.program.head.name.clone());
-    for held in core::mem::take(&mut resident.program.held) {
-        match held {
-            Held::Packet(frame) => network::send(services, &frame),
-            Held::Console(at, bytes) => console::release(services, id, &name, at, &bytes),
-        }
+    for Held::Packet(frame) in core::mem::take(&mut resident.program.held) {
+        network::send(services, &frame);
     }
+    resident.program.terminal.release();
+    console::work(services, resident);
 }
 
 /// Moves what the network stack wants to send on its way: out, or into the held output.
@@ -186,20 +184,14 @@ pub fn is_due<M: Machine>(resident: &Resident<M>, now: Nanos) -> bool {
     if now >= next {
         return true;
     }
-    if resident.program.held.is_empty() || resident.guard.trouble.is_some() {
+    let unreleased = resident.program.terminal.written - resident.program.terminal.released;
+    if resident.program.held.is_empty() && unreleased == 0 || resident.guard.trouble.is_some() {
         return false;
     }
     // Nothing runs and output waits: commit now. Much output waits: commit now as well.
     let rested = resident.guard.last.is_none_or(|last| now >= last.at + OUTPUT_GAP);
-    let held: usize = resident
-        .program
-        .held
-        .iter()
-        .map(|held| match held {
-            Held::Packet(bytes) | Held::Console(_, bytes) => bytes.len(),
-        })
-        .sum();
-    rested && !resident.runnable() || held > HELD_LIMIT
+    let packets: usize = resident.program.held.iter().map(|Held::Packet(bytes)| bytes.len()).sum();
+    rested && !resident.runnable() || packets + unreleased as usize > HELD_LIMIT
 }
 
 /// Takes a checkpoint and releases the output that it covers. What went wrong is kept as the guard's trouble.

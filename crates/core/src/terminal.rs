@@ -13,6 +13,16 @@ pub struct Terminal {
     /// Bytes written since the program began: the place of the next byte in its output stream.
     #[n(0)]
     pub written: u64,
+    /// The last bytes of the stream, as far as they are not known to be printed. They are part of the image: whoever takes the
+    /// program over, or drives the console next, gets them once more, and drops what was printed already.
+    #[n(6)]
+    pub unprinted: Bytes,
+    /// What is before this place may leave the program: a checkpoint covers it.
+    #[cbor(skip)]
+    pub released: u64,
+    /// What is before this place was sent to the console's owner.
+    #[cbor(skip)]
+    pub sent: u64,
     /// Typed and ready to be read.
     #[n(1)]
     pub input: Bytes,
@@ -46,12 +56,43 @@ impl Terminal {
         settings.extend_from_slice(&[3, 28, 127, 21, 4, 0, 1, 0, 17, 19, 26, 0, 18, 15, 23, 22, 0, 0, 0]);
         Terminal {
             written: 0,
+            unprinted: Bytes::default(),
+            released: 0,
+            sent: 0,
             input: Bytes::default(),
             settings,
             window: [24, 80, 0, 0],
             foreground: None,
             session: None,
         }
+    }
+
+    /// The place of the first byte that is not known to be printed.
+    pub fn printed(&self) -> u64 {
+        self.written.saturating_sub(self.unprinted.0.len() as u64)
+    }
+
+    /// Everything written so far may leave.
+    pub fn release(&mut self) {
+        self.released = self.written;
+    }
+
+    /// The next piece to send: its place and bytes.
+    pub fn next_piece(&self, most: usize) -> Option<(u64, Vec<u8>)> {
+        let start = self.printed();
+        let from = self.sent.max(start);
+        let end = self.released.min(self.written).min(from.saturating_add(most as u64));
+        if from >= end {
+            return None;
+        }
+        let bytes = self.unprinted.0.range((from - start) as usize..(end - start) as usize).copied().collect();
+        Some((from, bytes))
+    }
+
+    /// The owner says that everything before `place` is printed.
+    pub fn note_printed(&mut self, place: u64) {
+        let count = place.min(self.sent).saturating_sub(self.printed());
+        self.unprinted.0.drain(..count as usize);
     }
 
     /// Takes typed bytes in.

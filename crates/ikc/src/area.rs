@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use core::ops::Range;
 use shimos_abi::{
     control::KernelState,
-    ids::{Incarnation, KernelId},
+    ids::{Incarnation, KernelId, ProgramId},
     addr::{Frame, FrameRange},
     shared::{Layout, Queue, master, outgoing},
     time::Nanos,
@@ -79,6 +79,21 @@ impl Area {
         self.outgoing(kernel, outgoing::POOL_FRAMES, Ordering::Relaxed)
     }
     /// The death record of the present or of an earlier life.
+    /// How many bytes of the output stream `stream` of a program `owner` says were printed.
+    pub fn printed(self, owner: KernelId, program: ProgramId, stream: u64) -> u64 {
+        let place = outgoing::PRINTED + usize::from(program.0) * 2 % outgoing::PRINTED_WORDS;
+        let Some(part) = self.part(owner) else { return 0 };
+        // The count is set to zero before the stream changes.
+        let count = self.load(part + place + 1);
+        if self.load(part + place) == stream { count } else { 0 }
+    }
+    /// Which output stream of a program `owner` has printed last, and how much of it.
+    pub fn printed_stream(self, owner: KernelId, program: ProgramId) -> Option<(u64, u64)> {
+        let place = outgoing::PRINTED + usize::from(program.0) * 2 % outgoing::PRINTED_WORDS;
+        let part = self.part(owner)?;
+        let (stream, count) = (self.load(part + place), self.load(part + place + 1));
+        (count != 0).then_some((stream, count))
+    }
     /// The frames of a kernel's pool, as the machine laid them out at boot.
     pub fn pool(self, kernel: KernelId) -> FrameRange {
         let entry = master::ENTRIES + kernel.index() * master::ENTRY_WORDS;

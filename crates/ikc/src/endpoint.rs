@@ -21,7 +21,7 @@ use crate::{
 use alloc::{collections::VecDeque, vec::Vec};
 use shimos_abi::{
     control::KernelState,
-    ids::{Incarnation, KernelId, Life},
+    ids::{Incarnation, KernelId, Life, ProgramId},
     shared::{Layout, Queue, outgoing},
     time::Nanos,
 };
@@ -206,6 +206,15 @@ impl Endpoint {
     /// What a peer publishes, if it is whole.
     pub fn read_published(&self, peer: KernelId) -> Option<Vec<u8>> {
         self.area.read_published(peer)
+    }
+    /// As the console's owner: so many bytes of a program's output stream were printed.
+    pub fn set_printed(&mut self, program: ProgramId, stream: u64, bytes: u64) {
+        let place = outgoing::PRINTED + usize::from(program.0) * 2 % outgoing::PRINTED_WORDS;
+        if self.area.printed(self.me.kernel, program, stream) == 0 {
+            self.set(place + 1, 0, Ordering::Release);
+            self.set(place, stream, Ordering::Release);
+        }
+        self.set(place + 1, bytes, Ordering::Release);
     }
     /// Appends to this kernel's log.
     pub fn log(&mut self, bytes: &[u8]) {

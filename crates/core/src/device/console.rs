@@ -1,15 +1,27 @@
 //! The virtual console. A program's output is a stream of numbered bytes; the owner prints whole lines and drops bytes that it
 //! has printed already, so that output released twice appears once.
-use crate::{context::Context, program::Held, services::Services};
+use crate::{
+    context::Context,
+    resident::{Key, Resident},
+    services::Services,
+    syscall::Progress,
+};
 use alloc::{collections::BTreeMap, string::String, vec::Vec};
 use minicbor::{Decode, Encode};
-use shimos_abi::{control::Device, ids::ProgramId, shared::Queue};
+use shimos_abi::{
+    control::Device,
+    ids::{KernelId, ProgramId},
+    shared::Queue,
+};
 use shimos_hal::Machine;
+use shimos_ikc::Endpoint;
 
 /// Bytes of output in one packet.
 const PIECE: usize = 1024;
 /// Bytes of an unfinished line that the owner keeps.
 const LINE_LIMIT: usize = 4096;
+/// Bytes of a program's output that may wait to be printed.
+const UNPRINTED_LIMIT: usize = 1 << 20;
 /// Packets kept while the owner is away.
 const UNSENT_LIMIT: usize = 4096;
 
@@ -31,8 +43,11 @@ enum Packet {
         at: u64,
         #[cbor(n(3), with = "minicbor::bytes")]
         bytes: Vec<u8>,
+        /// Which stream of this program id it is: when the program started.
+        #[n(4)]
+        stream: u64,
     },
-    /// The stream of a program has ended; another may use the id.
+    /// The stream of a program has ended.
     #[n(2)]
     End(#[n(0)] ProgramId),
 }
@@ -47,38 +62,52 @@ pub struct ConsoleOwner {
 
 #[derive(Default)]
 struct Stream {
+    id: u64,
     name: String,
-    next: Option<u64>,
+    /// What is before this place is printed, or in `line`.
+    next: u64,
     line: Vec<u8>,
 }
 
 impl ConsoleOwner {
-    fn take(&mut self, packet: Packet) {
+    fn take(&mut self, packet: Packet, ikc: &mut Endpoint) {
         match packet {
             Packet::Kernel(line) => self.backlog.extend_from_slice(line.as_bytes()),
-            Packet::Output { program, name, at, bytes } => self.take_output(program, name, at, &bytes),
+            Packet::Output { program, name, at, bytes, stream } => {
+                self.take_output(program, (stream, name), at, &bytes, ikc);
+            }
             Packet::End(program) => {
                 if let Some(mut stream) = self.streams.remove(&program) {
                     if !stream.line.is_empty() {
                         stream.line.push(b'\n');
                     }
                     print(&mut self.backlog, &stream.name, &stream.line);
+                    ikc.set_printed(program, stream.id, stream.next);
                 }
             }
         }
     }
 
-    fn take_output(&mut self, program: ProgramId, name: String, at: u64, bytes: &[u8]) {
+    fn take_output(
+        &mut self,
+        program: ProgramId,
+        (id, name): (u64, String),
+        at: u64,
+        bytes: &[u8],
+        ikc: &mut Endpoint,
+    ) {
+        let printed = ikc.area().printed(ikc.me().kernel, program, id);
         let stream = self.streams.entry(program).or_default();
-        if stream.name != name {
-            *stream = Stream { name, ..Stream::default() };
+        if stream.id != id || stream.next == 0 {
+            *stream = Stream { id, name, next: printed, line: Vec::new() };
         }
-        let next = stream.next.unwrap_or(at);
-        // A gap cannot happen in order; after a new owner has come the stream simply goes on.
-        let known = next.saturating_sub(at).min(bytes.len() as u64) as usize;
-        let fresh = &bytes[known..];
-        stream.next = Some(next.max(at + bytes.len() as u64));
-        for byte in fresh {
+        if at > stream.next {
+            // What is between was lost with two kernels at once.
+            stream.next = at;
+        }
+        let known = (stream.next - at).min(bytes.len() as u64) as usize;
+        for byte in &bytes[known..] {
+            stream.next += 1;
             stream.line.push(*byte);
             if *byte == b'\n' || stream.line.len() >= LINE_LIMIT {
                 if *byte != b'\n' {
@@ -86,6 +115,7 @@ impl ConsoleOwner {
                 }
                 print(&mut self.backlog, &stream.name, &stream.line);
                 stream.line.clear();
+                ikc.set_printed(program, id, stream.next);
             }
         }
     }
@@ -112,9 +142,19 @@ fn print(to: &mut Vec<u8>, name: &str, line: &[u8]) {
     }
 }
 
+/// Goes on where the owner before has stopped: it is known what that one has printed.
+pub fn inherit<M: Machine>(services: &mut Services<M>, from: KernelId) {
+    let area = services.ikc.area();
+    for (program, _) in area.programs() {
+        if let Some((stream, bytes)) = area.printed_stream(from, program) {
+            services.ikc.set_printed(program, stream, bytes);
+        }
+    }
+}
+
 fn dispatch<M: Machine>(services: &mut Services<M>, packet: Packet) {
     if let Some(console) = &mut services.console {
-        console.take(packet);
+        console.take(packet, &mut services.ikc);
         console.flush(&mut services.machine);
         return;
     }
@@ -131,7 +171,7 @@ pub fn flush_unsent<M: Machine>(services: &mut Services<M>) {
     while let Some(bytes) = services.unsent_console.pop_front() {
         if let Some(console) = &mut services.console {
             if let Ok(packet) = minicbor::decode(&bytes) {
-                console.take(packet);
+                console.take(packet, &mut services.ikc);
             }
             continue;
         }
@@ -148,18 +188,44 @@ pub fn kernel_line<M: Machine>(services: &mut Services<M>, line: &str) {
     dispatch(services, Packet::Kernel(String::from(line)));
 }
 
-/// Output that may leave the program now.
-pub fn release<M: Machine>(services: &mut Services<M>, program: ProgramId, name: &str, at: u64, bytes: &[u8]) {
-    let mut place = at;
-    for piece in bytes.chunks(PIECE) {
-        dispatch(services, Packet::Output { program, name: String::from(name), at: place, bytes: piece.to_vec() });
-        place += piece.len() as u64;
+/// Sends what a program may show, and forgets what was printed. What finds no room is sent later.
+pub fn work<M: Machine>(services: &mut Services<M>, resident: &mut Resident<M>) {
+    let program = &mut resident.program;
+    let (id, stream) = (program.head.id, program.head.started.0);
+    while services.unsent_console.is_empty()
+        && let Some((at, bytes)) = program.terminal.next_piece(PIECE)
+    {
+        program.terminal.sent = at + bytes.len() as u64;
+        dispatch(services, Packet::Output { program: id, name: program.head.name.clone(), at, bytes, stream });
+    }
+    if program.terminal.unprinted.0.is_empty() {
+        return;
+    }
+    if let Some(owner) = services.owner(Device::Console) {
+        let full = program.terminal.unprinted.0.len() >= UNPRINTED_LIMIT;
+        program.terminal.note_printed(services.ikc.area().printed(owner, id, stream));
+        if full {
+            resident.wake(Key::Terminal);
+        }
     }
 }
 
+/// The console has a new owner: what the last one has not printed is sent to it.
+pub fn send_again<M: Machine>(resident: &mut Resident<M>) {
+    resident.program.terminal.sent = 0;
+}
+
 /// A program has ended.
-pub fn ended<M: Machine>(services: &mut Services<M>, program: ProgramId) {
-    dispatch(services, Packet::End(program));
+pub fn ended<M: Machine>(services: &mut Services<M>, resident: &mut Resident<M>) {
+    let id = resident.program.head.id;
+    resident.program.terminal.release();
+    work(services, resident);
+    let (stream, name) = (resident.program.head.started.0, resident.program.head.name.clone());
+    while let Some((at, bytes)) = resident.program.terminal.next_piece(PIECE) {
+        resident.program.terminal.sent = at + bytes.len() as u64;
+        dispatch(services, Packet::Output { program: id, name: name.clone(), at, bytes, stream });
+    }
+    dispatch(services, Packet::End(id));
 }
 
 /// A packet has come from another kernel.
@@ -169,19 +235,18 @@ pub fn receive<M: Machine>(services: &mut Services<M>, bytes: &[u8]) {
     dispatch(services, packet);
 }
 
-/// A program writes to its console.
-pub fn write<M: Machine>(c: &mut Context<'_, M>, bytes: &[u8]) {
-    let program = &mut c.resident.program;
-    let at = program.terminal.written;
-    program.terminal.written += bytes.len() as u64;
-    if program.holds_output() {
-        match program.held.back_mut() {
-            // Joined, so that a program that writes byte by byte does not fill the queue.
-            Some(Held::Console(_, last)) if last.len() < PIECE => last.extend_from_slice(bytes),
-            _ => program.held.push_back(Held::Console(at, bytes.to_vec())),
-        }
-    } else {
-        let (id, name) = (program.head.id, program.head.name.clone());
-        release(c.services, id, &name, at, bytes);
+/// A program writes to its console. It has to wait while too much is not printed.
+pub fn write<M: Machine>(c: &mut Context<'_, M>, bytes: &[u8]) -> Progress {
+    let holds = c.resident.program.holds_output();
+    let terminal = &mut c.resident.program.terminal;
+    if terminal.unprinted.0.len() >= UNPRINTED_LIMIT {
+        return Progress::Wait(Key::Terminal);
     }
+    terminal.unprinted.0.extend(bytes);
+    terminal.written += bytes.len() as u64;
+    if !holds {
+        terminal.release();
+        work(c.services, c.resident);
+    }
+    Progress::Moved(bytes.len())
 }

@@ -31,7 +31,7 @@ pub use futex::WOKEN as FUTEX_WOKEN;
 pub use life::end_process;
 pub use memory::{Faulted, page_fault};
 pub use open::is_granted;
-pub use transfer::flags as status_flags;
+pub use transfer::{Progress, flags as status_flags};
 pub use unix::closed as unix_closed;
 
 /// The six arguments of a call.

@@ -151,8 +151,7 @@ pub fn write_to<M: Machine>(
         Kind::Null(_) | Kind::Zero(_) | Kind::Random(_) => Ok(Progress::Moved(bytes.len())),
         Kind::Full(_) => Err(Errno::ENOSPC.into()),
         Kind::Console(_) => {
-            device::console::write(c, bytes);
-            Ok(Progress::Moved(bytes.len()))
+            Ok(device::console::write(c, bytes))
         }
         Kind::PipeWriter(pipe) | Kind::PipeBoth(pipe) => {
             let state = c.resident.program.pipes.get_mut(&pipe).ok_or(Errno::EBADF)?;
