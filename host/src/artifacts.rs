@@ -8,8 +8,13 @@ use std::{
 };
 
 /// Programs of `user/` and where they lie inside.
-pub const USER_PROGRAMS: [(&str, &str); 3] =
-    [("shimosd", "/usr/sbin/shimosd"), ("shimosctl", "/usr/bin/shimosctl"), ("touchpages", "/usr/bin/touchpages")];
+pub const USER_PROGRAMS: [(&str, &str); 5] = [
+    ("shimosd", "/usr/sbin/shimosd"),
+    ("shimosctl", "/usr/bin/shimosctl"),
+    ("touchpages", "/usr/bin/touchpages"),
+    ("abi-test", "/usr/bin/abi-test"),
+    ("fuzz-calls", "/usr/bin/fuzz-calls"),
+];
 
 /// Builds the kernel.
 pub fn kernel(paths: &Paths) -> Result<PathBuf> {

@@ -1,0 +1,51 @@
+//! Saying what was expected and what came.
+use crate::Outcome;
+use std::fmt::Debug;
+
+/// Fails unless two values are the same.
+pub fn same<T: PartialEq + Debug>(what: &str, got: T, wanted: T) -> Outcome {
+    if got == wanted { Ok(()) } else { Err(format!("{what}: {got:?} instead of {wanted:?}")) }
+}
+
+/// Fails unless `holds`.
+pub fn that(what: &str, holds: bool) -> Outcome {
+    if holds { Ok(()) } else { Err(what.to_string()) }
+}
+
+/// Fails unless the call failed with this error number.
+pub fn fails<T: Debug, E: Number>(what: &str, got: Result<T, E>, errno: i32) -> Outcome {
+    match got {
+        Err(error) if error.number() == errno => Ok(()),
+        Err(error) => Err(format!("{what}: error {} instead of {errno}", error.number())),
+        Ok(value) => Err(format!("{what}: {value:?} instead of error {errno}")),
+    }
+}
+
+/// The value of what must succeed.
+pub fn works<T, E: Number>(what: &str, got: Result<T, E>) -> Result<T, String> {
+    got.map_err(|error| format!("{what}: error {}", error.number()))
+}
+
+/// Errors that have a number.
+pub trait Number {
+    /// The number.
+    fn number(&self) -> i32;
+}
+
+impl Number for i32 {
+    fn number(&self) -> i32 {
+        *self
+    }
+}
+
+impl Number for std::io::Error {
+    fn number(&self) -> i32 {
+        self.raw_os_error().unwrap_or(-1)
+    }
+}
+
+impl Number for rustix::io::Errno {
+    fn number(&self) -> i32 {
+        self.raw_os_error()
+    }
+}
