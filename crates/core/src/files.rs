@@ -2,7 +2,7 @@
 use crate::pipe::PipeId;
 use alloc::{collections::BTreeMap, vec::Vec};
 use minicbor::{Decode, Encode};
-use shimos_abi::errno::Errno;
+use shimos_abi::{errno::Errno, time::Nanos};
 use shimos_net::SocketId;
 use shimos_vfs::NodeId;
 
@@ -39,6 +39,20 @@ pub struct Description {
     /// Under which name it was opened.
     #[n(4)]
     pub place: Option<Place>,
+    /// How long calls on a socket wait at most.
+    #[n(5)]
+    pub patience: Option<Patience>,
+}
+
+/// Time limits of a socket (SO_RCVTIMEO and SO_SNDTIMEO); none is no limit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Encode, Decode)]
+pub struct Patience {
+    /// For receiving and accepting.
+    #[n(0)]
+    pub receive: Option<Nanos>,
+    /// For sending and connecting.
+    #[n(1)]
+    pub send: Option<Nanos>,
 }
 
 /// Where a name is: its directory, and the last part of its path.

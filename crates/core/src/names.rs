@@ -5,7 +5,6 @@ use crate::{
     files::{Kind as Open, Place},
     proc::Proc,
 };
-use alloc::vec::Vec;
 use shimos_abi::errno::Errno;
 use shimos_hal::Machine;
 use shimos_vfs::{
@@ -119,21 +118,14 @@ pub fn executable<M: Machine>(c: &mut Context<'_, M>, path: &[u8]) -> Result<(No
     Ok((node, Place { dir: found.parent, name: found.name }))
 }
 
-/// One spelling for all paths of a node, to compare bound sockets by.
-pub fn canonical<M: Machine>(c: &mut Context<'_, M>, path: &[u8]) -> Result<Vec<u8>> {
-    let found = c.resolve_at(AT_FDCWD, path, Last::Follow)?;
-    found.existing()?;
-    let root = c.resident.program.tree.root();
-    Ok(c.with_tree(|tree, sources| tree.path_of_entry(sources, root, found.parent, &found.name))?)
-}
-
 /// Makes the node of a bound UNIX socket; EADDRINUSE if the name is taken.
-pub fn make_socket<M: Machine>(c: &mut Context<'_, M>, path: &[u8]) -> Result<()> {
+pub fn make_socket<M: Machine>(c: &mut Context<'_, M>, path: &[u8]) -> Result<NodeId> {
     let found = c.resolve_at(AT_FDCWD, path, Last::Name)?;
     if found.node.is_some() {
         return Err(Errno::EADDRINUSE.into());
     }
     let mode = 0o777 & !c.process()?.umask as u16;
-    c.change(|tree, sources, actor| tree.mknod(sources, actor, found.parent, &found.name, mode, Special::Socket))?;
-    Ok(())
+    let node =
+        c.change(|tree, sources, actor| tree.mknod(sources, actor, found.parent, &found.name, mode, Special::Socket))?;
+    Ok(c.resident.program.tree.canonical(node))
 }

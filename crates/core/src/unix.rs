@@ -3,6 +3,7 @@ use crate::files::{DescriptionId, UnixId};
 use alloc::{collections::VecDeque, vec::Vec};
 use minicbor::{Decode, Encode};
 use shimos_abi::ids::Pid;
+use shimos_vfs::NodeId;
 
 /// Bytes a socket's queue holds at most.
 pub const QUEUE_LIMIT: usize = 212_992;
@@ -47,6 +48,24 @@ pub struct UnixSocket {
     /// Who made it, for SO_PEERCRED of the other side: pid, uid, gid.
     #[n(6)]
     pub owner: (Pid, u32, u32),
+    /// The node that binding it made, if its name is a path.
+    #[n(7)]
+    pub node: Option<NodeId>,
+    /// Where its name comes from.
+    #[n(8)]
+    pub bound: Bound,
+}
+
+/// Where a socket's name comes from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
+#[cbor(index_only)]
+pub enum Bound {
+    /// From bind(2), if it has one.
+    #[n(0)]
+    ByItself,
+    /// From the listener that accepted it; it is not found by it.
+    #[n(1)]
+    ByListener,
 }
 
 /// A marker that a direction is closed.
@@ -97,6 +116,8 @@ impl UnixSocket {
             read_closed: None,
             write_closed: None,
             owner,
+            node: None,
+            bound: Bound::ByItself,
         }
     }
     /// Bytes in its queue.

@@ -105,7 +105,7 @@ impl World {
             let description = DescriptionId(id);
             table.replace(id, Descriptor { description, on_exec: OnExec::Close });
             descriptions
-                .insert(description, Description { kind, flags: id.min(2), offset: 11, references: 1, place: None });
+                .insert(description, Description { kind, flags: id.min(2), offset: 11, references: 1, place: None, patience: None });
         }
         let processes = [process(INIT, Pid(0), 0), process(CHILD, INIT, 7)];
         let threads = [thread(INIT, INIT), thread(CHILD, CHILD), thread(THREAD, INIT)];
@@ -394,7 +394,7 @@ fn sockets_and_routes_are_listed() {
         let kind = Open::Socket(socket);
         world
             .descriptions
-            .insert(DescriptionId(id), Description { kind, flags: 2, offset: 0, references: 1, place: None });
+            .insert(DescriptionId(id), Description { kind, flags: 2, offset: 0, references: 1, place: None, patience: None });
     }
     let list = String::from_utf8(network::sockets(File::NetTcp, &world.seen_by(INIT), &net)).expect("text");
     let lines: Vec<&str> = list.lines().collect();

@@ -321,14 +321,49 @@ pub fn ftruncate<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64
     Ok(0)
 }
 
-/// struct statfs: the writable layer over the image.
-fn statfs_bytes<M: Machine>(c: &Context<'_, M>) -> Vec<u8> {
-    const OVERLAY: u64 = 0x794c_7630;
-    let (files, limit) = c.resident.program.tree.usage();
-    let image = c.resident.program.tree.image().block_count();
-    let (total, free) = (c.services.frames.total() as u64, c.services.frames.free_count() as u64);
-    let words =
-        [OVERLAY, PAGE as u64, image + total, free, free, limit, limit.saturating_sub(files), 0, 255, PAGE as u64];
+/// What kind of file system a descriptor or a path is on (statfs(2) lists the numbers).
+#[derive(Clone, Copy)]
+enum FileSystem {
+    Overlay,
+    Proc,
+    Sys,
+    Pipes,
+    Sockets,
+}
+
+impl FileSystem {
+    fn of(node: NodeId) -> FileSystem {
+        match node {
+            NodeId::Synthetic { mount, .. } if mount == crate::proc::PROC_MOUNT.number => FileSystem::Proc,
+            NodeId::Synthetic { .. } => FileSystem::Sys,
+            _ => FileSystem::Overlay,
+        }
+    }
+    const fn magic(self) -> u64 {
+        match self {
+            FileSystem::Overlay => 0x794c_7630,
+            FileSystem::Proc => 0x9fa0,
+            FileSystem::Sys => 0x6265_6572,
+            FileSystem::Pipes => 0x5049_5045,
+            FileSystem::Sockets => 0x534f_434b,
+        }
+    }
+}
+
+/// struct statfs. The writable layer over the image has sizes, the others have none.
+fn statfs_bytes<M: Machine>(c: &Context<'_, M>, kind: FileSystem) -> Vec<u8> {
+    let sizes = match kind {
+        FileSystem::Overlay => {
+            let (files, limit) = c.resident.program.tree.usage();
+            let image = c.resident.program.tree.image().block_count();
+            let (total, free) = (c.services.frames.total() as u64, c.services.frames.free_count() as u64);
+            [image + total, free, free, limit, limit.saturating_sub(files)]
+        }
+        _ => [0; 5],
+    };
+    let mut words = Vec::from([kind.magic(), PAGE as u64]);
+    words.extend(sizes);
+    words.extend([0, 255, PAGE as u64]);
     let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
     bytes.resize(120, 0);
     bytes
@@ -336,15 +371,18 @@ fn statfs_bytes<M: Machine>(c: &Context<'_, M>) -> Vec<u8> {
 
 pub fn statfs<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
     let path = c.read_path(a[0])?;
-    node_at(c, AT_FDCWD, &path, 0)?;
-    let bytes = statfs_bytes(c);
+    let node = node_at(c, AT_FDCWD, &path, 0)?;
+    let bytes = statfs_bytes(c, FileSystem::of(node));
     c.write_bytes(a[1], &bytes)?;
     Ok(0)
 }
 
 pub fn fstatfs<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
-    c.description(a[0])?;
-    let bytes = statfs_bytes(c);
+    let kind = match &c.description(a[0])?.kind {
+        Open::Socket(_) | Open::Unix(_) => FileSystem::Sockets,
+        other => other.node().map_or(FileSystem::Pipes, FileSystem::of),
+    };
+    let bytes = statfs_bytes(c, kind);
     c.write_bytes(a[1], &bytes)?;
     Ok(0)
 }

@@ -1,14 +1,14 @@
 //! Sockets: the calls, whichever family the socket is of.
-use super::{Arguments, descriptors, transfer, unix};
+use super::{Arguments, clock, descriptors, transfer, unix};
 use crate::{
-    context::{Context, Result, wait_for},
+    context::{Context, Result, Stop},
     files::{DescriptionId, Descriptor, Kind, OnExec},
     resident::Key,
-    syscall::transfer::{Progress, Waiting, flags},
+    syscall::transfer::{Direction, Progress, Waiting, flags, wait_if},
 };
 use alloc::{vec, vec::Vec};
 use core::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use shimos_abi::errno::Errno;
+use shimos_abi::{errno::Errno, time::Nanos};
 use shimos_hal::Machine;
 use shimos_net::{How, Protocol, SocketId, SocketOption, Take};
 
@@ -41,17 +41,14 @@ fn socket_of<M: Machine>(c: &mut Context<'_, M>, fd: u64) -> Result<(Description
     }
 }
 
-fn waiting<M: Machine>(c: &mut Context<'_, M>, id: DescriptionId, msg_flags: u64) -> Result<Waiting> {
-    let nonblock = c.description_by(id)?.flags & flags::NONBLOCK != 0;
-    Ok(if nonblock || msg_flags & MSG_DONTWAIT != 0 { Waiting::Refused } else { Waiting::Allowed })
-}
-
-/// Waits for a network socket, for as long as SO_RCVTIMEO and the caller allow.
-pub fn wait_readable<T, M: Machine>(_: &mut Context<'_, M>, socket: SocketId, waiting: Waiting) -> Result<T> {
-    match waiting {
-        Waiting::Refused => Err(Errno::EAGAIN.into()),
-        Waiting::Allowed => wait_for(Key::Socket(socket)),
-    }
+/// Whether a call may wait, with the flags of its message.
+fn waiting<M: Machine>(
+    c: &mut Context<'_, M>,
+    id: DescriptionId,
+    direction: Direction,
+    msg_flags: u64,
+) -> Result<Waiting> {
+    if msg_flags & MSG_DONTWAIT != 0 { Ok(Waiting::Refused) } else { transfer::waiting(c, id, direction) }
 }
 
 fn install<M: Machine>(c: &mut Context<'_, M>, kind: Kind, flags: u64) -> Result<u64> {
@@ -189,11 +186,11 @@ pub fn accept4<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> 
         return Err(Errno::EINVAL.into());
     }
     let (description, socket) = socket_of(c, a[0])?;
-    let waiting = waiting(c, description, 0)?;
+    let waiting = waiting(c, description, Direction::In, 0)?;
     let (kind, peer) = match socket {
         Socket::Net(id) => match c.resident.program.net.accept(id) {
             Ok((new, peer)) => (Kind::Socket(new), address_bytes(peer)),
-            Err(Errno::EAGAIN) => return wait_readable(c, id, waiting),
+            Err(Errno::EAGAIN) => return wait_if(c, waiting, Key::Socket(id)),
             Err(errno) => return Err(errno.into()),
         },
         Socket::Unix(id) => unix::accept(c, id, waiting)?,
@@ -206,18 +203,22 @@ pub fn accept4<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> 
 pub fn connect<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
     let (description, socket) = socket_of(c, a[0])?;
     let bytes = read_address(c, a[1], a[2])?;
-    let waiting = waiting(c, description, 0)?;
+    let waiting = waiting(c, description, Direction::Out, 0)?;
     match socket {
-        Socket::Unix(id) => unix::connect(c, id, &bytes).map(|()| 0),
+        Socket::Unix(id) => unix::connect(c, id, &bytes, waiting).map(|()| 0),
         Socket::Net(id) => {
             let now = c.now;
             let again = c.moved()? != 0;
             match c.resident.program.net.connect(now, id, parse_address(&bytes)?) {
                 Ok(()) => Ok(0),
                 Err(Errno::EISCONN) if again => Ok(0),
-                Err(Errno::EINPROGRESS | Errno::EALREADY) if waiting == Waiting::Allowed => {
+                Err(errno @ (Errno::EINPROGRESS | Errno::EALREADY)) => {
                     c.set_moved(1)?;
-                    wait_for(Key::Socket(id))
+                    match wait_if(c, waiting, Key::Socket(id)) {
+                        Err(Stop::Errno(_)) if waiting != Waiting::Refused => Err(Errno::EINPROGRESS.into()),
+                        Err(Stop::Errno(_)) => Err(errno.into()),
+                        other => other,
+                    }
                 }
                 Err(errno) => Err(errno.into()),
             }
@@ -270,7 +271,7 @@ fn send_message<M: Machine>(
     msg_flags: u64,
 ) -> Result<u64> {
     let (description, socket) = socket_of(c, fd)?;
-    let waiting = waiting(c, description, msg_flags)?;
+    let waiting = waiting(c, description, Direction::Out, msg_flags)?;
     let mut moved = (c.moved()? as usize).min(bytes.len());
     loop {
         let rest = &bytes[moved..];
@@ -311,11 +312,15 @@ fn send_message<M: Machine>(
                     return Ok(moved as u64);
                 }
             }
-            Progress::Wait(_) if waiting == Waiting::Refused && moved > 0 => return Ok(moved as u64),
-            Progress::Wait(_) if waiting == Waiting::Refused => return Err(Errno::EAGAIN.into()),
             Progress::Wait(key) => {
-                c.set_moved(moved as u64)?;
-                return wait_for(key);
+                return match wait_if(c, waiting, key) {
+                    Err(Stop::Errno(_)) if moved > 0 => Ok(moved as u64),
+                    Err(Stop::Block(keys)) => {
+                        c.set_moved(moved as u64)?;
+                        Err(Stop::Block(keys))
+                    }
+                    other => other,
+                };
             }
         }
     }
@@ -339,7 +344,7 @@ pub struct Received {
 
 fn receive_message<M: Machine>(c: &mut Context<'_, M>, fd: u64, count: usize, msg_flags: u64) -> Result<Received> {
     let (description, socket) = socket_of(c, fd)?;
-    let waiting = waiting(c, description, msg_flags)?;
+    let waiting = waiting(c, description, Direction::In, msg_flags)?;
     let peek = if msg_flags & MSG_PEEK != 0 { Take::Peek } else { Take::Consume };
     match socket {
         Socket::Unix(id) => unix::receive(c, id, count, waiting, peek),
@@ -351,7 +356,7 @@ fn receive_message<M: Machine>(c: &mut Context<'_, M>, fd: u64, count: usize, ms
                     bytes.truncate(got);
                     Ok(Received { bytes, files: Vec::new(), from: from.map(address_bytes).unwrap_or_default() })
                 }
-                Err(Errno::EAGAIN) => wait_readable(c, id, waiting),
+                Err(Errno::EAGAIN) => wait_if(c, waiting, Key::Socket(id)),
                 Err(errno) => Err(errno.into()),
             }
         }
@@ -479,11 +484,24 @@ pub fn recvmsg<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> 
 }
 
 pub fn setsockopt<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
-    let (_, socket) = socket_of(c, a[0])?;
+    let (description, socket) = socket_of(c, a[0])?;
     let value = c.read_bytes(a[3], (a[4] as usize).min(256))?;
+    if a[1] as i32 == LEVEL_SOCKET && [SO_RCVTIMEO, SO_SNDTIMEO].contains(&(a[2] as i32)) {
+        let limit = time_limit(&value)?;
+        let patience = c.description_by(description)?.patience.get_or_insert_default();
+        if a[2] as i32 == SO_RCVTIMEO {
+            patience.receive = limit;
+        } else {
+            patience.send = limit;
+        }
+        return Ok(0);
+    }
     match socket {
         Socket::Net(id) => set_net_option(c, id, a[1] as i32, a[2] as i32, &value)?,
-        Socket::Unix(_) if a[1] as u32 == SOL_SOCKET => {}
+        // SO_REUSEADDR, SO_SNDBUF, SO_RCVBUF, SO_KEEPALIVE, SO_PRIORITY, SO_LINGER: without effect on Linux, or hints.
+        Socket::Unix(_) if a[1] as u32 == SOL_SOCKET && [2, 7, 8, 9, 12, 13].contains(&(a[2] as u32)) => {
+            int(&value)?;
+        }
         Socket::Unix(_) => return Err(Errno::ENOPROTOOPT.into()),
     }
     Ok(0)
@@ -500,6 +518,18 @@ fn int(value: &[u8]) -> Result<i32> {
     Ok(value.first_chunk::<4>().map(|bytes| i32::from_le_bytes(*bytes)).ok_or(Errno::EINVAL)?)
 }
 
+/// A struct timeval as a limit; zero is none.
+fn time_limit(value: &[u8]) -> Result<Option<Nanos>> {
+    let word = |at: usize| value.get(at..at + 8).and_then(|b| b.try_into().ok()).map(i64::from_le_bytes);
+    let (Some(seconds), Some(micros)) = (word(0), word(8)) else { return Err(Errno::EINVAL.into()) };
+    if !(0..1_000_000).contains(&micros) {
+        return Err(Errno::EDOM.into());
+    }
+    // A negative time is over at once.
+    let limit = if seconds < 0 { Nanos(1) } else { Nanos::secs(seconds as u64) + Nanos::micros(micros as u64) };
+    Ok((limit != Nanos(0)).then_some(limit))
+}
+
 fn set_net_option<M: Machine>(c: &mut Context<'_, M>, id: SocketId, level: i32, name: i32, value: &[u8]) -> Result<()> {
     let first = int(value)?;
     if level == LEVEL_SOCKET && name == SO_LINGER {
@@ -507,10 +537,6 @@ fn set_net_option<M: Machine>(c: &mut Context<'_, M>, id: SocketId, level: i32, 
         let linger = if first != 0 { seconds.max(0) } else { -1 };
         let now = c.now;
         return Ok(c.resident.program.net.set_option(now, id, SocketOption::Linger, linger)?);
-    }
-    // Time limits of zero are what sockets have anyway; others are not kept.
-    if level == LEVEL_SOCKET && [SO_RCVTIMEO, SO_SNDTIMEO].contains(&name) && value.iter().all(|byte| *byte == 0) {
-        return Ok(());
     }
     if level == LEVEL_IP && [1, 2, 10, 11].contains(&name) {
         // IP_TOS, IP_TTL, IP_MTU_DISCOVER, IP_RECVERR: hints to the network.
@@ -535,9 +561,16 @@ fn net_option<M: Machine>(c: &mut Context<'_, M>, id: SocketId, level: i32, name
 }
 
 pub fn getsockopt<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
-    let (_, socket) = socket_of(c, a[0])?;
+    let (description, socket) = socket_of(c, a[0])?;
     let room = c.read_u32(a[4])? as usize;
+    if room > i32::MAX as usize {
+        return Err(Errno::EINVAL.into());
+    }
+    let patience = c.description_by(description)?.patience.unwrap_or_default();
+    let limit = |limit: Option<Nanos>| clock::timeval(limit.unwrap_or_default().0).to_vec();
     let value = match socket {
+        _ if a[1] as i32 == LEVEL_SOCKET && a[2] as i32 == SO_RCVTIMEO => limit(patience.receive),
+        _ if a[1] as i32 == LEVEL_SOCKET && a[2] as i32 == SO_SNDTIMEO => limit(patience.send),
         Socket::Net(id) => net_option(c, id, a[1] as i32, a[2] as i32)?,
         Socket::Unix(id) => unix::option(c, id, a[1] as u32, a[2] as u32)?,
     };

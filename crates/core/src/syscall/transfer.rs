@@ -9,7 +9,7 @@ use crate::{
     signal::{Info, Signal},
 };
 use alloc::{vec, vec::Vec};
-use shimos_abi::errno::Errno;
+use shimos_abi::{errno::Errno, time::Nanos};
 use shimos_hal::Machine;
 use shimos_net::{Received, Take};
 
@@ -45,14 +45,13 @@ pub fn read_from<M: Machine>(
     let count = count.min(MAX_TRANSFER);
     let description = c.description_by(id)?;
     check_readable(description.flags)?;
-    let nonblock = description.flags & flags::NONBLOCK != 0;
     let offset = description.offset;
     let seekable = matches!(description.kind, Kind::File(_) | Kind::Snapshot(..) | Kind::Zero(_) | Kind::Null(_));
     if at.is_some() && !seekable {
         return Err(Errno::ESPIPE.into());
     }
     let kind = description.kind.clone();
-    let wait = |key| if nonblock { Err(Errno::EAGAIN.into()) } else { wait_for(key) };
+    let waiting = waiting(c, id, Direction::In)?;
     match kind {
         Kind::File(node) => {
             let mut bytes = vec![0; count];
@@ -77,7 +76,7 @@ pub fn read_from<M: Machine>(
                 return Ok(Vec::new());
             }
             if state.is_empty() {
-                return wait(Key::Pipe(pipe));
+                return wait_if(c, waiting, Key::Pipe(pipe));
             }
             let bytes = state.read(count);
             c.wake(Key::Pipe(pipe));
@@ -86,7 +85,7 @@ pub fn read_from<M: Machine>(
         Kind::PipeWriter(_) | Kind::Path(_) => Err(Errno::EBADF.into()),
         Kind::Console(_) => {
             let bytes = c.resident.program.terminal.read(count);
-            if bytes.is_empty() && count != 0 { wait(Key::Terminal) } else { Ok(bytes) }
+            if bytes.is_empty() && count != 0 { wait_if(c, waiting, Key::Terminal) } else { Ok(bytes) }
         }
         Kind::Shimos(..) => device::shimos::read(c, id, count),
         Kind::Socket(socket) => {
@@ -97,11 +96,11 @@ pub fn read_from<M: Machine>(
                     bytes.truncate(got);
                     Ok(bytes)
                 }
-                Err(Errno::EAGAIN) => super::network::wait_readable(c, socket, nonblock_or(nonblock)),
+                Err(Errno::EAGAIN) => wait_if(c, waiting, Key::Socket(socket)),
                 Err(errno) => Err(errno.into()),
             }
         }
-        Kind::Unix(socket) => Ok(super::unix::receive(c, socket, count, nonblock_or(nonblock), Take::Consume)?.bytes),
+        Kind::Unix(socket) => Ok(super::unix::receive(c, socket, count, waiting, Take::Consume)?.bytes),
     }
 }
 
@@ -109,11 +108,41 @@ pub fn read_from<M: Machine>(
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Waiting {
     Allowed,
+    /// For so long, from the call's first issue on.
+    AtMost(Nanos),
     Refused,
 }
 
-fn nonblock_or(nonblock: bool) -> Waiting {
-    if nonblock { Waiting::Refused } else { Waiting::Allowed }
+/// Which way bytes go.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    In,
+    Out,
+}
+
+/// Whether calls on a description may wait: as O_NONBLOCK and a socket's time limits say.
+pub fn waiting<M: Machine>(c: &mut Context<'_, M>, id: DescriptionId, direction: Direction) -> Result<Waiting> {
+    let description = c.description_by(id)?;
+    if description.flags & flags::NONBLOCK != 0 {
+        return Ok(Waiting::Refused);
+    }
+    let limit = description.patience.and_then(|patience| match direction {
+        Direction::In => patience.receive,
+        Direction::Out => patience.send,
+    });
+    Ok(limit.map_or(Waiting::Allowed, Waiting::AtMost))
+}
+
+/// Waits for `key`, or fails with EAGAIN where that is not allowed or has lasted too long.
+pub fn wait_if<M: Machine, T>(c: &mut Context<'_, M>, waiting: Waiting, key: Key) -> Result<T> {
+    match waiting {
+        Waiting::Allowed => wait_for(key),
+        Waiting::Refused => Err(Errno::EAGAIN.into()),
+        Waiting::AtMost(limit) => {
+            let deadline = c.deadline_in(limit)?;
+            if c.now >= deadline { Err(Errno::EAGAIN.into()) } else { wait_for(key) }
+        }
+    }
 }
 
 fn advance<M: Machine>(c: &mut Context<'_, M>, id: DescriptionId, at: Option<u64>, by: usize) -> Result<()> {
@@ -202,7 +231,7 @@ pub fn broken_pipe<M: Machine, T>(c: &mut Context<'_, M>) -> Result<T> {
 
 /// Writes all of `bytes`, blocking in between where the description allows it; what has been moved is kept in the call.
 pub fn write_all<M: Machine>(c: &mut Context<'_, M>, id: DescriptionId, bytes: &[u8]) -> Result<u64> {
-    let nonblock = c.description_by(id)?.flags & flags::NONBLOCK != 0;
+    let waiting = waiting(c, id, Direction::Out)?;
     let mut moved = (c.moved()? as usize).min(bytes.len());
     loop {
         match write_to(c, id, &bytes[moved..], None) {
@@ -212,11 +241,15 @@ pub fn write_all<M: Machine>(c: &mut Context<'_, M>, id: DescriptionId, bytes: &
                     return Ok(moved as u64);
                 }
             }
-            Ok(Progress::Wait(_)) if nonblock && moved > 0 => return Ok(moved as u64),
-            Ok(Progress::Wait(_)) if nonblock => return Err(Errno::EAGAIN.into()),
             Ok(Progress::Wait(key)) => {
-                c.set_moved(moved as u64)?;
-                return wait_for(key);
+                return match wait_if(c, waiting, key) {
+                    Err(Stop::Errno(_)) if moved > 0 => Ok(moved as u64),
+                    Err(Stop::Block(keys)) => {
+                        c.set_moved(moved as u64)?;
+                        Err(Stop::Block(keys))
+                    }
+                    other => other,
+                };
             }
             Err(Stop::Block(keys)) => {
                 c.set_moved(moved as u64)?;

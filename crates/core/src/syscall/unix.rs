@@ -1,19 +1,20 @@
 //! UNIX sockets.
 use super::{
     network::Received,
-    transfer::{Progress, Waiting},
+    transfer::{Progress, Waiting, wait_if},
 };
 use crate::{
-    context::{Context, Result, wait_for},
+    context::{Context, Result},
     files::{DescriptionId, Kind, UnixId},
     names::{self, Follow},
     resident::Key,
-    unix::{Closed, Message, QUEUE_LIMIT, UnixKind, UnixSocket, UnixState},
+    unix::{Bound, Closed, Message, QUEUE_LIMIT, UnixKind, UnixSocket, UnixState},
 };
 use alloc::{vec, vec::Vec};
 use shimos_abi::errno::Errno;
 use shimos_hal::Machine;
 use shimos_net::{How, Take};
+use shimos_vfs::Want;
 
 fn owner<M: Machine>(c: &Context<'_, M>) -> Result<(shimos_abi::ids::Pid, u32, u32)> {
     let process = c.process()?;
@@ -64,30 +65,29 @@ fn address(name: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// A path name is bound as the node that it makes, so that all spellings of the path find it.
-fn key_of<M: Machine>(c: &mut Context<'_, M>, name: &[u8]) -> Result<Vec<u8>> {
-    if name.first() == Some(&0) {
-        return Ok(name.to_vec());
-    }
-    names::canonical(c, name)
-}
-
 pub fn bind<M: Machine>(c: &mut Context<'_, M>, id: UnixId, bytes: &[u8]) -> Result<()> {
     let name = parse(bytes)?;
     if name.is_empty() || !get(c, id)?.name.is_empty() {
         return Err(Errno::EINVAL.into());
     }
-    let key = if name[0] == 0 {
-        if c.resident.program.unix.values().any(|socket| socket.name == name) {
+    // A path is bound as the node that it makes, so that all paths of the node find it.
+    let node = if name.first() == Some(&0) {
+        if c.resident.program.unix.values().any(|socket| socket.name == name && !is_accepted(socket)) {
             return Err(Errno::EADDRINUSE.into());
         }
-        name
+        None
     } else {
-        names::make_socket(c, &name)?;
-        key_of(c, &name)?
+        Some(names::make_socket(c, &name)?)
     };
-    get(c, id)?.name = key;
+    let socket = get(c, id)?;
+    socket.name = name;
+    socket.node = node;
     Ok(())
+}
+
+/// Whether a socket has its name only because its listener has it.
+fn is_accepted(socket: &UnixSocket) -> bool {
+    socket.bound == Bound::ByListener
 }
 
 pub fn listen<M: Machine>(c: &mut Context<'_, M>, id: UnixId, backlog: u32) -> Result<()> {
@@ -109,17 +109,23 @@ pub fn listen<M: Machine>(c: &mut Context<'_, M>, id: UnixId, backlog: u32) -> R
 /// The bound socket of a name.
 fn find<M: Machine>(c: &mut Context<'_, M>, bytes: &[u8]) -> Result<UnixId> {
     let name = parse(bytes)?;
-    let is_path = name.first() != Some(&0);
-    if is_path {
+    let node = if name.first() == Some(&0) {
+        None
+    } else {
         // A path that does not exist is ENOENT; one that nobody listens at is refused below.
-        names::resolve(c, &name, Follow::Yes)?;
-    }
-    let key = key_of(c, &name)?;
-    let found = c.resident.program.unix.iter().find(|(_, socket)| socket.name == key).map(|(id, _)| *id);
+        let node = names::resolve(c, &name, Follow::Yes)?;
+        let metadata = c.metadata(node)?;
+        c.access()?.check(&metadata, Want::WRITE)?;
+        Some(c.resident.program.tree.canonical(node))
+    };
+    let matches = |socket: &UnixSocket| {
+        !is_accepted(socket) && if node.is_some() { socket.node == node } else { socket.name == name }
+    };
+    let found = c.resident.program.unix.iter().find(|(_, socket)| matches(socket)).map(|(id, _)| *id);
     found.ok_or(Errno::ECONNREFUSED.into())
 }
 
-pub fn connect<M: Machine>(c: &mut Context<'_, M>, id: UnixId, bytes: &[u8]) -> Result<()> {
+pub fn connect<M: Machine>(c: &mut Context<'_, M>, id: UnixId, bytes: &[u8], waiting: Waiting) -> Result<()> {
     let target = find(c, bytes)?;
     let kind = get(c, id)?.kind;
     if get(c, target)?.kind != kind {
@@ -135,13 +141,14 @@ pub fn connect<M: Machine>(c: &mut Context<'_, M>, id: UnixId, bytes: &[u8]) -> 
     let listener = get(c, target)?;
     let (name, owner) = (listener.name.clone(), listener.owner);
     match &listener.state {
-        UnixState::Listening(waiting, backlog) if waiting.len() as u32 > *backlog => {
-            return wait_for(Key::Unix(target));
+        UnixState::Listening(queue, backlog) if queue.len() as u32 > *backlog => {
+            return wait_if(c, waiting, Key::Unix(target));
         }
         UnixState::Listening(..) => {}
         _ => return Err(Errno::ECONNREFUSED.into()),
     }
-    let server = add(c, UnixSocket { state: UnixState::Connected(id), name, ..UnixSocket::new(kind, owner) });
+    let state = UnixState::Connected(id);
+    let server = add(c, UnixSocket { state, name, bound: Bound::ByListener, ..UnixSocket::new(kind, owner) });
     get(c, id)?.state = UnixState::Connected(server);
     if let UnixState::Listening(waiting, _) = &mut get(c, target)?.state {
         waiting.push_back(server);
@@ -153,7 +160,7 @@ pub fn connect<M: Machine>(c: &mut Context<'_, M>, id: UnixId, bytes: &[u8]) -> 
 pub fn accept<M: Machine>(c: &mut Context<'_, M>, id: UnixId, waiting: Waiting) -> Result<(Kind, Vec<u8>)> {
     let UnixState::Listening(queue, _) = &mut get(c, id)?.state else { return Err(Errno::EINVAL.into()) };
     let Some(new) = queue.pop_front() else {
-        return if waiting == Waiting::Refused { Err(Errno::EAGAIN.into()) } else { wait_for(Key::Unix(id)) };
+        return wait_if(c, waiting, Key::Unix(id));
     };
     c.wake(Key::Unix(id));
     let peer = peer_name(c, new).unwrap_or_else(|_| address(&[]));
@@ -264,7 +271,7 @@ pub fn receive<M: Machine>(
         if matches!(socket.state, UnixState::Idle) && socket.kind != UnixKind::Datagram {
             return Err(Errno::EINVAL.into());
         }
-        return if waiting == Waiting::Refused { Err(Errno::EAGAIN.into()) } else { wait_for(Key::Unix(id)) };
+        return wait_if(c, waiting, Key::Unix(id));
     }
     let mut received = Received { bytes: Vec::new(), files: Vec::new(), from: Vec::new() };
     if peek == Take::Peek {
@@ -275,9 +282,6 @@ pub fn receive<M: Machine>(
         return Ok(received);
     }
     while let Some(message) = socket.queue.front_mut() {
-        if !received.bytes.is_empty() && (!message.files.is_empty() || received.bytes.len() >= count) {
-            break;
-        }
         let take = (count - received.bytes.len()).min(message.bytes.len());
         received.files.append(&mut message.files);
         received.from.clone_from(&message.from);
