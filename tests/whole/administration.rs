@@ -150,15 +150,14 @@ fn free_output(rig: &mut Rig) -> Result<()> {
     Ok(())
 }
 
-/// Free frames, once nothing is left to clean up.
-fn free_frames(rig: &mut Rig) -> Result<Vec<u64>> {
-    let mut last = Vec::new();
-    let mut same = 0;
+/// A kernel's free frames, once nothing is left to clean up.
+fn free_frames(rig: &mut Rig, kernel: KernelId) -> Result<u64> {
+    let (mut last, mut same) = (0, 0);
     rig.until(SOON, "free memory that stays as it is", |now| {
-        let frames: Vec<u64> = now.kernels.iter().map(|kernel| kernel.free_frames).collect();
+        let frames = status::kernel(now, kernel)?.free_frames;
         same = if frames == last { same + 1 } else { 0 };
         last = frames;
-        (same >= 20).then(|| last.clone())
+        (same >= 20).then_some(frames)
     })
 }
 
@@ -174,8 +173,7 @@ fn leave_nothing(rig: &mut Rig) -> Result<()> {
         rig.settle(started.program)?;
         rig.control.kill(Target::Pid(started.pid), 9)?;
         rig.until(SOON, "its end", |now| status::home(now, started.program).is_none().then_some(()))?;
-        let free = free_frames(rig)?;
-        let frames = free.get(3).copied().unwrap_or_default();
+        let frames = free_frames(rig, KernelId(3))?;
         match before {
             Some(earlier) if round > 1 => ensure!(frames + 16 >= earlier, "{earlier} frames were free, now {frames}"),
             _ => before = Some(frames),

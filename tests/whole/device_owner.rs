@@ -2,7 +2,7 @@
 use anyhow::{Context, Result, ensure};
 use shimos::{counter, download, machine::Options, names, recovery, status};
 use shimos_abi::{
-    control::{Device, Fault, FencedBy},
+    control::{Device, Fault, FencedBy, KernelState},
     ids::{KernelId, ProgramId},
 };
 use shimos_tests::{client::Client, clock::SOON, group::Group, programs, rig::Rig, suite::Suite};
@@ -15,6 +15,7 @@ pub fn run(suite: &mut Suite) {
         // A machine of its own: each wants kernel 0 to have its first roles.
         Group::new(suite, Options::default()).case(&format!("device_owner::{name}"), |rig| dies(rig, fault));
     }
+    Group::new(suite, Options::default()).case("device_owner::an_order_to_die_is_obeyed_once", dies_once);
     Group::new(suite, Options::default()).case("device_owner::every_owner_in_turn", in_turn);
 }
 
@@ -64,7 +65,11 @@ fn dies(rig: &mut Rig, fault: Fault) -> Result<()> {
     rig.settle(daemon)?;
     rig.settle(under.count)?;
     let dead = rig.inject(BOOT, fault)?;
-    let record = rig.recovered(dead)?;
+    let record = rig.until(SOON, "the record of the death and another life", |now| {
+        let back = recovery::life(now, BOOT).is_some_and(|life| life.incarnation > dead.incarnation);
+        let running = now.kernels.iter().all(|kernel| kernel.state == KernelState::Running);
+        (back && running).then(|| status::recovery(now, dead).cloned())?
+    })?;
     ensure!(record.fenced_by != FencedBy::Init, "the core that booted was fenced by INIT");
     ensure!(record.monitor != BOOT, "{} led the recovery", record.monitor);
     let after = rig.until(SOON, "an owner of every device, a monitor, and shimosd at home", |now| {
@@ -85,6 +90,22 @@ fn dies(rig: &mut Rig, fault: Fault) -> Result<()> {
     let web = rig.start(programs::web("web", 1))?;
     let port = rig.machine.publish(0, web.program, 80)?;
     download::wait_for_server(port, SOON)
+}
+
+/// The daemon that brings the order dies with the kernel it is for, and must not bring it again.
+fn dies_once(rig: &mut Rig) -> Result<()> {
+    for (round, fault) in (1..).zip([Fault::Panic, Fault::NullPointer, Fault::Panic]) {
+        rig.settle(ProgramId(1))?;
+        let home = rig.home(ProgramId(1))?;
+        let before = rig.lives()?;
+        let dead = rig.inject(home, fault)?;
+        rig.recovered(dead)?;
+        rig.settle(ProgramId(1))?;
+        let after = rig.lives()?;
+        let ended: u32 = after.iter().sum::<u32>() - before.iter().sum::<u32>();
+        ensure!(ended == 1, "round {round}: incarnations {before:?} became {after:?}");
+    }
+    Ok(())
 }
 
 /// The kernel that drives the network dies, whichever it is, several times.

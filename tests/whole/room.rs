@@ -6,6 +6,9 @@ use shimos_tests::{group::Group, programs, rig::Rig, suite::Suite};
 
 /// Private memory of a kernel here, in MiB.
 const MEMORY: u64 = 48;
+/// Frames that a kernel has left which is too full to take a program over, and too few for the large program.
+const LITTLE: u64 = 600;
+const ENOUGH: u64 = 2200;
 
 pub fn run(suite: &mut Suite) {
     let mut group = Group::new(suite, Options { kernels: 2, memory: MEMORY, ..Options::default() });
@@ -27,7 +30,7 @@ fn fill(rig: &mut Rig, name: &str, kernel: u16, left: u64) -> Result<()> {
 
 fn none_elsewhere(rig: &mut Rig) -> Result<()> {
     let program = rig.start_protected(programs::count("patient", 1))?.program;
-    fill(rig, "hog", 0, 300)?;
+    fill(rig, "hog", 0, LITTLE)?;
     rig.settle(program)?;
     let dead = rig.inject(KernelId(1), Fault::Panic)?;
     rig.recovered(dead)?;
@@ -45,7 +48,7 @@ fn not_for_all_pages(rig: &mut Rig) -> Result<()> {
     let program =
         rig.start_protected(programs::command("large", 1, &["/usr/bin/touchpages", "12", "20", "10"]))?.program;
     rig.wait_line("large", "touchpages: ready")?;
-    fill(rig, "hog-2", 0, 2000)?;
+    fill(rig, "hog-2", 0, ENOUGH)?;
     rig.settle(program)?;
     let dead = rig.inject(KernelId(1), Fault::InfiniteLoop)?;
     rig.recovered(dead)?;
