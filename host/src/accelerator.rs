@@ -1,7 +1,7 @@
 //! Which accelerator runs the machine.
 //!
-//! A `/dev/kvm` can exist and still not run a guest, so the processor must say that it can virtualise and a probe machine
-//! must come up in time; otherwise the emulator translates (TCG). Which one was chosen is always said.
+//! A `/dev/kvm` can exist and still not run a guest, so the processor must say that it can virtualise and a probe
+//! machine must come up in time; otherwise the emulator translates (TCG). Which one was chosen is always said.
 use crate::children::{Child, tied};
 use std::{
     fmt,

@@ -57,9 +57,7 @@ impl Control {
             match self.once(&Request::Hello, patience) {
                 Ok(Response::Hello { version: VERSION }) => return Ok(()),
                 Ok(Response::Hello { version }) => {
-                    bail!(
-                        "the machine speaks version {version} of the control protocol, this tool {VERSION}; rebuild both"
-                    )
+                    bail!("the machine speaks version {version} of the protocol, this tool {VERSION}; rebuild both")
                 }
                 Ok(other) => return Err(unexpected(&other)),
                 Err(error) if Instant::now() >= end => {

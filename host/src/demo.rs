@@ -100,7 +100,8 @@ impl Report {
     /// For people.
     pub fn table(&self) -> String {
         let mut text = String::from(
-            "fault          under    died  went on  detected by   detect ms  fence ms  takeover ms  client gap ms  reboot ms\n",
+            "fault          under    died  went on  detected by   detect ms  fence ms  takeover ms  \
+             client gap ms  reboot ms\n",
         );
         for trial in &self.trials {
             let name = names::fault(trial.fault);

@@ -14,8 +14,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// A small receive buffer, so that what is buffered on the way hides no gap; but several of the loopback's large segments,
-/// or the sender would wait for a timer before each.
+/// A small receive buffer, so that what is buffered on the way hides no gap; but several of the loopback's large
+/// segments, or the sender would wait for a timer before each.
 const RECEIVE_BUFFER: usize = 256 * 1024;
 /// How long nothing may come before the connection counts as dead.
 const SILENCE: Duration = Duration::from_secs(30);

@@ -148,7 +148,7 @@ fn stage(staging: &Path, packages: &[PathBuf], extras: &[Extra]) -> Result<()> {
     write_stream(&staging.join("srv/www").join(STREAM_NAME))
 }
 
-/// Gives busybox a name for each of its commands that no package brings, as its Debian package leaves to the administrator.
+/// Gives busybox a name for each of its commands that no package brings: its own leaves that to the administrator.
 fn link_applets(staging: &Path) -> Result<()> {
     let busybox = staging.join("usr/bin/busybox");
     let output = Command::new(&busybox).arg("--list").output().context("cannot run the downloaded busybox")?;

@@ -199,8 +199,9 @@ mod tests {
 
     #[test]
     fn the_first_of_alternatives_and_providers_is_taken() {
-        let text = "bash\n  PreDepends: libc6\n  PreDepends: libtinfo6\n |Depends: one\n |Depends: two\n  Depends: three\n\
-                    \x20 Depends: <awk>\n    mawk\n    gawk\n  Conflicts: bash-completion\n  Recommends: <r>\n    provider\n";
+        let text = "bash\n  PreDepends: libc6\n  PreDepends: libtinfo6\n |Depends: one\n |Depends: two\n\
+                    \x20 Depends: three\n  Depends: <awk>\n    mawk\n    gawk\n  Conflicts: bash-completion\n\
+                    \x20 Recommends: <r>\n    provider\n";
         assert_eq!(dependencies_in(text), ["libc6", "libtinfo6", "one", "mawk"]);
         assert!(dependencies_in("").is_empty());
     }

@@ -57,8 +57,8 @@ pub fn life(status: &MachineStatus, kernel: KernelId) -> Option<Life> {
     status::kernel(status, kernel).map(|found| Life { kernel, incarnation: Incarnation(found.incarnation) })
 }
 
-/// Waits until all kernels run and the program has committed `checkpoints` more checkpoints where it is now; returns the
-/// kernel it lives on.
+/// Waits until all kernels run and the program has committed `checkpoints` more checkpoints where it is now; returns
+/// the kernel it lives on.
 pub fn settle(control: &mut Control, program: ProgramId, checkpoints: u32, within: Duration) -> Result<KernelId> {
     let end = Instant::now() + within;
     let mut first = None;

@@ -99,7 +99,7 @@ fn host_steps(paths: &Paths) -> Vec<Step> {
     for name in APART {
         host.args(["--exclude", name]);
     }
-    // The machine layer brings its own panic handler, so it must not share a build with what needs the standard library.
+    // The machine layer brings its own panic handler, so it shares no build with what needs the library.
     let mut layer = artifacts::cargo(paths);
     layer.args(["test", "-p", "shimos-machine", "--target-dir"]).arg(&paths.target);
     vec![Step { what: "host", command: host }, Step { what: "host, machine layer", command: layer }]
