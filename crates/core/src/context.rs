@@ -42,6 +42,8 @@ impl From<Errno> for Stop {
 impl From<Fault> for Stop {
     fn from(fault: Fault) -> Stop {
         match fault {
+            // A directory that is removed and forgotten, while a process still is in it.
+            Fault::Errno(Errno::ESTALE) => Stop::Errno(Errno::ENOENT),
             Fault::Errno(errno) => Stop::Errno(errno),
             Fault::Missing(block) => Stop::Block(vec![Key::Block(block)]),
         }

@@ -5,7 +5,7 @@ use crate::{
     exec,
     files::{Descriptor, FileTable, FilesId, Kind, OnExec},
     kernel::Kernel,
-    names::{self, Follow},
+    names,
     process::{Ids, Process, SpaceId, initial_limits},
     program::{Head, Program},
     protect,
@@ -220,10 +220,10 @@ fn furnish(tree: &mut Tree, sources: &mut Sources<'_>, wall: i64) -> Result<(), 
 /// Executes the program's file and gives it its console.
 fn enter<M: Machine>(c: &mut Context<'_, M>, start: &Start) -> Result<(), Stop> {
     if !start.cwd.is_empty() {
-        let cwd = names::resolve(c, start.cwd.as_bytes(), Follow::Yes)?;
+        let cwd = names::resolve(c, start.cwd.as_bytes())?;
         c.process_mut()?.cwd = cwd;
     }
-    let console = names::resolve(c, b"/dev/console", Follow::Yes)?;
+    let console = names::resolve(c, b"/dev/console")?;
     let path = start.argv.first().map(String::as_bytes).unwrap_or_default().to_vec();
     let arguments = syscall::strings(&start.argv);
     let environment = syscall::strings(&start.env);

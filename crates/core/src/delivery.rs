@@ -124,6 +124,7 @@ pub fn deliver<M: Machine>(
             continue;
         }
         if action.handler != 0 && signal != Signal::KILL && signal != Signal::STOP {
+            syscall::note_time_left(resident, services, tid);
             finish_call(resident, tid, in_call, action);
             in_call = InCall::No;
             if enter_handler(resident, services, tid, signal, info, action).is_err() {
@@ -319,7 +320,7 @@ fn write_info(to: &mut [u8], signal: Signal, info: Info) {
 pub fn leave_handler<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>, tid: Pid) -> Result<(), ()> {
     let thread = resident.program.threads.get(&tid).ok_or(())?;
     let (context_addr, space) = (thread.regs.rsp, resident.program.processes.get(&thread.process).ok_or(())?.space);
-    let area = thread.fpu.area.len().max(4096).min(MAX_TRANSFER);
+    let area = thread.fpu.area.len().clamp(4096, MAX_TRANSFER);
     let mut context = vec![0; UCONTEXT];
     let mut memory = services.memory(resident, space).map_err(|_| ())?;
     memory.read(UserAddr(context_addr), &mut context).map_err(|_| ())?;

@@ -4,7 +4,7 @@ use crate::{
     context::{Context, Result},
     process::SpaceId,
 };
-use alloc::{format, string::String, vec, vec::Vec};
+use alloc::{string::String, vec, vec::Vec};
 use shimos_abi::{
     addr::{PAGE, UserAddr, UserPage},
     errno::Errno,
@@ -422,8 +422,11 @@ fn build_stack<M: Machine>(
     Ok(stack)
 }
 
-/// What the first line of a script asks for: the interpreter and its one argument.
-pub fn script<M: Machine>(c: &mut Context<'_, M>, node: NodeId) -> Result<Option<(Vec<u8>, Option<Vec<u8>>)>> {
+/// The interpreter of a script and the one argument it is given.
+pub type ScriptInterpreter = (Vec<u8>, Option<Vec<u8>>);
+
+/// What the first line of a script asks for.
+pub fn script<M: Machine>(c: &mut Context<'_, M>, node: NodeId) -> Result<Option<ScriptInterpreter>> {
     let mut head = [0; 256];
     let got = content::read(c, node, 0, &mut head)?;
     let Some(line) = head[..got].strip_prefix(b"#!") else { return Ok(None) };
@@ -444,5 +447,5 @@ pub fn command_name(path: &[u8]) -> String {
     while name.len() > 15 {
         name.pop();
     }
-    format!("{name}")
+    name
 }

@@ -392,12 +392,11 @@ impl<M: Machine> Kernel<M> {
     }
 
     fn start_programs(&mut self) {
-        if self.pending_init.is_some() && self.services.image.is_some() {
-            if let Some(start) = self.pending_init.take()
-                && let Err(error) = self.begin(start, None)
-            {
-                self.services.log(&format!("the first program cannot start: {error}"));
-            }
+        if self.services.image.is_some()
+            && let Some(start) = self.pending_init.take()
+            && let Err(error) = self.begin(start, None)
+        {
+            self.services.log(&format!("the first program cannot start: {error}"));
         }
         self.open_image();
         self.go_on_starting();

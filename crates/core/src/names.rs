@@ -15,15 +15,6 @@ use shimos_vfs::{
 /// `AT_FDCWD`.
 pub const AT_FDCWD: u64 = (-100_i64) as u64;
 
-/// Whether a symbolic link at a path's end is followed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Follow {
-    /// Yes.
-    Yes,
-    /// No.
-    No,
-}
-
 impl<M: Machine> Context<'_, M> {
     /// Asks the name space.
     pub fn with_tree<T>(
@@ -101,9 +92,8 @@ impl<M: Machine> Context<'_, M> {
 }
 
 /// Walks a path from the caller's working directory to an existing node.
-pub fn resolve<M: Machine>(c: &mut Context<'_, M>, path: &[u8], follow: Follow) -> Result<NodeId> {
-    let last = if follow == Follow::Yes { Last::Follow } else { Last::Keep };
-    Ok(c.resolve_at(AT_FDCWD, path, last)?.existing()?)
+pub fn resolve<M: Machine>(c: &mut Context<'_, M>, path: &[u8]) -> Result<NodeId> {
+    Ok(c.resolve_at(AT_FDCWD, path, Last::Follow)?.existing()?)
 }
 
 /// A file that the caller may execute, and where its name is.

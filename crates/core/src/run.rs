@@ -34,6 +34,13 @@ fn in_call(number: u64) -> InCall {
     }
 }
 
+/// The same for the call that a thread is in.
+fn in_call_of<M: Machine>(resident: &Resident<M>, tid: Pid) -> InCall {
+    let Some(thread) = resident.program.threads.get(&tid) else { return InCall::No };
+    let granted = thread.call.is_some_and(|call| syscall::is_granted(call.moved));
+    if granted { InCall::Uninterruptible } else { in_call(thread.regs.rax) }
+}
+
 /// Runs one thread until its turn is over: it blocks, ends, or `until` comes.
 pub fn run<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>, tid: Pid, until: Nanos) -> Turn {
     let turn = go_on(resident, services, tid, until);
@@ -49,8 +56,7 @@ pub fn run<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>, t
 fn go_on<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>, tid: Pid, until: Nanos) -> Turn {
     let Some(thread) = resident.program.threads.get(&tid) else { return Turn::Off };
     if thread.call.is_some() {
-        let granted = thread.call.is_some_and(|call| syscall::is_granted(call.moved));
-        let kind = if granted { InCall::Uninterruptible } else { in_call(thread.regs.rax) };
+        let kind = in_call_of(resident, tid);
         match delivery::deliver(resident, services, tid, kind) {
             Delivery::Gone => return Turn::Off,
             Delivery::Interrupted => {}
@@ -159,6 +165,10 @@ fn call<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>, tid:
         Err(Stop::Gone) => Turn::Off,
         Err(Stop::Block(keys)) => {
             resident.block(tid, &keys);
+            // A call that lent the thread another mask may have let in a signal that waits already.
+            if in_call_of(resident, tid) != InCall::Uninterruptible && has_signals(resident, tid) {
+                resident.rouse(tid);
+            }
             Turn::Off
         }
     };

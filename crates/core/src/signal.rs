@@ -10,9 +10,6 @@ pub struct Signal(#[n(0)] u8);
 
 #[allow(missing_docs, reason = "the names are those of signal(7)")]
 impl Signal {
-    pub const HUP: Signal = Signal(1);
-    pub const INT: Signal = Signal(2);
-    pub const QUIT: Signal = Signal(3);
     pub const ILL: Signal = Signal(4);
     pub const TRAP: Signal = Signal(5);
     pub const BUS: Signal = Signal(7);
@@ -21,7 +18,6 @@ impl Signal {
     pub const SEGV: Signal = Signal(11);
     pub const PIPE: Signal = Signal(13);
     pub const ALRM: Signal = Signal(14);
-    pub const TERM: Signal = Signal(15);
     pub const CHLD: Signal = Signal(17);
     pub const CONT: Signal = Signal(18);
     pub const STOP: Signal = Signal(19);
@@ -30,7 +26,6 @@ impl Signal {
     pub const TTOU: Signal = Signal(22);
     pub const URG: Signal = Signal(23);
     pub const WINCH: Signal = Signal(28);
-    pub const SYS: Signal = Signal(31);
     /// The first real-time signal.
     pub const RT_MIN: u8 = 32;
 
@@ -89,10 +84,6 @@ impl SigSet {
     /// With `signal`.
     pub const fn with(self, signal: Signal) -> SigSet {
         SigSet(self.0 | 1 << signal.index())
-    }
-    /// Without `signal`.
-    pub const fn without(self, signal: Signal) -> SigSet {
-        SigSet(self.0 & !(1 << signal.index()))
     }
     /// As a mask: without what cannot be blocked.
     pub const fn as_mask(self) -> SigSet {

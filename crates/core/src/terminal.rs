@@ -4,9 +4,6 @@ use alloc::vec::Vec;
 use minicbor::{Decode, Encode};
 use shimos_abi::ids::Pid;
 
-/// Input bytes kept at most.
-const INPUT_LIMIT: usize = 65536;
-
 /// A terminal.
 #[derive(Clone, Debug, Encode, Decode)]
 pub struct Terminal {
@@ -93,12 +90,6 @@ impl Terminal {
     pub fn note_printed(&mut self, place: u64) {
         let count = place.min(self.sent).saturating_sub(self.printed());
         self.unprinted.0.drain(..count as usize);
-    }
-
-    /// Takes typed bytes in.
-    pub fn typed(&mut self, bytes: &[u8]) {
-        let room = INPUT_LIMIT.saturating_sub(self.input.0.len());
-        self.input.0.extend(bytes.iter().take(room).map(|byte| if *byte == b'\r' { b'\n' } else { *byte }));
     }
 
     /// Takes up to a line of input out, at most `most` bytes.

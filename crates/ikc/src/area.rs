@@ -6,9 +6,9 @@ use crate::{
 use alloc::vec::Vec;
 use core::ops::Range;
 use shimos_abi::{
+    addr::{Frame, FrameRange},
     control::KernelState,
     ids::{Incarnation, KernelId, ProgramId},
-    addr::{Frame, FrameRange},
     shared::{Layout, Queue, master, outgoing},
     time::Nanos,
 };
@@ -78,7 +78,6 @@ impl Area {
     pub fn pool_frames(self, kernel: KernelId) -> u64 {
         self.outgoing(kernel, outgoing::POOL_FRAMES, Ordering::Relaxed)
     }
-    /// The death record of the present or of an earlier life.
     /// How many bytes of the output stream `stream` of a program `owner` says were printed.
     pub fn printed(self, owner: KernelId, program: ProgramId, stream: u64) -> u64 {
         let place = outgoing::PRINTED + usize::from(program.0) * 2 % outgoing::PRINTED_WORDS;
@@ -100,6 +99,7 @@ impl Area {
         let (first, count) = (self.load(entry + master::ENTRY_POOL), self.load(entry + master::ENTRY_POOL_FRAMES));
         FrameRange { first: Frame(first as u32), count: count as u32 }
     }
+    /// The death record of the present or of an earlier life.
     pub fn death(self, kernel: KernelId) -> Option<DeathRecord> {
         DeathRecord::read(self, kernel)
     }

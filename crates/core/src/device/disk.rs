@@ -13,6 +13,7 @@ use shimos_abi::{
     shared::Queue,
 };
 use shimos_hal::{FrameSource, Machine, machine::DeviceError};
+use shimos_ikc::SendError;
 
 /// Bytes of a block in one packet: a third of it and a bit, so that three packets carry a block.
 const PIECE: usize = 1408;
@@ -112,15 +113,7 @@ fn drive<M: Machine>(services: &mut Services<M>) -> Vec<u64> {
     let mut arrived = Vec::new();
     let Some(mut disk) = services.disk.take() else { return arrived };
     let me = services.machine.identity().life.kernel;
-    while let Some((to, bytes)) = disk.unsent.pop_front() {
-        match services.send(to, Queue::Block, &[&bytes]) {
-            Err(shimos_ikc::SendError::Full) => {
-                disk.unsent.push_front((to, bytes));
-                break;
-            }
-            _ => {}
-        }
-    }
+    disk.send_out(services);
     while let Some((tag, result)) = services.machine.block_done() {
         let Some((who, block, frame)) = disk.running.remove(&tag) else { continue };
         if who == me {
@@ -173,20 +166,22 @@ fn drive<M: Machine>(services: &mut Services<M>) -> Vec<u64> {
             }
         }
     }
-    while let Some((to, bytes)) = disk.unsent.pop_front() {
-        match services.send(to, Queue::Block, &[&bytes]) {
-            Err(shimos_ikc::SendError::Full) => {
-                disk.unsent.push_front((to, bytes));
-                break;
-            }
-            _ => {}
-        }
-    }
+    disk.send_out(services);
     services.disk = Some(disk);
     arrived
 }
 
 impl DiskOwner {
+    /// Sends pieces on their way, as far as there is room in the queues.
+    fn send_out<M: Machine>(&mut self, services: &mut Services<M>) {
+        while let Some((to, bytes)) = self.unsent.pop_front() {
+            if services.send(to, Queue::Block, &[&bytes]) == Err(SendError::Full) {
+                self.unsent.push_front((to, bytes));
+                return;
+            }
+        }
+    }
+
     /// Whether work waits that a later turn can do.
     pub fn is_busy(&self) -> bool {
         !self.unsent.is_empty()

@@ -104,8 +104,10 @@ impl World {
         for (id, kind) in (0..).zip(kinds) {
             let description = DescriptionId(id);
             table.replace(id, Descriptor { description, on_exec: OnExec::Close });
-            descriptions
-                .insert(description, Description { kind, flags: id.min(2), offset: 11, references: 1, place: None, patience: None });
+            descriptions.insert(
+                description,
+                Description { kind, flags: id.min(2), offset: 11, references: 1, place: None, patience: None },
+            );
         }
         let processes = [process(INIT, Pid(0), 0), process(CHILD, INIT, 7)];
         let threads = [thread(INIT, INIT), thread(CHILD, CHILD), thread(THREAD, INIT)];
@@ -392,9 +394,10 @@ fn sockets_and_routes_are_listed() {
             net.listen(socket, 5).expect("listening");
         }
         let kind = Open::Socket(socket);
-        world
-            .descriptions
-            .insert(DescriptionId(id), Description { kind, flags: 2, offset: 0, references: 1, place: None, patience: None });
+        world.descriptions.insert(
+            DescriptionId(id),
+            Description { kind, flags: 2, offset: 0, references: 1, place: None, patience: None },
+        );
     }
     let list = String::from_utf8(network::sockets(File::NetTcp, &world.seen_by(INIT), &net)).expect("text");
     let lines: Vec<&str> = list.lines().collect();

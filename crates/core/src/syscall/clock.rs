@@ -1,8 +1,12 @@
 //! Clocks, sleeping, interval timers.
 use super::Arguments;
-use crate::context::{Context, Result, Stop};
+use crate::{
+    context::{Context, Result, Stop},
+    resident::Resident,
+    services::Services,
+};
 use alloc::vec::Vec;
-use shimos_abi::{errno::Errno, time::Nanos};
+use shimos_abi::{addr::UserAddr, errno::Errno, ids::Pid, time::Nanos};
 use shimos_hal::Machine;
 
 const REALTIME: u64 = 0;
@@ -102,18 +106,26 @@ fn sleep_until<M: Machine>(c: &Context<'_, M>, deadline: Nanos) -> Result<u64> {
 pub fn nanosleep<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
     let span = read_timespec(c, a[0])?;
     let deadline = c.deadline_in(span)?;
-    note_remaining(c, a[1], deadline)?;
     sleep_until(c, deadline)
 }
 
-/// Writes the time that is left, which a signal may make the program ask for. (It is written at every issue: a signal
-/// ends the call without issuing it again.)
-fn note_remaining<M: Machine>(c: &mut Context<'_, M>, addr: u64, deadline: Nanos) -> Result<()> {
-    if addr != 0 && c.now < deadline {
-        let left = (deadline - c.now).0;
-        c.write_bytes(addr, &timespec(left))?;
+/// Writes the time that an interrupted sleep had left, where its caller asked for that.
+pub fn note_time_left<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>, tid: Pid) {
+    let Some(thread) = resident.program.threads.get(&tid) else { return };
+    let Some(deadline) = thread.call.and_then(|call| call.deadline) else { return };
+    let addr = match thread.regs.rax {
+        35 => thread.regs.rsi,
+        230 if thread.regs.rsi & TIMER_ABSTIME == 0 => thread.regs.r10,
+        _ => return,
+    };
+    let Some(space) = resident.program.processes.get(&thread.process).map(|process| process.space) else { return };
+    if addr != 0 {
+        let left = timespec((deadline - services.machine.now()).0);
+        if let Ok(mut memory) = services.memory(resident, space) {
+            // An address that is no good is the program's loss alone.
+            let _ = memory.write(UserAddr(addr), &left);
+        }
     }
-    Ok(())
 }
 
 pub fn clock_nanosleep<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
@@ -126,9 +138,7 @@ pub fn clock_nanosleep<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Resu
         let left = Nanos(span.0.saturating_sub(clock));
         c.deadline_in(left)?
     } else {
-        let deadline = c.deadline_in(span)?;
-        note_remaining(c, a[3], deadline)?;
-        deadline
+        c.deadline_in(span)?
     };
     sleep_until(c, deadline)
 }

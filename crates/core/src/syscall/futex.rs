@@ -25,7 +25,7 @@ pub const WOKEN: u64 = 1;
 
 /// The key of a futex word. A word in shared memory has the same key in all address spaces that map it.
 fn key<M: Machine>(c: &mut Context<'_, M>, addr: u64) -> Result<Key> {
-    if addr % 4 != 0 {
+    if !addr.is_multiple_of(4) {
         return Err(Errno::EINVAL.into());
     }
     let space = c.process()?.space;

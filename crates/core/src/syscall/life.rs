@@ -353,6 +353,10 @@ pub fn replace_image<M: Machine>(c: &mut Context<'_, M>, space: SpaceId, image: 
     thread.call = None;
     thread.mask = SigSet(thread.saved_mask.take().unwrap_or(thread.mask).0);
     c.resident.program.threads.insert(pid, thread);
+    if tid != pid {
+        // The turn that runs is the old id's; it ends with this call.
+        c.resident.ready.push_back(pid);
+    }
     c.tid = pid;
     Ok(())
 }

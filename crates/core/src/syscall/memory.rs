@@ -36,7 +36,7 @@ fn pages(len: u64) -> Result<u64> {
 
 /// The page at an aligned address.
 fn page_at(addr: u64) -> Result<UserPage> {
-    if addr % PAGE as u64 != 0 {
+    if !addr.is_multiple_of(PAGE as u64) {
         return Err(Errno::EINVAL.into());
     }
     Ok(UserAddr(addr).page().ok_or(Errno::ENOMEM)?)

@@ -26,6 +26,7 @@ mod transfer;
 mod unix;
 mod wait;
 
+pub use clock::note_time_left;
 pub use exec::{bytes_of as strings, run as execute};
 pub use futex::WOKEN as FUTEX_WOKEN;
 pub use life::end_process;

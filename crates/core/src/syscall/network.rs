@@ -342,6 +342,16 @@ pub struct Received {
     pub from: Vec<u8>,
 }
 
+impl Received {
+    /// The bytes alone: nobody asked for the descriptors, so they are closed.
+    pub fn without_files<M: Machine>(self, c: &mut Context<'_, M>) -> Vec<u8> {
+        for file in self.files {
+            c.release_description(file);
+        }
+        self.bytes
+    }
+}
+
 fn receive_message<M: Machine>(c: &mut Context<'_, M>, fd: u64, count: usize, msg_flags: u64) -> Result<Received> {
     let (description, socket) = socket_of(c, fd)?;
     let waiting = waiting(c, description, Direction::In, msg_flags)?;
@@ -366,9 +376,11 @@ fn receive_message<M: Machine>(c: &mut Context<'_, M>, fd: u64, count: usize, ms
 pub fn recvfrom<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
     c.probe_writable(a[1], (a[2] as usize).min(1 << 16))?;
     let received = receive_message(c, a[0], a[2] as usize, a[3])?;
-    c.write_bytes(a[1], &received.bytes)?;
-    store_address(c, a[4], a[5], &received.from)?;
-    Ok(received.bytes.len() as u64)
+    let from = received.from.clone();
+    let bytes = received.without_files(c);
+    c.write_bytes(a[1], &bytes)?;
+    store_address(c, a[4], a[5], &from)?;
+    Ok(bytes.len() as u64)
 }
 
 /// struct msghdr.

@@ -226,11 +226,8 @@ fn select_until<M: Machine>(c: &mut Context<'_, M>, a: Arguments, timeout: Optio
         }
     }
     let questions: Vec<Question> = asked.iter().map(|(_, fd, wanted)| Question { fd: *fd, wanted: *wanted }).collect();
-    // HUP and ERR come unasked from `ask`; they count only for the sets that take them.
-    let answers = match ask(c, &questions, timeout) {
-        Ok(answers) => answers,
-        Err(stop) => return Err(stop),
-    };
+    // HUP and ERR come unasked; they count only for the sets that take them.
+    let answers = ask(c, &questions, timeout)?;
     let mut results = [vec![0_u8; bytes], vec![0; bytes], vec![0; bytes]];
     let mut ready = 0;
     for ((which, fd, wanted), answer) in asked.into_iter().zip(answers) {

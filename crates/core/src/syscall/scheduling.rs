@@ -24,7 +24,7 @@ pub fn sched_yield<M: Machine>(_: &mut Context<'_, M>, _: Arguments) -> Result<u
 
 /// sched_getaffinity(2): a kernel has one core, and a program sees that one.
 pub fn sched_getaffinity<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
-    if a[1] < 8 || a[1] % 8 != 0 {
+    if a[1] < 8 || !a[1].is_multiple_of(8) {
         return Err(Errno::EINVAL.into());
     }
     check_thread(c, a[0])?;

@@ -100,7 +100,10 @@ pub fn read_from<M: Machine>(
                 Err(errno) => Err(errno.into()),
             }
         }
-        Kind::Unix(socket) => Ok(super::unix::receive(c, socket, count, waiting, Take::Consume)?.bytes),
+        Kind::Unix(socket) => {
+            let received = super::unix::receive(c, socket, count, waiting, Take::Consume)?;
+            Ok(received.without_files(c))
+        }
     }
 }
 
@@ -179,9 +182,7 @@ pub fn write_to<M: Machine>(
         }
         Kind::Null(_) | Kind::Zero(_) | Kind::Random(_) => Ok(Progress::Moved(bytes.len())),
         Kind::Full(_) => Err(Errno::ENOSPC.into()),
-        Kind::Console(_) => {
-            Ok(device::console::write(c, bytes))
-        }
+        Kind::Console(_) => Ok(device::console::write(c, bytes)),
         Kind::PipeWriter(pipe) | Kind::PipeBoth(pipe) => {
             let state = c.resident.program.pipes.get_mut(&pipe).ok_or(Errno::EBADF)?;
             if state.readers == 0 {
@@ -209,7 +210,8 @@ pub fn write_to<M: Machine>(
             Progress::Moved(0) if !bytes.is_empty() => broken_pipe(c),
             progress => Ok(progress),
         },
-        Kind::Directory(_) | Kind::PipeReader(_) | Kind::Snapshot(..) | Kind::Path(_) => Err(Errno::EBADF.into()),
+        Kind::Snapshot(..) => Err(Errno::EIO.into()),
+        Kind::Directory(_) | Kind::PipeReader(_) | Kind::Path(_) => Err(Errno::EBADF.into()),
     }
 }
 

@@ -6,7 +6,7 @@ use super::{
 use crate::{
     context::{Context, Result},
     files::{DescriptionId, Kind, UnixId},
-    names::{self, Follow},
+    names,
     resident::Key,
     unix::{Bound, Closed, Message, QUEUE_LIMIT, UnixKind, UnixSocket, UnixState},
 };
@@ -113,7 +113,7 @@ fn find<M: Machine>(c: &mut Context<'_, M>, bytes: &[u8]) -> Result<UnixId> {
         None
     } else {
         // A path that does not exist is ENOENT; one that nobody listens at is refused below.
-        let node = names::resolve(c, &name, Follow::Yes)?;
+        let node = names::resolve(c, &name)?;
         let metadata = c.metadata(node)?;
         c.access()?.check(&metadata, Want::WRITE)?;
         Some(c.resident.program.tree.canonical(node))

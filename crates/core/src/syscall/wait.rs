@@ -122,11 +122,8 @@ pub fn waitid<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
         2 if id as i32 > 0 => Whom::Group(Pid(id)),
         _ => return Err(Errno::EINVAL.into()),
     };
-    let wishes = Wishes {
-        ended: options & EXITED != 0,
-        stopped: options & UNTRACED != 0,
-        continued: options & CONTINUED != 0,
-    };
+    let wishes =
+        Wishes { ended: options & EXITED != 0, stopped: options & UNTRACED != 0, continued: options & CONTINUED != 0 };
     let mut info = [0; 128];
     let found = match find(c, whom, wishes) {
         Ok(found) => Some(found),
