@@ -129,6 +129,8 @@ pub mod outgoing {
     pub const POOL_FRAMES: usize = 6;
     /// Life cycle of this kernel as itself sees it: 0 down, 1 booting, 2 running, 3 panicked (death record is valid).
     pub const STATE: usize = 7;
+    /// A word that measurements use.
+    pub const BENCH: usize = 8;
     /// Acknowledged timestamps: as monitor, the last stamp seen of each kernel.
     pub const ACKS: usize = 64;
     /// Consumed counts of incoming rings: word `peer * 4 + queue`.

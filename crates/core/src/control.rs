@@ -222,9 +222,7 @@ impl<M: Machine> Kernel<M> {
             Request::SetHeartbeat { .. } => {
                 Response::Failed("the heartbeat interval must be between 1 ms and 60 s".to_string())
             }
-            Request::BenchIkc { .. } => {
-                Response::Failed("this kernel has no such measurement: use 'shimos bench'".to_string())
-            }
+            Request::BenchIkc { rounds } => self.bench_ikc(rounds),
             Request::PowerOff => self.services.machine.power_off(),
         })
     }

@@ -1,5 +1,6 @@
 //! What the daemons of this kernel say to those of others, and what they have it do.
 use crate::{
+    bench::{Ball, Mode},
     control,
     kernel::{Kernel, claim},
 };
@@ -53,6 +54,19 @@ pub enum Message {
     /// Its answer.
     #[n(5)]
     Answer(#[n(0)] u64, #[cbor(n(1), with = "minicbor::bytes")] Vec<u8>),
+    /// Measure with me.
+    #[n(6)]
+    Bench {
+        /// What.
+        #[n(0)]
+        mode: Mode,
+        /// How often.
+        #[n(1)]
+        rounds: u32,
+    },
+    /// A packet of a measurement.
+    #[n(7)]
+    Ball(#[n(0)] Ball),
 }
 
 impl<M: Machine> Kernel<M> {
@@ -88,6 +102,9 @@ impl<M: Machine> Kernel<M> {
                 }
             }
             Message::Answer(number, bytes) => self.answered(number, bytes),
+            Message::Bench { mode, rounds } => self.answer_bench(from.kernel, mode, rounds),
+            // The measurement is over.
+            Message::Ball(_) => {}
         }
     }
 

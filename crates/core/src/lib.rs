@@ -5,6 +5,7 @@
 
 extern crate alloc;
 
+mod bench;
 mod blocks;
 mod content;
 mod context;

@@ -86,6 +86,10 @@ impl Area {
         let count = self.load(part + place + 1);
         if self.load(part + place) == stream { count } else { 0 }
     }
+    /// The word that measurements use.
+    pub fn bench(self, kernel: KernelId) -> u64 {
+        self.outgoing(kernel, outgoing::BENCH, Ordering::Acquire)
+    }
     /// Which output stream of a program `owner` has printed last, and how much of it.
     pub fn printed_stream(self, owner: KernelId, program: ProgramId) -> Option<(u64, u64)> {
         let place = outgoing::PRINTED + usize::from(program.0) * 2 % outgoing::PRINTED_WORDS;

@@ -216,6 +216,10 @@ impl Endpoint {
         }
         self.set(place + 1, bytes, Ordering::Release);
     }
+    /// Sets the word that measurements use.
+    pub fn set_bench(&mut self, value: u64) {
+        self.set(outgoing::BENCH, value, Ordering::Release);
+    }
     /// Appends to this kernel's log.
     pub fn log(&mut self, bytes: &[u8]) {
         self.area.append_log(self.me.kernel, bytes);

@@ -234,7 +234,9 @@ fn open_fifo<M: Machine>(c: &mut Context<'_, M>, node: NodeId, place: Place, fla
     if note != waiting_note(id, end | GRANTED) {
         let waiting_readers = if end & WRITING_END != 0 { grant(c, id, READING_END) } else { 0 };
         let waiting_writers = if end & READING_END != 0 { grant(c, id, WRITING_END) } else { 0 };
+        // A pipe without a name, opened again through /proc, waits for nobody.
         let partner = match end {
+            _ if crate::proc::pipe_of(node).is_some() => true,
             READING_END => writers + waiting_writers > 0,
             WRITING_END => readers + waiting_readers > 0,
             _ => true,

@@ -60,7 +60,14 @@ pub fn read_from<M: Machine>(
             advance(c, id, at, got)?;
             Ok(bytes)
         }
-        Kind::Snapshot(_, text) => {
+        Kind::Snapshot(node, text) => {
+            // Reading from the start shows what is now: the file may have been opened by another program before execve.
+            let text = if at.unwrap_or(offset) == 0 { crate::proc::content(c, node)? } else { text };
+            if let Kind::Snapshot(_, kept) = &mut c.description_by(id)?.kind
+                && at.unwrap_or(offset) == 0
+            {
+                kept.clone_from(&text);
+            }
             let from = (at.unwrap_or(offset) as usize).min(text.len());
             let to = from.saturating_add(count).min(text.len());
             advance(c, id, at, to - from)?;
