@@ -159,5 +159,8 @@ fn by_proc() -> Outcome {
     let mut second = OpenOptions::new().write(true).open(format!("/dev/fd/{}", writer.as_raw_fd())).map_err(text)?;
     second.write_all(b"twice").map_err(text)?;
     (&reader).read_exact(&mut bytes).map_err(text)?;
-    same("content", &bytes, b"twice")
+    same("content", &bytes, b"twice")?;
+    drop((writer, second));
+    let mut late = File::open(format!("/proc/self/fd/{}", reader.as_raw_fd())).map_err(text)?;
+    same("nobody is waited for", late.read(&mut bytes).map_err(text)?, 0)
 }

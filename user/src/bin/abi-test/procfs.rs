@@ -159,6 +159,18 @@ fn snapshot() -> Outcome {
     let mut first = [0; 4];
     file.read_exact(&mut first).map_err(text)?;
     same("from the start", &first[..], &one.as_bytes()[..4])?;
+    // It shows what is at the time of reading: here after the execution of another program.
+    let child = raw::fork(|| {
+        let comm = File::open("/proc/self/comm");
+        let output = comm.and_then(|comm| {
+            let mut cat = std::process::Command::new("/bin/cat");
+            std::os::unix::process::CommandExt::exec(cat.stdin(comm).stdout(std::process::Stdio::null()));
+            Ok(())
+        });
+        i32::from(output.is_err()) + 1
+    })
+    .map_err(text)?;
+    same("cat", raw::exit_of(child).map_err(text)?, 0)?;
     same("no size is told", fs::metadata("/proc/self/stat").map_err(text)?.len(), 0)
 }
 
