@@ -3,6 +3,7 @@ use crate::{
     bench::{Ball, Mode},
     control,
     kernel::{Kernel, claim},
+    resident::Resident,
 };
 use alloc::{format, vec::Vec};
 use minicbor::{Decode, Encode};
@@ -48,6 +49,10 @@ pub enum Message {
     /// The program needs your frames no more.
     #[n(3)]
     Return(#[n(0)] ProgramId),
+    /// I still lend you frames for this program: if it needs them no more, return them. (Said now and then, so that a lost
+    /// `Return` does not keep frames for ever.)
+    #[n(8)]
+    Lent(#[n(0)] ProgramId),
     /// A control request that is yours to work on.
     #[n(4)]
     Request(#[n(0)] u64, #[cbor(n(1), with = "minicbor::bytes")] Vec<u8>),
@@ -95,6 +100,12 @@ impl<M: Machine> Kernel<M> {
             }
             Message::Refused { work, from: dead, why } => self.monitor.refused(work, dead, from.kernel, why),
             Message::Return(program) => self.loan_returned(program),
+            Message::Lent(program) => {
+                let done = |resident: &Resident<M>| !resident.program.head.loans.contains(&from.kernel);
+                if self.residents.get(&program).is_some_and(done) {
+                    self.tell(from.kernel, &Message::Return(program));
+                }
+            }
             Message::Request(number, bytes) => {
                 let answer = self.serve(number, from.kernel, &bytes);
                 if let Some(answer) = answer {

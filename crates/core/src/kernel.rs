@@ -22,7 +22,7 @@ use shimos_abi::{
     shared::Queue,
     time::Nanos,
 };
-use shimos_checkpoint::{Slots, Teardown};
+use shimos_checkpoint::{SlotState, Slots, Teardown};
 use shimos_hal::{Events, Machine};
 use shimos_ikc::{Endpoint, Home};
 use shimos_memory::{Frames, space::Progress};
@@ -30,6 +30,8 @@ use shimos_monitor::{Config, MonitorDaemon, TimerDaemon};
 
 /// How long a thread runs before another gets its turn.
 const SLICE: Nanos = Nanos::millis(5);
+/// How often a kernel asks for frames that it has lent.
+const LOANS_GAP: Nanos = Nanos::secs(1);
 /// Packets taken in one turn.
 const PACKETS: usize = 128;
 
@@ -60,6 +62,7 @@ pub struct Kernel<M: Machine> {
     console_owner: Option<Life>,
     pub(crate) published: Nanos,
     timer_due: Nanos,
+    loans_due: Nanos,
     monitor_due: Nanos,
     /// Which program's thread runs next.
     turn: ProgramId,
@@ -103,6 +106,7 @@ impl<M: Machine> Kernel<M> {
             services.log(&format!("kept {} images, {} damages", retained.images.len(), retained.damages.len()));
         }
         let daemons = Config::default();
+        let loans_due = services.machine.now() + LOANS_GAP;
         Kernel {
             services,
             residents: BTreeMap::new(),
@@ -119,6 +123,7 @@ impl<M: Machine> Kernel<M> {
             console_owner: None,
             published: Nanos(0),
             timer_due: Nanos(0),
+            loans_due,
             monitor_due: Nanos(0),
             turn: ProgramId(0),
             pending_init: if first { config.init } else { None },
@@ -271,6 +276,7 @@ impl<M: Machine> Kernel<M> {
             self.services.ikc.set_load(runnable, free, total);
             self.services.ikc.stamp(stamp, now);
             self.publish();
+            self.ask_for_loans(now);
         }
         if let Some(seen) = turn.nominate {
             let elected = area.elect(seen, self.me.kernel);
@@ -443,6 +449,31 @@ impl<M: Machine> Kernel<M> {
         }
         if let Some(takeover) = self.takeovers.iter_mut().rev().find(|takeover| takeover.program == program) {
             takeover.home = self.services.machine.now();
+        }
+    }
+
+    /// Asks now and then whether frames that are lent are still needed.
+    fn ask_for_loans(&mut self, now: Nanos) {
+        if now < self.loans_due {
+            return;
+        }
+        self.loans_due = now + LOANS_GAP;
+        let area = self.services.ikc.area();
+        for held in self.slots.held(&self.services.machine) {
+            if held.state != SlotState::Lent {
+                continue;
+            }
+            match area.home(held.program).life() {
+                None => self.loan_returned(held.program),
+                Some(life) if life == self.me => {
+                    // It lives here itself, taken over from an earlier life of this kernel: its own image must exist first.
+                    if self.residents.get(&held.program).is_some_and(|resident| resident.guard.last.is_some()) {
+                        self.loan_returned(held.program);
+                    }
+                }
+                Some(life) if life.kernel == self.me.kernel => {}
+                Some(life) => self.tell(life.kernel, &Message::Lent(held.program)),
+            }
         }
     }
 
