@@ -487,10 +487,12 @@ impl<M: Machine> Kernel<M> {
 /// Takes a device, and its owner word from `from`. Returns whether that worked.
 pub(crate) fn claim<M: Machine>(services: &mut Services<M>, device: Device, from: Option<Life>) -> bool {
     let me = services.machine.identity().life;
-    if services.machine.claim(device).is_err() {
+    // First the word: of two who are told to drive a device only one may touch it, for touching it is a reset.
+    if services.ikc.area().move_owner(device, from, Some(me)).is_err() {
         return false;
     }
-    if services.ikc.area().move_owner(device, from, Some(me)).is_err() {
+    if services.machine.claim(device).is_err() {
+        let _ = services.ikc.area().move_owner(device, Some(me), from);
         return false;
     }
     match device {
