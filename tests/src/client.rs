@@ -1,5 +1,5 @@
 //! A TCP client on the host for programs inside.
-use crate::clock::SOON;
+use crate::clock::{self, SOON};
 use anyhow::{Context, Result, bail};
 use std::{
     io::{Read, Write},
@@ -22,6 +22,24 @@ impl Client {
         stream.set_write_timeout(Some(SOON))?;
         stream.set_nodelay(true)?;
         Ok(Client { stream, rest: Vec::new() })
+    }
+
+    /// Connects and says `first` until a program listens there and answers; returns its answer too.
+    pub fn greet(port: u16, first: &str) -> Result<(Client, String)> {
+        let mut last = None;
+        let attempt = || -> Result<Option<(Client, String)>> {
+            let mut client = Client::connect(port)?;
+            client.send(first)?;
+            Ok(client.line()?.map(|answer| (client, answer)))
+        };
+        let greeted = clock::until(SOON, "an answer", || {
+            // The emulator takes every connection, and resets it when nobody listens inside.
+            Ok(attempt().unwrap_or_else(|error| {
+                last = Some(error);
+                None
+            }))
+        });
+        greeted.with_context(|| format!("nobody listens (last: {last:?})"))
     }
 
     /// Sends a text.

@@ -37,7 +37,8 @@ impl Witness {
             &["/bin/busybox", "nc", "-l", "-p", "7000", "-e", "/bin/busybox", "sh", "-c", talk],
         ))?;
         let port = rig.machine.publish(0, server.program, 7000)?;
-        let client = Client::connect(port)?;
+        let (client, first) = Client::greet(port, "0\n")?;
+        ensure!(first == "got 0", "it answered '{first}'");
         let mut witness = Witness { name: name.to_string(), count, client, asked: 0 };
         witness.check(rig)?;
         Ok(witness)
