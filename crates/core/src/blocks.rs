@@ -16,10 +16,24 @@ const AHEAD: u64 = 8;
 /// When fewer frames than this part of the pool are free, cached blocks that nobody uses are given up.
 const LOW_PART: usize = 16;
 
+/// Blocks that came last and are kept however scarce frames are: a call that needs several comes to its end only if the
+/// first is still there when the last arrives.
+const RECENT: u64 = 256;
+
+/// A block at hand.
+#[derive(Clone, Copy)]
+struct Cached {
+    frame: Frame,
+    /// The how-manieth arrival it was.
+    arrival: u64,
+}
+
 /// The cache.
 #[derive(Default)]
 pub struct BlockCache {
-    cached: BTreeMap<u64, Frame>,
+    cached: BTreeMap<u64, Cached>,
+    /// Blocks that have arrived so far.
+    arrivals: u64,
     /// Pages of files that are only a part of a block, followed by zeros: by file and page.
     tails: BTreeMap<(u64, u64), Frame>,
     /// A frame of zeros, for holes.
@@ -65,8 +79,9 @@ impl BlockCache {
     /// A block has arrived in `frame`, which the cache takes over.
     pub fn arrived(&mut self, frames: &mut Frames, block: u64, frame: Frame) {
         self.requested.remove(&block);
-        if let Some(old) = self.cached.insert(block, frame) {
-            frames.release(old);
+        self.arrivals += 1;
+        if let Some(old) = self.cached.insert(block, Cached { frame, arrival: self.arrivals }) {
+            frames.release(old.frame);
         }
     }
 
@@ -94,14 +109,14 @@ impl BlockCache {
         let unused: Vec<u64> = self
             .cached
             .range(self.hand..)
-            .filter(|(_, frame)| frames.references(**frame) == 1)
+            .filter(|(_, cached)| cached.arrival + RECENT <= self.arrivals && frames.references(cached.frame) == 1)
             .map(|(block, _)| *block)
             .take(most)
             .collect();
         self.hand = unused.last().map_or(0, |last| last + 1);
         for block in unused {
-            if let Some(frame) = self.cached.remove(&block) {
-                frames.release(frame);
+            if let Some(cached) = self.cached.remove(&block) {
+                frames.release(cached.frame);
             }
         }
     }
@@ -117,11 +132,11 @@ pub struct BlockReader<'a, M: Machine> {
 
 impl<M: Machine> Blocks for BlockReader<'_, M> {
     fn read(&mut self, block: u64, offset: usize, into: &mut [u8]) -> Result<(), Fault> {
-        let Some(frame) = self.cache.cached.get(&block) else { return Err(self.cache.want(block)) };
+        let Some(cached) = self.cache.cached.get(&block) else { return Err(self.cache.want(block)) };
         if offset + into.len() > PAGE {
             return Err(Errno::EIO.into());
         }
-        self.machine.read_frame(*frame, offset, into);
+        self.machine.read_frame(cached.frame, offset, into);
         Ok(())
     }
 }
@@ -157,7 +172,7 @@ impl<M: Machine> Backing<M> for Files<'_> {
         }
         match self.piece(machine, nid, index)? {
             Piece::Block(block) => match self.cache.cached.get(&block) {
-                Some(frame) => Ok(*frame),
+                Some(cached) => Ok(cached.frame),
                 None => match self.cache.want(block) {
                     Fault::Missing(block) => Err(BackingError::Missing(block)),
                     Fault::Errno(_) => Err(BackingError::Failed),
@@ -194,7 +209,7 @@ impl<M: Machine> Backing<M> for Files<'_> {
             return Some(*frame);
         }
         match self.piece(machine, nid, index) {
-            Ok(Piece::Block(block)) => self.cache.cached.get(&block).copied(),
+            Ok(Piece::Block(block)) => self.cache.cached.get(&block).map(|cached| cached.frame),
             _ => None,
         }
     }
