@@ -30,6 +30,8 @@ use shimos_monitor::{Config, MonitorDaemon, TimerDaemon};
 
 /// How long a thread runs before another gets its turn.
 const SLICE: Nanos = Nanos::millis(5);
+/// How long background work waits for a kernel that has programs to run.
+const BACKGROUND_GAP: Nanos = Nanos::millis(10);
 /// How often a kernel asks for frames that it has lent.
 const LOANS_GAP: Nanos = Nanos::secs(1);
 /// Packets taken in one turn.
@@ -63,6 +65,7 @@ pub struct Kernel<M: Machine> {
     pub(crate) published: Nanos,
     timer_due: Nanos,
     loans_due: Nanos,
+    background_due: Nanos,
     monitor_due: Nanos,
     /// Which program's thread runs next.
     turn: ProgramId,
@@ -124,6 +127,7 @@ impl<M: Machine> Kernel<M> {
             published: Nanos(0),
             timer_due: Nanos(0),
             loans_due,
+            background_due: Nanos(0),
             monitor_due: Nanos(0),
             turn: ProgramId(0),
             pending_init: if first { config.init } else { None },
@@ -166,6 +170,10 @@ impl<M: Machine> Kernel<M> {
         // What this turn has found missing is asked for before anything waits.
         let arrived = self.work_on_disk();
         if ran || more || arrived {
+            // A program that never rests must not keep images and loans from being given back.
+            if now >= self.background_due {
+                self.work_in_background();
+            }
             return;
         }
         if self.work_in_background() {
@@ -355,6 +363,7 @@ impl<M: Machine> Kernel<M> {
     fn work_in_background(&mut self) -> bool {
         const STEP: usize = 1024;
         let mut busy = false;
+        self.background_due = self.services.machine.now() + BACKGROUND_GAP;
         if let Some(teardown) = self.teardowns.last_mut() {
             if teardown.step(&self.services.machine, &mut self.services.frames, STEP) == Progress::Done {
                 self.teardowns.pop();

@@ -192,7 +192,12 @@ fn add_process<M: Machine>(c: &mut Context<'_, M>, wish: Wish, pid: Pid) -> Resu
     };
     let now = c.now;
     let parent = c.process()?;
-    let actual_parent = if wish.flags & CLONE_PARENT != 0 { parent.parent } else { parent.pid };
+    // A sibling tells the parent as its maker does: nobody may choose a signal for another's parent.
+    let (actual_parent, exit_signal) = if wish.flags & CLONE_PARENT != 0 {
+        (parent.parent, parent.exit_signal)
+    } else {
+        (parent.pid, Signal::new(wish.exit_signal))
+    };
     let child = Process {
         pid,
         parent: actual_parent,
@@ -205,7 +210,7 @@ fn add_process<M: Machine>(c: &mut Context<'_, M>, wish: Wish, pid: Pid) -> Resu
         started: now,
         children_used: Nanos(0),
         ended_used: Nanos(0),
-        exit_signal: Signal::new(wish.exit_signal),
+        exit_signal,
         stopped: None,
         continued: None,
         executed: None,
@@ -273,8 +278,16 @@ pub fn end_process<M: Machine>(resident: &mut Resident<M>, services: &mut Servic
         resident.ended = Some(ending.status());
         return;
     }
+    let mut ended = Vec::new();
     for child in resident.program.processes.values_mut().filter(|child| child.parent == pid) {
         child.parent = init;
+        child.exit_signal = Some(Signal::CHLD);
+        if let Some(ending) = child.zombie {
+            ended.push((child.pid, ending));
+        }
+    }
+    for (child, ending) in ended {
+        tell_parent(resident, child, init, Some(Signal::CHLD), ending);
     }
     if let Some(waiter) = waiter {
         resident.rouse(waiter);
@@ -337,6 +350,7 @@ pub fn replace_image<M: Machine>(c: &mut Context<'_, M>, space: SpaceId, image: 
         }
     }
     process.executed = Some(crate::process::Untold);
+    process.exit_signal = process.exit_signal.map(|_| Signal::CHLD);
     let waiter = process.vfork_waiter.take();
     if let Some(waiter) = waiter {
         c.resident.rouse(waiter);

@@ -5,7 +5,7 @@ use crate::{
     files::{DescriptionId, Kind},
     resident::Key,
     signal::SigSet,
-    unix::{QUEUE_LIMIT, UnixState},
+    unix::{QUEUE_LIMIT, UnixKind, UnixState},
 };
 use alloc::{vec, vec::Vec};
 use shimos_abi::{errno::Errno, time::Nanos};
@@ -89,6 +89,7 @@ fn unix_readiness<M: Machine>(c: &Context<'_, M>, id: crate::files::UnixId) -> R
                 events |= OUT | WRNORM;
             }
         }
+        UnixState::Orphaned if socket.kind == UnixKind::Datagram => events |= OUT | WRNORM,
         UnixState::Orphaned => events |= IN | OUT | HUP | RDHUP,
         UnixState::Idle => events |= OUT | WRNORM,
         UnixState::Listening(..) => {}

@@ -184,6 +184,11 @@ pub fn send<M: Machine>(
     files: Vec<DescriptionId>,
 ) -> Result<Progress> {
     let socket = get(c, id)?;
+    if socket.kind == UnixKind::Datagram && matches!(socket.state, UnixState::Orphaned) {
+        // Told once; then it has no peer.
+        socket.state = UnixState::Idle;
+        return Err(Errno::ECONNREFUSED.into());
+    }
     if socket.write_closed.is_some() || matches!(socket.state, UnixState::Orphaned) {
         return Ok(Progress::Moved(0));
     }
@@ -264,7 +269,8 @@ pub fn receive<M: Machine>(
 ) -> Result<Received> {
     let socket = get(c, id)?;
     if socket.queue.is_empty() {
-        let ended = socket.read_closed.is_some() || matches!(socket.state, UnixState::Orphaned);
+        let stream = socket.kind != UnixKind::Datagram;
+        let ended = socket.read_closed.is_some() || stream && matches!(socket.state, UnixState::Orphaned);
         if ended {
             return Ok(Received { bytes: Vec::new(), files: Vec::new(), from: Vec::new() });
         }
@@ -369,7 +375,7 @@ pub fn closed<M: Machine>(c: &mut crate::resident::Resident<M>, id: UnixId) -> V
         c.program.unix.iter().filter(|(_, other)| other.peer() == Some(id)).map(|(id, _)| *id).collect();
     for peer in peers {
         if let Some(other) = c.program.unix.get_mut(&peer) {
-            other.state = if other.kind == UnixKind::Datagram { UnixState::Idle } else { UnixState::Orphaned };
+            other.state = UnixState::Orphaned;
             if other.kind != UnixKind::Datagram {
                 other.read_closed = Some(Closed);
             }
