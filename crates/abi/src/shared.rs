@@ -68,6 +68,9 @@ pub mod commons {
     /// Owner of each device: one word a device, see [`crate::control::Device`]; owner kernel id in the low half, owner's
     /// incarnation in the high half.
     pub const DEVICE_OWNERS: usize = START + 8;
+    /// Who was the last to set about taking each device: one word a device, in the form of the owner's. Taking a device
+    /// resets it, so only one may be at it; the owner word follows when the reset is confirmed.
+    pub const DEVICE_TAKERS: usize = START + 12;
     /// One word a program: which life of which kernel holds the one living copy, see `Home` in the monitor crate.
     pub const HOMES: usize = START + 16;
     /// One mailbox a kernel: how a parked core is seen and restarted.

@@ -496,12 +496,15 @@ impl<M: Machine> Kernel<M> {
 /// Takes a device, and its owner word from `from`. Returns whether that worked.
 pub(crate) fn claim<M: Machine>(services: &mut Services<M>, device: Device, from: Option<Life>) -> bool {
     let me = services.machine.identity().life;
-    // First the word: of two who are told to drive a device only one may touch it, for touching it is a reset.
-    if services.ikc.area().move_owner(device, from, Some(me)).is_err() {
+    let area = services.ikc.area();
+    // Taking a device resets it: of two who are told to, only one may touch it, and only after the last one's end.
+    let last = area.taker(device);
+    let free = last.is_none_or(|life| life == me || has_ended(services, life));
+    if !free || area.move_taker(device, last, Some(me)).is_err() {
         return false;
     }
-    if services.machine.claim(device).is_err() {
-        let _ = services.ikc.area().move_owner(device, Some(me), from);
+    // The owner word moves when the reset is confirmed: until then the dead owner's memory is not used anew.
+    if services.machine.claim(device).is_err() || area.move_owner(device, from, Some(me)).is_err() {
         return false;
     }
     match device {
@@ -519,6 +522,12 @@ pub(crate) fn claim<M: Machine>(services: &mut Services<M>, device: Device, from
         Device::Network => services.network = Some(NetworkOwner::default()),
     }
     true
+}
+
+/// Whether a life is over: its core is proven parked, or has booted since.
+fn has_ended<M: Machine>(services: &Services<M>, life: Life) -> bool {
+    let booted_since = services.ikc.area().incarnation(life.kernel).is_some_and(|now| now > life.incarnation);
+    booted_since || services.machine.confirm_parked(life).is_some()
 }
 
 fn ring_alarms<M: Machine>(resident: &mut Resident<M>, now: Nanos) {

@@ -119,6 +119,12 @@ const fn owner_word(owner: Option<Life>) -> u64 {
     }
 }
 
+/// The life in an owner's word.
+fn life_of(word: u64) -> Option<Life> {
+    let life = Life { kernel: KernelId(word as u16), incarnation: Incarnation((word >> 32) as u32) };
+    (word != 0).then_some(life)
+}
+
 /// A word that holds an incarnation plus one, or 0 for none.
 fn incarnation(word: u64) -> Option<Incarnation> {
     (word as u32).checked_sub(1).map(Incarnation)
@@ -151,14 +157,21 @@ impl Area {
 
     /// The life that drives a device. Incarnations count from 1; an all-zero word is no owner.
     pub fn owner(self, device: Device) -> Option<Life> {
-        let word = self.load(commons::DEVICE_OWNERS + device as usize);
-        let life = Life { kernel: KernelId(word as u16), incarnation: Incarnation((word >> 32) as u32) };
-        (word != 0).then_some(life)
+        life_of(self.load(commons::DEVICE_OWNERS + device as usize))
     }
     /// Moves a device from one owner to another; fails with the owner that it has.
     pub fn move_owner(self, device: Device, from: Option<Life>, to: Option<Life>) -> Result<(), Option<Life>> {
         let word = commons::DEVICE_OWNERS + device as usize;
-        self.exchange(word, owner_word(from), owner_word(to)).map_err(|_| self.owner(device))
+        self.exchange(word, owner_word(from), owner_word(to)).map_err(life_of)
+    }
+    /// The life that was the last to set about taking a device.
+    pub fn taker(self, device: Device) -> Option<Life> {
+        life_of(self.load(commons::DEVICE_TAKERS + device as usize))
+    }
+    /// Sets about taking a device after `from`; fails with who did meanwhile.
+    pub fn move_taker(self, device: Device, from: Option<Life>, to: Option<Life>) -> Result<(), Option<Life>> {
+        let word = commons::DEVICE_TAKERS + device as usize;
+        self.exchange(word, owner_word(from), owner_word(to)).map_err(life_of)
     }
 
     /// Where a program lives.
