@@ -6,7 +6,6 @@ use alloc::{
     vec::Vec,
 };
 use shimos_abi::{
-    addr::PAGE,
     control::{Device, KernelState, KernelStatus, MachineStatus, ProcessStatus, ProgramStatus, Published},
     ids::KernelId,
 };
@@ -84,7 +83,7 @@ impl<M: Machine> Kernel<M> {
             apic: self.services.machine.identity().apic_ids.get(kernel.index()).copied().unwrap_or_default(),
             incarnation: area.incarnation(kernel).map_or(0, |incarnation| incarnation.0),
             state,
-            memory: area.pool_frames(kernel) * PAGE as u64,
+            memory: area.private_bytes(kernel),
             free_frames: if own { self.services.frames.free_count() as u64 } else { area.free_frames(kernel) },
             load: area.load_of(kernel),
             published,

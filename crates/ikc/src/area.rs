@@ -6,7 +6,7 @@ use crate::{
 use alloc::vec::Vec;
 use core::ops::Range;
 use shimos_abi::{
-    addr::{Frame, FrameRange},
+    addr::{Frame, FrameRange, PAGE},
     control::KernelState,
     ids::{Incarnation, KernelId, ProgramId},
     shared::{Layout, Queue, master, outgoing},
@@ -96,6 +96,11 @@ impl Area {
         let part = self.part(owner)?;
         let (stream, count) = (self.load(part + place), self.load(part + place + 1));
         (count != 0).then_some((stream, count))
+    }
+    /// Bytes of a kernel's private memory, as the machine laid it out at boot.
+    pub fn private_bytes(self, kernel: KernelId) -> u64 {
+        let entry = master::ENTRIES + kernel.index() * master::ENTRY_WORDS;
+        self.load(entry + master::ENTRY_PRIVATE_FRAMES).saturating_mul(PAGE as u64)
     }
     /// The frames of a kernel's pool, as the machine laid them out at boot.
     pub fn pool(self, kernel: KernelId) -> FrameRange {
