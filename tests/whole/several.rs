@@ -16,6 +16,7 @@ pub fn run(suite: &mut Suite) {
     group.case("several::the_taker_dies_as_it_takes", taker);
     group.case("several::many_deaths_of_one_program", many);
     group.case("several::two_kernels_together", two);
+    group.case("several::a_request_to_a_kernel_that_hangs_is_answered", unanswered);
 }
 
 fn perfect(rig: &mut Rig, name: &str) -> Result<()> {
@@ -114,4 +115,16 @@ fn two(rig: &mut Rig) -> Result<()> {
     rig.settle(second)?;
     perfect(rig, "two-a")?;
     perfect(rig, "two-b")
+}
+
+/// What a dead kernel was asked is refused, and the control daemon goes on.
+fn unanswered(rig: &mut Rig) -> Result<()> {
+    let kernel = plain_kernel(rig)?;
+    let dead = rig.inject(KernelId(kernel), Fault::IrqDeadlock)?;
+    // Nobody knows yet that it hangs.
+    if let Err(error) = rig.control.start(programs::script("asked", kernel, "echo here")) {
+        ensure!(!format!("{error:#}").contains("control daemon"), "{error:#}");
+    }
+    reborn(rig, dead)?;
+    rig.settle(ProgramId(1)).map(drop)
 }
