@@ -19,6 +19,8 @@ use shimos_ikc::SendError;
 const LIMIT: Nanos = Nanos::millis(100);
 /// Rounds of one measurement, at most.
 const ROUNDS: u32 = 2000;
+/// Packets of the stream, at most.
+const STREAM_ROUNDS: u32 = 400;
 /// Bytes in a packet of the stream.
 const STREAM_PACKET: usize = 1024;
 /// How long the other kernel has to come.
@@ -70,6 +72,7 @@ impl<M: Machine> Kernel<M> {
             (Mode::Woken, "packet, woken, one way"),
             (Mode::Stream, "packet of 1 KiB in a stream"),
         ] {
+            let rounds = if mode == Mode::Stream { rounds.min(STREAM_ROUNDS) } else { rounds };
             self.tell(peer, &Message::Bench { mode, rounds });
             let mut samples = self.drive_bench(peer, mode, rounds);
             samples.sort_unstable();
@@ -106,10 +109,11 @@ impl<M: Machine> Kernel<M> {
                 }
             }
             Mode::Stream => {
-                let load = Ball::Load(vec![0x5a; STREAM_PACKET]);
+                let load = Message::Ball(Ball::Load(vec![0x5a; STREAM_PACKET]));
+                let Ok(load) = minicbor::to_vec(load) else { return samples };
                 let start = self.services.machine.now();
                 for _ in 0..rounds {
-                    while !self.throw(peer, &load) {
+                    while self.services.send(peer, Queue::Daemon, &[&load]).is_err() {
                         if self.services.machine.now() >= end {
                             return samples;
                         }

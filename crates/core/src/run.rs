@@ -158,6 +158,8 @@ fn call<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>, tid:
     let mut context = Context { resident, services, tid, pid, now };
     let outcome = syscall::dispatch(&mut context, r.rax, [r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9]);
     let tid = context.tid;
+    let took = services.machine.now() - now; //DEBUG
+    if took > Nanos::millis(20) { services.log(&alloc::format!("SLOW call {} {:x?} took {} ms", r.rax, [r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9], took.0 / 1_000_000)); } //DEBUG
     let turn = match outcome {
         Ok(value) => finish(resident, tid, Some(value)),
         Err(Stop::Errno(errno)) => finish(resident, tid, Some(errno.to_return())),
