@@ -106,8 +106,13 @@ pub fn deliver<M: Machine>(
 ) -> Delivery {
     let mut outcome = Delivery::None;
     let mut in_call = in_call;
-    if in_call == InCall::Uninterruptible {
+    if in_call == InCall::Uninterruptible || in_call == InCall::Killable && !is_being_killed(resident, tid) {
         return outcome;
+    }
+    if in_call == InCall::Killable {
+        let Some(pid) = resident.program.threads.get(&tid).map(|thread| thread.process) else { return Delivery::Gone };
+        syscall::end_process(resident, services, pid, Ending::Killed(Signal::KILL));
+        return Delivery::Gone;
     }
     loop {
         let Some(thread) = resident.program.threads.get_mut(&tid) else { return Delivery::Gone };
@@ -160,15 +165,24 @@ pub enum InCall {
     Transfer,
     /// Yes, one that no signal interrupts.
     Uninterruptible,
+    /// Yes, one that only SIGKILL interrupts.
+    Killable,
     /// Yes, one that always ends with EINTR (sleeps, polls, waits for signals).
     Interruptible,
+}
+
+/// Whether SIGKILL is on its way to a thread.
+pub fn is_being_killed<M: Machine>(resident: &Resident<M>, tid: Pid) -> bool {
+    let Some(thread) = resident.program.threads.get(&tid) else { return false };
+    let process = resident.program.processes.get(&thread.process);
+    thread.pending.set().has(Signal::KILL) || process.is_some_and(|process| process.pending.set().has(Signal::KILL))
 }
 
 /// Ends a call that a handler interrupts.
 fn finish_call<M: Machine>(resident: &mut Resident<M>, tid: Pid, in_call: InCall, action: Action) {
     let Some(thread) = resident.program.threads.get_mut(&tid) else { return };
     match in_call {
-        InCall::No | InCall::Uninterruptible => return,
+        InCall::No | InCall::Uninterruptible | InCall::Killable => return,
         InCall::Transfer if thread.call.is_some_and(|call| call.moved != 0) => {
             thread.regs.rax = thread.call.map_or(0, |call| call.moved);
         }

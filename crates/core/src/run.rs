@@ -28,8 +28,8 @@ fn in_call(number: u64) -> InCall {
         7 | 23 | 34 | 35 | 128 | 130 | 230 | 270 | 271 => InCall::Interruptible,
         // read, write and the like keep what they have moved.
         0 | 1 | 17..=20 | 40 | 44..=47 => InCall::Transfer,
-        // The parent of a vfork waits for its child whatever happens.
-        56 | 58 | 435 => InCall::Uninterruptible,
+        // The parent of a vfork waits for its child whatever happens, unless it is killed.
+        56 | 58 | 435 => InCall::Killable,
         _ => InCall::Restartable,
     }
 }
@@ -158,8 +158,6 @@ fn call<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>, tid:
     let mut context = Context { resident, services, tid, pid, now };
     let outcome = syscall::dispatch(&mut context, r.rax, [r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9]);
     let tid = context.tid;
-    let took = services.machine.now() - now; //DEBUG
-    if took > Nanos::millis(20) { services.log(&alloc::format!("SLOW call {} {:x?} took {} ms", r.rax, [r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9], took.0 / 1_000_000)); } //DEBUG
     let turn = match outcome {
         Ok(value) => finish(resident, tid, Some(value)),
         Err(Stop::Errno(errno)) => finish(resident, tid, Some(errno.to_return())),
@@ -168,7 +166,12 @@ fn call<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>, tid:
         Err(Stop::Block(keys)) => {
             resident.block(tid, &keys);
             // A call that lent the thread another mask may have let in a signal that waits already.
-            if in_call_of(resident, tid) != InCall::Uninterruptible && has_signals(resident, tid) {
+            let interrupts = match in_call_of(resident, tid) {
+                InCall::Uninterruptible => false,
+                InCall::Killable => delivery::is_being_killed(resident, tid),
+                _ => has_signals(resident, tid),
+            };
+            if interrupts {
                 resident.rouse(tid);
             }
             Turn::Off
