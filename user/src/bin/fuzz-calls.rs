@@ -162,6 +162,13 @@ fn batch(seed: u64, number: u64) -> i32 {
             // These only wait for the parent's patience to end.
             libc::SYS_pause | libc::SYS_rt_sigsuspend if random.below(8) != 0 => continue,
             libc::SYS_exit | libc::SYS_exit_group if random.below(8) != 0 => continue,
+            // What takes the child's own memory or program away ends a batch too soon.
+            libc::SYS_munmap | libc::SYS_mremap | libc::SYS_mprotect | libc::SYS_execve | libc::SYS_brk
+                if random.below(8) != 0 =>
+            {
+                continue;
+            }
+            libc::SYS_rt_sigreturn | libc::SYS_arch_prctl | libc::SYS_mmap if random.below(4) != 0 => continue,
             // Sleeps, and waits for what never comes.
             libc::SYS_nanosleep | libc::SYS_clock_nanosleep | libc::SYS_poll if random.below(4) != 0 => continue,
             _ => {}
