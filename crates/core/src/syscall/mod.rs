@@ -6,6 +6,7 @@ use shimos_abi::errno::Errno;
 use shimos_hal::Machine;
 
 mod attributes;
+mod bulk;
 mod clock;
 mod descriptors;
 mod exec;
@@ -18,6 +19,7 @@ mod metadata;
 mod names;
 mod network;
 mod open;
+mod options;
 mod poll;
 mod scheduling;
 mod signals;
@@ -93,7 +95,7 @@ table! {
     37 alarm => clock::alarm;
     38 setitimer => clock::setitimer;
     39 getpid => identity::getpid;
-    40 sendfile => transfer::sendfile;
+    40 sendfile => bulk::sendfile;
     41 socket => network::socket;
     42 connect => network::connect;
     43 accept => network::accept;
@@ -107,8 +109,8 @@ table! {
     51 getsockname => network::getsockname;
     52 getpeername => network::getpeername;
     53 socketpair => network::socketpair;
-    54 setsockopt => network::setsockopt;
-    55 getsockopt => network::getsockopt;
+    54 setsockopt => options::setsockopt;
+    55 getsockopt => options::getsockopt;
     56 clone => life::clone;
     57 fork => life::fork;
     58 vfork => life::vfork;
@@ -119,8 +121,8 @@ table! {
     63 uname => system::uname;
     72 fcntl => descriptors::fcntl;
     73 flock => descriptors::flock;
-    74 fsync => transfer::fsync;
-    75 fdatasync => transfer::fsync;
+    74 fsync => bulk::fsync;
+    75 fdatasync => bulk::fsync;
     76 truncate => metadata::truncate;
     77 ftruncate => metadata::ftruncate;
     79 getcwd => names::getcwd;
@@ -184,7 +186,7 @@ table! {
     157 prctl => system::prctl;
     158 arch_prctl => system::arch_prctl;
     160 setrlimit => system::setrlimit;
-    162 sync => transfer::sync;
+    162 sync => bulk::sync;
     170 sethostname => system::sethostname;
     186 gettid => identity::gettid;
     188 setxattr => attributes::of_path;
@@ -206,7 +208,7 @@ table! {
     204 sched_getaffinity => scheduling::sched_getaffinity;
     217 getdents64 => names::getdents64;
     218 set_tid_address => identity::set_tid_address;
-    221 fadvise64 => transfer::fadvise64;
+    221 fadvise64 => bulk::fadvise64;
     228 clock_gettime => clock::clock_gettime;
     229 clock_getres => clock::clock_getres;
     230 clock_nanosleep => clock::clock_nanosleep;
@@ -231,7 +233,7 @@ table! {
     271 ppoll => poll::ppoll;
     273 set_robust_list => identity::set_robust_list;
     280 utimensat => metadata::utimensat;
-    285 fallocate => transfer::fallocate;
+    285 fallocate => bulk::fallocate;
     288 accept4 => network::accept4;
     292 dup3 => descriptors::dup3;
     293 pipe2 => descriptors::pipe2;

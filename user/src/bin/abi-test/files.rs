@@ -192,7 +192,7 @@ fn modes() -> Outcome {
         .map_err(text)?;
         same("another user is refused", raw::exit_of(child).map_err(text)?, 0)?;
     }
-    fails("chmod nothing", std::fs::set_permissions("b", std::fs::Permissions::from_mode(0)), libc::ENOENT)
+    fails("chmod nothing", std::fs::set_permissions("b", std::fs::Permissions::from_mode(0o0)), libc::ENOENT)
 }
 
 fn unlinked() -> Outcome {

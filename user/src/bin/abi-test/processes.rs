@@ -156,7 +156,7 @@ fn orphans() -> Outcome {
             while process::getppid().is_some_and(|pid| pid.as_raw_nonzero().get() as u32 == own) {
                 std::thread::sleep(std::time::Duration::from_millis(1));
             }
-            i32::from(!tell.as_mut().is_some_and(|tell| tell.write_all(b"free").is_ok()))
+            i32::from(tell.as_mut().is_none_or(|tell| tell.write_all(b"free").is_err()))
         });
         i32::from(grandchild.is_err())
     })

@@ -161,16 +161,16 @@ fn snapshot() -> Outcome {
     same("from the start", &first[..], &one.as_bytes()[..4])?;
     // It shows what is at the time of reading: here after the execution of another program.
     let child = raw::fork(|| {
-        let comm = File::open("/proc/self/comm");
-        let output = comm.and_then(|comm| {
-            let mut cat = std::process::Command::new("/bin/cat");
-            let _ = std::os::unix::process::CommandExt::exec(cat.stdin(comm).stdout(std::process::Stdio::null()));
-            Ok(())
-        });
-        i32::from(output.is_err()) + 1
+        let Ok(comm) = File::open("/proc/self/comm") else { return 2 };
+        let mut cat = std::process::Command::new("/bin/cat");
+        let output = File::create("said");
+        let Ok(output) = output else { return 3 };
+        let _ = std::os::unix::process::CommandExt::exec(cat.stdin(comm).stdout(output));
+        4
     })
     .map_err(text)?;
     same("cat", raw::exit_of(child).map_err(text)?, 0)?;
+    same("its name", read("said")?.as_str(), "cat\n")?;
     same("no size is told", fs::metadata("/proc/self/stat").map_err(text)?.len(), 0)
 }
 

@@ -1,0 +1,109 @@
+//! Whole files: copying between descriptors, room, synchronisation, advice.
+use super::{
+    Arguments,
+    transfer::{Progress, check_writable, flags, read_from, write_to},
+};
+use crate::{
+    content,
+    context::{Context, Result, wait_for},
+    files::Kind,
+};
+use shimos_abi::errno::Errno;
+use shimos_hal::Machine;
+
+/// Bytes that sendfile(2) moves through one buffer.
+const SENDFILE_PIECE: usize = 128 << 10;
+
+/// sendfile(2). The source's position moves only with what the destination took.
+pub fn sendfile<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
+    let (out, input) = (c.descriptor(a[0])?.description, c.descriptor(a[1])?.description);
+    let count = a[3] as usize;
+    if !matches!(c.description_by(input)?.kind, Kind::File(_)) {
+        return Err(Errno::EINVAL.into());
+    }
+    check_writable(c.description_by(out)?.flags)?;
+    if c.description_by(out)?.flags & flags::APPEND != 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    let nonblock = c.description_by(out)?.flags & flags::NONBLOCK != 0;
+    let start = if a[2] != 0 { c.read_u64(a[2])? } else { c.description_by(input)?.offset };
+    // A call that is issued again reads the same start from memory or the offset: nothing was stored before.
+    let mut moved = 0;
+    let outcome = loop {
+        if moved >= count {
+            break Ok(());
+        }
+        let piece = match read_from(c, input, (count - moved).min(SENDFILE_PIECE), Some(start + moved as u64)) {
+            Ok(piece) if piece.is_empty() => break Ok(()),
+            Ok(piece) => piece,
+            Err(stop) => break Err(stop),
+        };
+        match write_to(c, out, &piece, None) {
+            Ok(Progress::Moved(sent)) => {
+                moved += sent;
+                if sent < piece.len() {
+                    break Ok(());
+                }
+            }
+            Ok(Progress::Wait(_)) if nonblock => break Err(Errno::EAGAIN.into()),
+            Ok(Progress::Wait(key)) => break wait_for(key),
+            Err(stop) => break Err(stop),
+        }
+    };
+    if moved == 0 {
+        outcome?;
+    }
+    let end = start + moved as u64;
+    if a[2] != 0 {
+        c.write_u64(a[2], end)?;
+    } else {
+        c.description_by(input)?.offset = end;
+    }
+    Ok(moved as u64)
+}
+
+/// fallocate(2): room is given out when it is written to, so only a file's size can change.
+pub fn fallocate<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
+    const KEEP_SIZE: u64 = 1;
+    let description = c.description(a[0])?;
+    let (kind, flags) = (description.kind.clone(), description.flags);
+    let end = match ((a[2] as i64), (a[3] as i64)) {
+        (offset, len) if offset < 0 || len <= 0 => return Err(Errno::EINVAL.into()),
+        (offset, len) => offset.checked_add(len).ok_or(Errno::EFBIG)? as u64,
+    };
+    if a[1] & !KEEP_SIZE != 0 {
+        return Err(Errno::EOPNOTSUPP.into());
+    }
+    check_writable(flags)?;
+    match kind {
+        Kind::File(node) => {
+            if a[1] & KEEP_SIZE == 0 && end > content::size(c, node)? {
+                content::truncate(c, node, end)?;
+            }
+            Ok(0)
+        }
+        Kind::PipeReader(_) | Kind::PipeWriter(_) | Kind::PipeBoth(_) => Err(Errno::ESPIPE.into()),
+        _ => Err(Errno::ENODEV.into()),
+    }
+}
+
+/// fsync(2): the writable layer lives in memory and in checkpoints; there is nothing behind it to write to.
+pub fn fsync<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
+    match c.description(a[0])?.kind {
+        Kind::File(_) | Kind::Directory(_) => Ok(0),
+        _ => Err(Errno::EINVAL.into()),
+    }
+}
+
+pub fn sync<M: Machine>(_: &mut Context<'_, M>, _: Arguments) -> Result<u64> {
+    Ok(0)
+}
+
+/// posix_fadvise(2): advice is taken note of only where it is wrong.
+pub fn fadvise64<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
+    match c.description(a[0])?.kind {
+        Kind::PipeReader(_) | Kind::PipeWriter(_) | Kind::PipeBoth(_) => Err(Errno::ESPIPE.into()),
+        _ if a[3] > 5 => Err(Errno::EINVAL.into()),
+        _ => Ok(0),
+    }
+}
