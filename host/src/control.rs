@@ -2,7 +2,7 @@
 use anyhow::{Context, Result, anyhow, bail};
 use shimos_abi::{
     control::{Fault, Figure, MAX_MESSAGE, MachineStatus, Protection, Request, Response, Start, Target, VERSION},
-    ids::{KernelId, Pid, ProgramId},
+    ids::{Incarnation, KernelId, Pid, ProgramId},
     time::Nanos,
 };
 use std::{
@@ -105,7 +105,11 @@ impl Control {
 
     /// Injures a kernel.
     pub fn inject(&mut self, kernel: KernelId, fault: Fault) -> Result<()> {
-        self.done(&Request::Inject { kernel, fault }, &Repeat::Never)
+        // The order names the life that it is for, so that it is obeyed once even if the daemon's kernel dies of it.
+        let status = self.status()?;
+        let incarnation =
+            status.kernels.iter().find(|seen| seen.id == kernel).map(|seen| Incarnation(seen.incarnation));
+        self.done(&Request::Inject { kernel, fault, incarnation }, &Repeat::Harmless)
     }
 
     /// Sets the daemons' interval.

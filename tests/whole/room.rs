@@ -43,7 +43,7 @@ fn none_elsewhere(rig: &mut Rig) -> Result<()> {
     Ok(())
 }
 
-/// The taker can begin, and cannot hold all pages: it goes on with them where they are.
+/// The other kernel is not full, and yet cannot hold all pages: it must not take the program over and run out of memory.
 fn not_for_all_pages(rig: &mut Rig) -> Result<()> {
     let program =
         rig.start_protected(programs::command("large", 1, &["/usr/bin/touchpages", "12", "20", "10"]))?.program;

@@ -3,7 +3,7 @@
 //! A message is one CBOR item behind its length as a 32-bit little-endian number. A client writes a [`Request`] and reads
 //! the [`Response`]; one at a time. The version is asked for first ([`Request::Hello`]).
 use crate::{
-    ids::{Epoch, KernelId, Life, Pid, ProgramId},
+    ids::{Epoch, Incarnation, KernelId, Life, Pid, ProgramId},
     time::Nanos,
 };
 use alloc::{string::String, vec::Vec};
@@ -250,6 +250,9 @@ pub enum Request {
         /// How.
         #[n(1)]
         fault: Fault,
+        /// Which life of it: an order for a life that is over is obeyed already.
+        #[n(2)]
+        incarnation: Option<Incarnation>,
     },
     /// Set the timer and monitor daemons' interval.
     #[n(7)]

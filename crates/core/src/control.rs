@@ -14,7 +14,7 @@ use alloc::{
 };
 use shimos_abi::{
     control::{MAX_INTERVAL, MIN_INTERVAL, Protection, Request, Response, Start, Target, VERSION},
-    ids::{KernelId, Pid, ProgramId},
+    ids::{KernelId, Life, Pid, ProgramId},
     time::Nanos,
 };
 use shimos_hal::Machine;
@@ -42,7 +42,7 @@ impl<M: Machine> Kernel<M> {
     /// Works on the requests that programs here have written.
     pub(crate) fn answer_requests(&mut self) {
         while let Some(request) = self.services.requests.pop_front() {
-            self.asked.insert(request.number, request.program);
+            self.asked.insert(request.number, (request.program, None));
             let me = self.me.kernel;
             match minicbor::decode::<Request>(&request.bytes) {
                 Err(_) => self.fail(request.number, "the request cannot be understood".to_string()),
@@ -57,7 +57,7 @@ impl<M: Machine> Kernel<M> {
                         let sent = minicbor::to_vec(&message)
                             .map(|bytes| self.services.send(kernel, shimos_abi::shared::Queue::Daemon, &[&bytes]));
                         match sent {
-                            Ok(Ok(())) => {}
+                            Ok(Ok(())) => self.note_asked(request.number, kernel),
                             Ok(Err(shimos_ikc::SendError::TooLong)) => {
                                 self.fail(request.number, "the command line is too long for one packet".to_string());
                             }
@@ -70,13 +70,34 @@ impl<M: Machine> Kernel<M> {
         }
     }
 
+    /// A request is with another kernel now.
+    fn note_asked(&mut self, number: u64, kernel: KernelId) {
+        let incarnation = self.services.ikc.area().incarnation(kernel);
+        if let Some((_, with)) = self.asked.get_mut(&number) {
+            *with = incarnation.map(|incarnation| Life { kernel, incarnation });
+        }
+    }
+
+    /// Answers the requests whose kernel has died over them.
+    pub(crate) fn fail_lost_requests(&mut self) {
+        let lost: Vec<(u64, Life)> = self
+            .asked
+            .iter()
+            .filter_map(|(number, (_, with))| with.map(|life| (*number, life)))
+            .filter(|(_, life)| crate::kernel::has_ended(&self.services, *life))
+            .collect();
+        for (number, life) in lost {
+            self.fail(number, format!("{life} died before it answered: look at the status and try again"));
+        }
+    }
+
     fn fail(&mut self, number: u64, why: String) {
         self.answered(number, encode(&Response::Failed(why)));
     }
 
     /// An answer is there: whoever asked may read it.
     pub(crate) fn answered(&mut self, number: u64, bytes: Vec<u8>) {
-        let Some(program) = self.asked.remove(&number) else { return };
+        let Some((program, _)) = self.asked.remove(&number) else { return };
         self.services.answers.insert(number, bytes);
         if let Some(resident) = self.residents.get_mut(&program) {
             resident.wake(Key::Control(number));
@@ -210,6 +231,8 @@ impl<M: Machine> Kernel<M> {
             Request::Kill { target, signal } => self.kill(&target, signal),
             Request::Protect { target, protection } => self.protect(&target, protection),
             Request::Unprotect { target } => self.unprotect(&target),
+            // The order was for an earlier life, which has obeyed it: who asks was taken over and asks again.
+            Request::Inject { incarnation: Some(meant), .. } if meant != self.me.incarnation => Response::Done,
             Request::Inject { fault, .. } => {
                 // The answer leaves first.
                 self.dying = Some((fault, self.services.machine.now() + INJECT_DELAY));

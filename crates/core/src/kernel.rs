@@ -56,12 +56,11 @@ pub struct Kernel<M: Machine> {
     pub(crate) timer: TimerDaemon,
     pub(crate) monitor: MonitorDaemon,
     pub(crate) takeovers: VecDeque<Takeover>,
-    /// Requests put to other kernels: who waits for the answer.
-    pub(crate) asked: BTreeMap<u64, ProgramId>,
+    /// Requests that are being worked on: who waits for the answer, and which other kernel has it, if one has.
+    pub(crate) asked: BTreeMap<u64, (ProgramId, Option<Life>)>,
     pub(crate) me: Life,
     arriving: Arriving,
     disk_owner: Option<Life>,
-    console_owner: Option<Life>,
     pub(crate) published: Nanos,
     timer_due: Nanos,
     loans_due: Nanos,
@@ -123,7 +122,6 @@ impl<M: Machine> Kernel<M> {
             me,
             arriving: Arriving::default(),
             disk_owner: None,
-            console_owner: None,
             published: Nanos(0),
             timer_due: Nanos(0),
             loans_due,
@@ -212,11 +210,6 @@ impl<M: Machine> Kernel<M> {
         if let Some(fault) = self.services.ikc.take_fault() {
             self.services.log(&format!("queue {:?} from {} closed: {:?}", fault.queue, fault.peer, fault.what));
         }
-        let console_owner = self.services.ikc.area().owner(Device::Console);
-        if console_owner != self.console_owner {
-            self.console_owner = console_owner;
-            self.residents.values_mut().for_each(console::send_again);
-        }
         let owner = self.services.ikc.area().owner(Device::Block);
         if owner != self.disk_owner {
             self.disk_owner = owner;
@@ -285,6 +278,7 @@ impl<M: Machine> Kernel<M> {
             self.services.ikc.stamp(stamp, now);
             self.publish();
             self.ask_for_loans(now);
+            self.fail_lost_requests();
         }
         if let Some(seen) = turn.nominate {
             let elected = area.elect(seen, self.me.kernel);
@@ -525,7 +519,7 @@ pub(crate) fn claim<M: Machine>(services: &mut Services<M>, device: Device, from
 }
 
 /// Whether a life is over: its core is proven parked, or has booted since.
-fn has_ended<M: Machine>(services: &Services<M>, life: Life) -> bool {
+pub(crate) fn has_ended<M: Machine>(services: &Services<M>, life: Life) -> bool {
     let booted_since = services.ikc.area().incarnation(life.kernel).is_some_and(|now| now > life.incarnation);
     booted_since || services.machine.confirm_parked(life).is_some()
 }

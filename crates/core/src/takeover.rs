@@ -12,7 +12,7 @@ use shimos_hal::Machine;
 use shimos_ikc::Home;
 use shimos_monitor::Refusal;
 
-/// Free frames that a taker must have beyond a part of the image.
+/// Free frames that a taker must have beyond the image's pages.
 const SPARE_FRAMES: usize = 1024;
 
 impl<M: Machine> Kernel<M> {
@@ -71,7 +71,10 @@ impl<M: Machine> Kernel<M> {
         for owner in head.loans.iter().filter(|owner| **owner != me.kernel && **owner != from.kernel) {
             self.services.machine.map_lent(*owner);
         }
-        if self.services.frames.free_count() < SPARE_FRAMES.min(self.services.frames.total() / 8) {
+        // Pages that lie in this kernel's own memory are here already; others will come.
+        let to_come = if image_kernel == me.kernel { 0 } else { image.page_count() as usize };
+        let spare = SPARE_FRAMES.min(self.services.frames.total() / 8);
+        if self.services.frames.free_count() < to_come.saturating_add(spare) {
             return Err(Refusal::NoRoom);
         }
         let mut saved = records::decode_program(&image, program).map_err(|error| {

@@ -2,7 +2,7 @@
 use crate::pipe::Bytes;
 use alloc::vec::Vec;
 use minicbor::{Decode, Encode};
-use shimos_abi::ids::Pid;
+use shimos_abi::ids::{Life, Pid};
 
 /// A terminal.
 #[derive(Clone, Debug, Encode, Decode)]
@@ -20,6 +20,9 @@ pub struct Terminal {
     /// What is before this place was sent to the console's owner.
     #[cbor(skip)]
     pub sent: u64,
+    /// Which owner that was: another one gets everything that is not known to be printed.
+    #[cbor(skip)]
+    pub sent_to: Option<Life>,
     /// Typed and ready to be read.
     #[n(1)]
     pub input: Bytes,
@@ -56,6 +59,7 @@ impl Terminal {
             unprinted: Bytes::default(),
             released: 0,
             sent: 0,
+            sent_to: None,
             input: Bytes::default(),
             settings,
             window: [24, 80, 0, 0],

@@ -2,6 +2,7 @@
 //! has printed already, so that output released twice appears once.
 use crate::{
     context::Context,
+    program::Program,
     resident::{Key, Resident},
     services::Services,
     syscall::Progress,
@@ -46,6 +47,9 @@ enum Packet {
         /// Which stream of this program id it is: when the program started.
         #[n(4)]
         stream: u64,
+        /// What is before this place is known to be printed.
+        #[n(5)]
+        printed: u64,
     },
     /// The stream of a program has ended.
     #[n(2)]
@@ -73,8 +77,8 @@ impl ConsoleOwner {
     fn take(&mut self, packet: Packet, ikc: &mut Endpoint) {
         match packet {
             Packet::Kernel(line) => self.backlog.extend_from_slice(line.as_bytes()),
-            Packet::Output { program, name, at, bytes, stream } => {
-                self.take_output(program, (stream, name), at, &bytes, ikc);
+            Packet::Output { program, name, at, bytes, stream, printed } => {
+                self.take_output(program, (stream, name), (at, &bytes), printed, ikc);
             }
             Packet::End(program) => {
                 if let Some(mut stream) = self.streams.remove(&program) {
@@ -92,8 +96,8 @@ impl ConsoleOwner {
         &mut self,
         program: ProgramId,
         (id, name): (u64, String),
-        at: u64,
-        bytes: &[u8],
+        (at, bytes): (u64, &[u8]),
+        sender_knows: u64,
         ikc: &mut Endpoint,
     ) {
         let printed = ikc.area().printed(ikc.me().kernel, program, id);
@@ -101,9 +105,11 @@ impl ConsoleOwner {
         if stream.id != id || stream.next == 0 {
             *stream = Stream { id, name, next: printed, line: Vec::new() };
         }
+        // Owners before this one have printed what the sender has forgotten.
+        stream.next = stream.next.max(sender_knows);
         if at > stream.next {
-            // What is between was lost with two kernels at once.
-            stream.next = at;
+            // It was on its way to the owner before; all of it comes again.
+            return;
         }
         let known = (stream.next - at).min(bytes.len() as u64) as usize;
         for byte in &bytes[known..] {
@@ -190,42 +196,52 @@ pub fn kernel_line<M: Machine>(services: &mut Services<M>, line: &str) {
 
 /// Sends what a program may show, and forgets what was printed. What finds no room is sent later.
 pub fn work<M: Machine>(services: &mut Services<M>, resident: &mut Resident<M>) {
+    let owner = services.ikc.area().owner(Device::Console);
     let program = &mut resident.program;
-    let (id, stream) = (program.head.id, program.head.started.0);
+    if program.terminal.sent_to != owner {
+        program.terminal.sent_to = owner;
+        program.terminal.sent = 0;
+    }
     while services.unsent_console.is_empty()
-        && let Some((at, bytes)) = program.terminal.next_piece(PIECE)
+        && let Some(packet) = next_packet(program)
     {
-        program.terminal.sent = at + bytes.len() as u64;
-        dispatch(services, Packet::Output { program: id, name: program.head.name.clone(), at, bytes, stream });
+        dispatch(services, packet);
     }
     if program.terminal.unprinted.0.is_empty() {
         return;
     }
-    if let Some(owner) = services.owner(Device::Console) {
+    if let Some(owner) = owner {
         let full = program.terminal.unprinted.0.len() >= UNPRINTED_LIMIT;
-        program.terminal.note_printed(services.ikc.area().printed(owner, id, stream));
+        let stream = program.head.started.0;
+        program.terminal.note_printed(services.ikc.area().printed(owner.kernel, program.head.id, stream));
         if full {
             resident.wake(Key::Terminal);
         }
     }
 }
 
-/// The console has a new owner: what the last one has not printed is sent to it.
-pub fn send_again<M: Machine>(resident: &mut Resident<M>) {
-    resident.program.terminal.sent = 0;
+/// The next piece of a program's output that may leave.
+fn next_packet(program: &mut Program) -> Option<Packet> {
+    let (at, bytes) = program.terminal.next_piece(PIECE)?;
+    program.terminal.sent = at + bytes.len() as u64;
+    Some(Packet::Output {
+        program: program.head.id,
+        name: program.head.name.clone(),
+        at,
+        bytes,
+        stream: program.head.started.0,
+        printed: program.terminal.printed(),
+    })
 }
 
 /// A program has ended.
 pub fn ended<M: Machine>(services: &mut Services<M>, resident: &mut Resident<M>) {
-    let id = resident.program.head.id;
     resident.program.terminal.release();
     work(services, resident);
-    let (stream, name) = (resident.program.head.started.0, resident.program.head.name.clone());
-    while let Some((at, bytes)) = resident.program.terminal.next_piece(PIECE) {
-        resident.program.terminal.sent = at + bytes.len() as u64;
-        dispatch(services, Packet::Output { program: id, name: name.clone(), at, bytes, stream });
+    while let Some(packet) = next_packet(&mut resident.program) {
+        dispatch(services, packet);
     }
-    dispatch(services, Packet::End(id));
+    dispatch(services, Packet::End(resident.program.head.id));
 }
 
 /// A packet has come from another kernel.
