@@ -57,7 +57,9 @@ fn parse(words: &[&str]) -> Result<Request, String> {
             Ok(signal @ 1..=64) => Ok(Request::Kill { target: target(name), signal }),
             _ => Err(format!("'{signal}' is no signal; give a number from 1 to 64")),
         },
-        ["inject", kernel, name] => Ok(Request::Inject { kernel: kernel_id(kernel)?, fault: fault(name)?, incarnation: None }),
+        ["inject", kernel, name] => {
+            Ok(Request::Inject { kernel: kernel_id(kernel)?, fault: fault(name)?, incarnation: None })
+        }
         ["heartbeat", interval] => Ok(Request::SetHeartbeat { interval: millis(interval)? }),
         ["poweroff"] => Ok(Request::PowerOff),
         _ => Err(USAGE.to_string()),
@@ -153,7 +155,10 @@ mod tests {
                 protection: Protection { interval: Nanos::millis(50), output: Output::Commit },
             })
         );
-        assert_eq!(parse(&["inject", "k2", "panic"]), Ok(Request::Inject { kernel: KernelId(2), fault: Fault::Panic, incarnation: None }));
+        assert_eq!(
+            parse(&["inject", "k2", "panic"]),
+            Ok(Request::Inject { kernel: KernelId(2), fault: Fault::Panic, incarnation: None })
+        );
         assert_eq!(parse(&["unprotect", "16385"]), Ok(Request::Unprotect { target: Target::Pid(Pid(16385)) }));
     }
 
