@@ -1,7 +1,7 @@
 //! The bare x86-64 machine: the only unsafe code of the system. It boots one kernel on every core, keeps their memories
 //! apart, and implements [`shimos_hal::Machine`] for each.
 //!
-//! The ways through it: [`boot`] (from the loader to a kernel), [`traps`] and `user` (between kernel and user mode),
+//! The ways through it: [`boot`] (from the loader to a kernel), `traps` and `user` (between kernel and user mode),
 //! `death` and [`park`] (the end of an incarnation), `bare` (the machine as the kernel sees it). [`layout`] is the map
 //! of the kernel half of the address space.
 #![no_std]

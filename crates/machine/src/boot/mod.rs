@@ -1,6 +1,6 @@
 //! From the boot loader to one kernel on every core.
 //!
-//! The boot core looks around ([`memmap`], [`acpi`], [`crate::clock`]), decides ([`plan`]), writes what all kernels
+//! The boot core looks around ([`memmap`], [`acpi`], `crate::clock`), decides ([`plan`]), writes what all kernels
 //! share ([`tables`], [`trampoline`]), starts the other cores ([`cores`]) and then parks like all others. From there
 //! every core, the boot core too, goes the same way into every incarnation: [`stage`].
 pub mod acpi;
