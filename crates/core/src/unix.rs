@@ -48,6 +48,9 @@ pub struct UnixSocket {
     /// Who made it, for SO_PEERCRED of the other side: pid, uid, gid.
     #[n(6)]
     pub owner: (Pid, u32, u32),
+    /// Who was at the other side when it was connected (SO_PEERCRED): it stays when that side is closed.
+    #[n(9)]
+    pub peer_owner: Option<(Pid, u32, u32)>,
     /// The node that binding it made, if its name is a path.
     #[n(7)]
     pub node: Option<NodeId>,
@@ -116,6 +119,7 @@ impl UnixSocket {
             read_closed: None,
             write_closed: None,
             owner,
+            peer_owner: None,
             node: None,
             bound: Bound::ByItself,
         }

@@ -38,8 +38,9 @@ pub fn create<M: Machine>(c: &mut Context<'_, M>, kind: UnixKind) -> Result<Kind
 
 pub fn create_pair<M: Machine>(c: &mut Context<'_, M>, kind: UnixKind) -> Result<(Kind, Kind)> {
     let owner = owner(c)?;
-    let one = add(c, UnixSocket::new(kind, owner));
-    let two = add(c, UnixSocket { state: UnixState::Connected(one), ..UnixSocket::new(kind, owner) });
+    let socket = || UnixSocket { peer_owner: Some(owner), ..UnixSocket::new(kind, owner) };
+    let one = add(c, socket());
+    let two = add(c, UnixSocket { state: UnixState::Connected(one), ..socket() });
     get(c, one)?.state = UnixState::Connected(two);
     Ok((Kind::Unix(one), Kind::Unix(two)))
 }
@@ -148,8 +149,12 @@ pub fn connect<M: Machine>(c: &mut Context<'_, M>, id: UnixId, bytes: &[u8], wai
         _ => return Err(Errno::ECONNREFUSED.into()),
     }
     let state = UnixState::Connected(id);
-    let server = add(c, UnixSocket { state, name, bound: Bound::ByListener, ..UnixSocket::new(kind, owner) });
-    get(c, id)?.state = UnixState::Connected(server);
+    let peer_owner = Some(self::owner(c)?);
+    let server = UnixSocket { state, name, bound: Bound::ByListener, peer_owner, ..UnixSocket::new(kind, owner) };
+    let server = add(c, server);
+    let client = get(c, id)?;
+    client.state = UnixState::Connected(server);
+    client.peer_owner = Some(owner);
     if let UnixState::Listening(waiting, _) = &mut get(c, target)?.state {
         waiting.push_back(server);
     }
@@ -351,10 +356,8 @@ pub fn option<M: Machine>(c: &mut Context<'_, M>, id: UnixId, level: u32, name: 
         SO_ACCEPTCONN => matches!(socket.state, UnixState::Listening(..)).into(),
         SO_DOMAIN => 1,
         SO_PEERCRED => {
-            let (pid, uid, gid) = match socket.peer().and_then(|peer| c.resident.program.unix.get(&peer)) {
-                Some(peer) => (peer.owner.0.0, peer.owner.1, peer.owner.2),
-                None => (0, u32::MAX, u32::MAX),
-            };
+            let (pid, uid, gid) =
+                socket.peer_owner.map_or((0, u32::MAX, u32::MAX), |(pid, uid, gid)| (pid.0, uid, gid));
             return Ok([pid.to_le_bytes(), uid.to_le_bytes(), gid.to_le_bytes()].concat());
         }
         _ => return Err(Errno::ENOPROTOOPT.into()),

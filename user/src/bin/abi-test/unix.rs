@@ -269,8 +269,9 @@ fn credentials() -> Outcome {
     let parent = std::process::id() as i32;
     let child = raw::fork(|| {
         let Ok(stream) = UnixStream::connect("s") else { return 1 };
-        let peer = sockopt::socket_peercred(&stream).map(|credentials| credentials.pid.as_raw_nonzero().get());
+        // They stay what they were when the peer has closed its end.
         let _ = (&stream).read(&mut [0]);
+        let peer = sockopt::socket_peercred(&stream).map(|credentials| credentials.pid.as_raw_nonzero().get());
         i32::from(peer != Ok(parent)) * 2
     })
     .map_err(text)?;
