@@ -54,7 +54,10 @@ impl<M: Machine> Kernel<M> {
             return;
         }
         match Image::open(&mut self.services.block_reader()) {
-            Ok(image) => self.services.image = Some(image),
+            Ok(image) => {
+                self.services.blocks.set_size(image.block_count());
+                self.services.image = Some(image);
+            }
             Err(error) => {
                 let missing = matches!(error, OpenError::Fault(Fault::Missing(_)));
                 if !missing && !self.image_refused {
@@ -178,7 +181,6 @@ impl<M: Machine> Kernel<M> {
                 last_pid: 1,
                 last_id: 1,
                 started: now,
-                stir: seed,
                 loans: Vec::new(),
             },
             processes: BTreeMap::new(),

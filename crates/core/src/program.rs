@@ -88,11 +88,8 @@ pub struct Head {
     /// When it started.
     #[n(6)]
     pub started: Nanos,
-    /// State of its random numbers' stirring; mixed anew at a takeover.
-    #[n(7)]
-    pub stir: u64,
     /// Kernels whose frames it still uses.
-    #[n(8)]
+    #[n(7)]
     pub loans: Vec<KernelId>,
 }
 

@@ -198,7 +198,7 @@ pub fn is_due<M: Machine>(resident: &Resident<M>, now: Nanos) -> bool {
 pub fn checkpoint<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>) {
     let Some(mut writer) = resident.guard.writer.take() else { return };
     let started = services.machine.now();
-    let outcome = write(resident, services, &mut writer, started);
+    let outcome = write(resident, services, &mut writer);
     let interval = resident.program.head.protection.map_or(RETRY, |protection| protection.interval);
     match outcome {
         Ok(pages) => {
@@ -240,7 +240,6 @@ fn write<M: Machine>(
     resident: &mut Resident<M>,
     services: &mut Services<M>,
     writer: &mut Writer,
-    _started: Nanos,
 ) -> Result<u32, WriteError> {
     for thread in resident.program.threads.values_mut() {
         services.machine.save_fpu(&mut thread.fpu);

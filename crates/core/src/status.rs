@@ -38,8 +38,6 @@ impl<M: Machine> Kernel<M> {
     }
 
     fn own_status(&self) -> Published {
-        let starting = self.starting.len();
-        let _ = starting;
         Published {
             build: crate::BUILD.to_string(),
             programs: self.residents.values().map(program_status).collect(),

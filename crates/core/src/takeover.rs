@@ -129,8 +129,7 @@ impl<M: Machine> Kernel<M> {
         let epoch: Epoch = image.epoch();
         let id = resident.program.head.id;
         let now = self.services.machine.now();
-        // Its random numbers must not repeat, its peers must hear from it at once.
-        resident.program.head.stir ^= self.services.machine.random();
+        // Its peers must hear from it at once.
         resident.program.net.after_takeover(now);
         protect::release_held(&mut resident, &mut self.services);
         if let Err(error) = protect::resume(&mut resident, &mut self.services, &self.slots, epoch) {

@@ -39,9 +39,6 @@ enum Packet {
     /// The block cannot be read.
     #[n(2)]
     Failed(#[n(0)] u64),
-    /// The disk's size in blocks.
-    #[n(3)]
-    Size(#[n(0)] u64),
 }
 
 /// What the owner of the disk keeps.
@@ -222,10 +219,6 @@ pub fn receive<M: Machine>(
         Packet::Failed(block) => {
             services.blocks.failed(block);
             Some(block)
-        }
-        Packet::Size(blocks) => {
-            services.blocks.set_size(blocks);
-            None
         }
     }
 }

@@ -119,7 +119,6 @@ impl World {
             last_pid: 3,
             last_id: 3,
             started: Nanos(0),
-            stir: 0,
             loans: Vec::new(),
         };
         World {

@@ -23,7 +23,6 @@ const MAP_ANONYMOUS: u64 = 0x20;
 const MAP_GROWSDOWN: u64 = 0x100;
 const MAP_LOCKED: u64 = 0x2000;
 const MAP_POPULATE: u64 = 0x8000;
-const MAP_STACK: u64 = 0x20000;
 const MAP_FIXED_NOREPLACE: u64 = 0x10_0000;
 
 /// Pages that hold `len` bytes.
@@ -86,7 +85,6 @@ pub fn mmap<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
     if flags & MAP_LOCKED != 0 {
         vma_flags |= VmaFlags::LOCKED;
     }
-    let _ = MAP_STACK;
     let mut request = MapRequest { sharing, flags: vma_flags, ..MapRequest::anonymous(prot) };
     let mut new_object = None;
     if flags & MAP_ANONYMOUS != 0 {
