@@ -281,6 +281,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn echoes_of_a_repair_are_no_loss() {
+        let mut c = Congestion::new(100);
+        // Everything up to 1000 was sent twice; it is acknowledged, and then the peer answers the second copies.
+        c.sent_twice(Seq(1000));
+        for _ in 0..5 {
+            c.duplicate();
+        }
+        c.check_loss(Seq(1000), Seq(2000));
+        assert_eq!(c.recovery, Recovery::None);
+        // Duplicates that tell of something beyond are a loss as ever.
+        c.check_loss(Seq(1100), Seq(2000));
+        assert_eq!(c.recovery, Recovery::Fast(Seq(2000)));
+    }
+
+    #[test]
     fn runs_merge() {
         let mut c = Congestion::new(100);
         let runs = |c: &Congestion| c.sacked.iter().map(|r| (r.0.0, r.1.0)).collect::<Vec<_>>();
