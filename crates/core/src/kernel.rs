@@ -498,7 +498,12 @@ pub(crate) fn claim<M: Machine>(services: &mut Services<M>, device: Device, from
         return false;
     }
     // The owner word moves when the reset is confirmed: until then the dead owner's memory is not used anew.
-    if services.machine.claim(device).is_err() || area.move_owner(device, from, Some(me)).is_err() {
+    if services.machine.claim(device).is_err() {
+        // Another may try.
+        let _ = area.move_taker(device, Some(me), None);
+        return false;
+    }
+    if area.move_owner(device, from, Some(me)).is_err() {
         return false;
     }
     match device {
