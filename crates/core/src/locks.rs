@@ -133,7 +133,7 @@ pub fn fcntl<M: Machine>(c: &mut Context<'_, M>, fd: u64, command: u64, addr: u6
     let (first, end) = (first as u64, end as u64);
     if kind == UNLCK && command != GETLK {
         c.resident.program.locks.cut(node, owner, first, end);
-        c.wake(Key::Signal);
+        c.wake(Key::Lock);
         return Ok(0);
     }
     let lock_kind = match kind {
@@ -164,7 +164,7 @@ pub fn fcntl<M: Machine>(c: &mut Context<'_, M>, fd: u64, command: u64, addr: u6
     }
     if conflict.is_some() {
         // Unlocking wakes all that wait in the program; they look again.
-        return if command == SETLKW { crate::context::wait_for(Key::Signal) } else { Err(Errno::EAGAIN.into()) };
+        return if command == SETLKW { crate::context::wait_for(Key::Lock) } else { Err(Errno::EAGAIN.into()) };
     }
     c.resident.program.locks.cut(node, owner, first, end);
     c.resident.program.locks.locks.push(wanted);
@@ -185,18 +185,14 @@ pub fn flock<M: Machine>(c: &mut Context<'_, M>, fd: u64, operation: u64) -> Res
         EXCLUSIVE => LockKind::Exclusive,
         UNLOCK => {
             c.resident.program.locks.cut(node, owner, 0, u64::MAX);
-            c.wake(Key::Signal);
+            c.wake(Key::Lock);
             return Ok(0);
         }
         _ => return Err(Errno::EINVAL.into()),
     };
     let wanted = Lock { node, owner, kind, start: 0, end: u64::MAX };
     if c.resident.program.locks.conflict(&wanted).is_some() {
-        return if operation & NONBLOCK != 0 {
-            Err(Errno::EAGAIN.into())
-        } else {
-            crate::context::wait_for(Key::Signal)
-        };
+        return if operation & NONBLOCK != 0 { Err(Errno::EAGAIN.into()) } else { crate::context::wait_for(Key::Lock) };
     }
     c.resident.program.locks.cut(node, owner, 0, u64::MAX);
     c.resident.program.locks.locks.push(wanted);
@@ -210,6 +206,7 @@ impl<M: Machine> Context<'_, M> {
         if let Some(node) = self.resident.program.descriptions.get(&id).and_then(|d| d.kind.node()) {
             let node = self.resident.program.tree.canonical(node);
             self.resident.program.locks.forget_process(pid, Some(node));
+            self.wake(Key::Lock);
         }
     }
 }

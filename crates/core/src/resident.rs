@@ -33,6 +33,8 @@ pub enum Key {
     Block(u64),
     /// A control request is answered.
     Control(u64),
+    /// A file lock of the program goes.
+    Lock,
     /// Nothing but a signal or the deadline.
     Signal,
 }

@@ -223,6 +223,7 @@ impl<M: Machine> Services<M> {
         }
         let Some(description) = resident.program.descriptions.remove(&id) else { return };
         resident.program.locks.forget_description(id);
+        resident.wake(Key::Lock);
         if let Some(node) = description.kind.node() {
             resident.program.tree.unpin(node);
         }

@@ -136,7 +136,8 @@ fn check(wish: Wish) -> Result<()> {
     if wish.flags & !KNOWN != 0
         || has(CLONE_SIGHAND) && !has(CLONE_VM)
         || has(CLONE_THREAD) && !has(CLONE_SIGHAND)
-        || has(CLONE_THREAD) && !has(CLONE_FILES | CLONE_FS)
+        // Threads share these here always; to say otherwise would be a success that did something else.
+        || has(CLONE_THREAD) && !(has(CLONE_FILES) && has(CLONE_FS))
     {
         return Err(Errno::EINVAL.into());
     }
@@ -267,6 +268,8 @@ pub fn end_process<M: Machine>(resident: &mut Resident<M>, services: &mut Servic
     }
     let Some(process) = resident.program.processes.get(&pid) else { return };
     let (space, files) = (process.space, process.files);
+    resident.program.locks.forget_process(pid, None);
+    resident.wake(Key::Lock);
     services.drop_space_of(resident, space, pid);
     services.drop_table(resident, files);
     let init = resident.program.init();

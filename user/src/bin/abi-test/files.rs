@@ -31,6 +31,7 @@ pub const TESTS: &[Subtest] = &[
     ("files/unlinked", unlinked),
     ("files/descriptors", descriptors),
     ("files/locks", locks),
+    ("files/locks-of-the-dead", locks_of_the_dead),
     ("files/sendfile", sendfile),
     ("files/allocate", allocate),
     ("files/special", special),
@@ -225,6 +226,26 @@ fn descriptors() -> Outcome {
     fails("closed", io::fcntl_getfd(&high), libc::EBADF)?;
     std::mem::forget(high);
     fails("an unknown fcntl", raw::call(libc::SYS_fcntl, [1, 77, 0, 0, 0, 0]), libc::EINVAL)
+}
+
+/// A process that ends without unlocking holds nothing any more, and who waits for its lock is woken.
+fn locks_of_the_dead() -> Outcome {
+    let file = File::create("dead").map_err(text)?;
+    let (mut told, mut tell) = std::io::pipe().map_err(text)?;
+    let child = raw::fork(move || {
+        let Ok(held) = File::options().write(true).open("dead") else { return 1 };
+        let locked = fs::fcntl_lock(&held, fs::FlockOperation::NonBlockingLockExclusive).is_ok();
+        // Its end closes the file, nothing else does.
+        std::mem::forget(held);
+        let _ = tell.write_all(b"l");
+        // Long enough for the other process to wait for the lock; if it does not yet, it finds the lock free.
+        std::thread::sleep(std::time::Duration::from_millis(30));
+        i32::from(!locked)
+    })
+    .map_err(text)?;
+    told.read_exact(&mut [0]).map_err(text)?;
+    works("the lock of the dead", fs::fcntl_lock(&file, fs::FlockOperation::LockExclusive))?;
+    same("child", raw::exit_of(child).map_err(text)?, 0)
 }
 
 fn locks() -> Outcome {
