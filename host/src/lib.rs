@@ -15,6 +15,7 @@ pub mod counter;
 pub mod demo;
 pub mod download;
 pub mod image;
+pub mod linux;
 pub mod machine;
 pub mod names;
 pub mod packages;

@@ -157,6 +157,23 @@ fn fetch_with(apt: &Apt, into: &Path) -> Result<BTreeSet<String>> {
     Ok(packages)
 }
 
+/// Fetches the package that an empty one stands for (its first dependency), alone, into a directory.
+pub fn fetch_concrete(paths: &Paths, package: &str, into: &Path) -> Result<PathBuf> {
+    fs::create_dir_all(into).with_context(|| format!("cannot make the directory {}", into.display()))?;
+    eprintln!("shimos: fetching {package} from Debian");
+    let attempt = |apt: &Apt| -> Result<PathBuf> {
+        let names = apt.dependencies(package)?;
+        let name = names.first().with_context(|| format!("Debian's lists know no package {package}"))?;
+        apt.download(&BTreeSet::from([name.clone()]), into)?;
+        let start = format!("{name}_");
+        let mut files = fs::read_dir(into)?.filter_map(|item| Some(item.ok()?.path()));
+        let file = files.find(|file| file.file_name().is_some_and(|file| file.to_string_lossy().starts_with(&start)));
+        file.with_context(|| format!("the package {name} did not arrive"))
+    };
+    let found = attempt(&Apt::of_host()).or_else(|_| attempt(&Apt::own(paths)?));
+    found.with_context(|| format!("cannot fetch {package}; check the network and /etc/apt"))
+}
+
 /// The files in a cache directory, if they are all there.
 fn cached(directory: &Path) -> Option<Vec<PathBuf>> {
     let list = fs::read_to_string(directory.join("list")).ok()?;
