@@ -38,7 +38,7 @@ mod thread;
 mod unix;
 
 pub use kernel::{BootConfig, Kernel};
-pub use syscall::IMPLEMENTED as IMPLEMENTED_CALLS;
+pub use syscall::{Call, IMPLEMENTED as IMPLEMENTED_CALLS};
 
 /// Version and build of this kernel, as it announces itself.
 pub const BUILD: &str = concat!("shimos ", env!("CARGO_PKG_VERSION"));

@@ -1,6 +1,8 @@
 //! System calls: the dispatch table, and one file a family.
 //!
-//! The table below is the single source of what is implemented; the documentation is generated from it.
+//! The table below is the single source of what is implemented and of what a call lacks; `docs/abi-calls.md` is
+//! generated from it. A line with `partial "..."` names the flags and operations of Linux 6.1 that are not there, and
+//! what a program that asks for them gets. Every other call of Linux is absent: `ENOSYS`.
 use crate::context::{Context, Result};
 use shimos_abi::errno::Errno;
 use shimos_hal::Machine;
@@ -40,10 +42,23 @@ pub use unix::closed as unix_closed;
 /// The six arguments of a call.
 pub type Arguments = [u64; 6];
 
+/// A call that is there.
+#[derive(Clone, Copy, Debug)]
+pub struct Call {
+    /// Its number.
+    pub number: u64,
+    /// Its name on Linux.
+    pub name: &'static str,
+    /// What of Linux's call is not there, and what asking for it gives; empty where nothing is missing.
+    pub missing: &'static str,
+}
+
 macro_rules! table {
-    ($($number:literal $name:ident => $family:ident :: $handler:ident;)*) => {
-        /// Every implemented call: number and name.
-        pub const IMPLEMENTED: &[(u64, &str)] = &[$(($number, stringify!($name)),)*];
+    ($($number:literal $name:ident => $family:ident :: $handler:ident $(, partial $missing:literal)?;)*) => {
+        /// Every call that is there, in the order of the numbers.
+        pub const IMPLEMENTED: &[Call] = &[$(
+            Call { number: $number, name: stringify!($name), missing: concat!($($missing)?) },
+        )*];
 
         /// Carries out call `number`.
         pub fn dispatch<M: Machine>(context: &mut Context<'_, M>, number: u64, arguments: Arguments) -> Result<u64> {
@@ -61,21 +76,25 @@ macro_rules! table {
 table! {
     0 read => transfer::read;
     1 write => transfer::write;
-    2 open => open::open;
+    2 open => open::open, partial "`O_ASYNC` (no SIGIO), `O_DIRECT` (no effect)";
     3 close => descriptors::close;
     4 stat => metadata::stat;
     5 fstat => metadata::fstat;
     6 lstat => metadata::lstat;
     7 poll => poll::poll;
     8 lseek => transfer::lseek;
-    9 mmap => memory::mmap;
-    10 mprotect => memory::mprotect;
+    9 mmap => memory::mmap,
+        partial "`MAP_HUGETLB`, `MAP_SYNC` (no effect); devices other than `/dev/zero` (`ENODEV`)";
+    10 mprotect => memory::mprotect, partial "`PROT_GROWSDOWN`, `PROT_GROWSUP` (`EINVAL`)";
     11 munmap => memory::munmap;
     12 brk => memory::brk;
     13 rt_sigaction => signals::rt_sigaction;
     14 rt_sigprocmask => signals::rt_sigprocmask;
     15 rt_sigreturn => signals::rt_sigreturn;
-    16 ioctl => ioctl::ioctl;
+    16 ioctl => ioctl::ioctl,
+        partial "terminals: `TCGETS` to `TCSETSF`, `TIOCSCTTY`, `TIOCNOTTY`, `TIOC[GS]PGRP`, `TIOCGSID`, \
+         `TIOC[GS]WINSZ`; descriptors: `FIONREAD`, `FIONBIO`, `FIOCLEX`, `FIONCLEX`; nothing else \
+         (`ENOTTY`)";
     17 pread64 => transfer::pread64;
     18 pwrite64 => transfer::pwrite64;
     19 readv => transfer::readv;
@@ -84,42 +103,62 @@ table! {
     22 pipe => descriptors::pipe;
     23 select => poll::select;
     24 sched_yield => scheduling::sched_yield;
-    25 mremap => memory::mremap;
+    25 mremap => memory::mremap, partial "`MREMAP_DONTUNMAP` (`EINVAL`)";
     26 msync => memory::msync;
-    28 madvise => memory::madvise;
+    28 madvise => memory::madvise,
+        partial "`MADV_REMOVE`, `MADV_[NO]FORK`, `MADV_WIPEONFORK`, `MADV_[UN]MERGEABLE`, `MADV_POPULATE_*` \
+         (`EINVAL`)";
     32 dup => descriptors::dup;
     33 dup2 => descriptors::dup2;
     34 pause => signals::pause;
     35 nanosleep => clock::nanosleep;
-    36 getitimer => clock::getitimer;
+    36 getitimer => clock::getitimer, partial "`ITIMER_VIRTUAL`, `ITIMER_PROF` (`EINVAL`)";
     37 alarm => clock::alarm;
-    38 setitimer => clock::setitimer;
+    38 setitimer => clock::setitimer, partial "`ITIMER_VIRTUAL`, `ITIMER_PROF` (`EINVAL`)";
     39 getpid => identity::getpid;
-    40 sendfile => bulk::sendfile;
-    41 socket => network::socket;
+    40 sendfile => bulk::sendfile, partial "from regular files only (`EINVAL`)";
+    41 socket => network::socket,
+        partial "`AF_UNIX` and `AF_INET` only (`EAFNOSUPPORT`); no `SOCK_RAW` (`ESOCKTNOSUPPORT`)";
     42 connect => network::connect;
     43 accept => network::accept;
-    44 sendto => network::sendto;
-    45 recvfrom => network::recvfrom;
-    46 sendmsg => network::sendmsg;
-    47 recvmsg => network::recvmsg;
+    44 sendto => network::sendto,
+        partial "`MSG_OOB`, `MSG_MORE`, `MSG_CONFIRM`, `MSG_ZEROCOPY`, `MSG_FASTOPEN` (no effect)";
+    45 recvfrom => network::recvfrom, partial "`MSG_OOB`, `MSG_WAITALL`, `MSG_TRUNC`, `MSG_ERRQUEUE` (no effect)";
+    46 sendmsg => network::sendmsg,
+        partial "`MSG_OOB`, `MSG_MORE`, `MSG_CONFIRM`, `MSG_ZEROCOPY`, `MSG_FASTOPEN` (no effect); control \
+         messages other than `SCM_RIGHTS` (`EINVAL`)";
+    47 recvmsg => network::recvmsg,
+        partial "`MSG_OOB`, `MSG_WAITALL`, `MSG_TRUNC`, `MSG_ERRQUEUE` (no effect); control messages other than \
+         `SCM_RIGHTS`";
     48 shutdown => network::shutdown;
     49 bind => network::bind;
     50 listen => network::listen;
     51 getsockname => network::getsockname;
     52 getpeername => network::getpeername;
     53 socketpair => network::socketpair;
-    54 setsockopt => options::setsockopt;
-    55 getsockopt => options::getsockopt;
-    56 clone => life::clone;
+    54 setsockopt => options::setsockopt,
+        partial "there are `SO_REUSEADDR`, `SO_REUSEPORT`, `SO_TYPE`, `SO_ERROR`, `SO_BROADCAST`, `SO_SNDBUF`, \
+         `SO_RCVBUF`, `SO_KEEPALIVE`, `SO_LINGER`, `SO_ACCEPTCONN`, `SO_PROTOCOL`, `SO_DOMAIN`, \
+         `SO_RCVTIMEO`, `SO_SNDTIMEO`, `SO_PEERCRED`, `TCP_NODELAY`, `TCP_MAXSEG`, `TCP_CORK`, \
+         `TCP_KEEP*`, `TCP_DEFER_ACCEPT`, `TCP_QUICKACK`; no other (`ENOPROTOOPT`)";
+    55 getsockopt => options::getsockopt,
+        partial "there are `SO_REUSEADDR`, `SO_REUSEPORT`, `SO_TYPE`, `SO_ERROR`, `SO_BROADCAST`, `SO_SNDBUF`, \
+         `SO_RCVBUF`, `SO_KEEPALIVE`, `SO_LINGER`, `SO_ACCEPTCONN`, `SO_PROTOCOL`, `SO_DOMAIN`, \
+         `SO_RCVTIMEO`, `SO_SNDTIMEO`, `SO_PEERCRED`, `TCP_NODELAY`, `TCP_MAXSEG`, `TCP_CORK`, \
+         `TCP_KEEP*`, `TCP_DEFER_ACCEPT`, `TCP_QUICKACK`; no other (`ENOPROTOOPT`)";
+    56 clone => life::clone,
+        partial "`CLONE_NEW*`, `CLONE_PIDFD`, `CLONE_PTRACE`, `CLONE_UNTRACED`, `CLONE_IO`, threads with files or \
+         directory of their own (`EINVAL`)";
     57 fork => life::fork;
     58 vfork => life::vfork;
     59 execve => exec::execve;
     60 exit => life::exit;
-    61 wait4 => wait::wait4;
+    61 wait4 => wait::wait4, partial "`__WCLONE`, `__WALL`, `__WNOTHREAD` (no effect)";
     62 kill => signals::kill;
     63 uname => system::uname;
-    72 fcntl => descriptors::fcntl;
+    72 fcntl => descriptors::fcntl,
+        partial "`F_OFD_*`, `F_[GS]ETSIG`, `F_*ETOWN_EX`, `F_*ETLEASE`, `F_NOTIFY`, `F_ADD_SEALS`, `F_*_RW_HINT` \
+         (`EINVAL`); `F_SETOWN` (no SIGIO)";
     73 flock => descriptors::flock;
     74 fsync => bulk::fsync;
     75 fdatasync => bulk::fsync;
@@ -131,7 +170,7 @@ table! {
     82 rename => names::rename;
     83 mkdir => names::mkdir;
     84 rmdir => names::rmdir;
-    85 creat => open::creat;
+    85 creat => open::creat, partial "`O_ASYNC` (no SIGIO), `O_DIRECT` (no effect)";
     86 link => names::link;
     87 unlink => names::unlink;
     88 symlink => names::symlink;
@@ -144,9 +183,9 @@ table! {
     95 umask => identity::umask;
     96 gettimeofday => clock::gettimeofday;
     97 getrlimit => system::getrlimit;
-    98 getrusage => system::getrusage;
-    99 sysinfo => system::sysinfo;
-    100 times => system::times;
+    98 getrusage => system::getrusage, partial "times only, all of it as user time";
+    99 sysinfo => system::sysinfo, partial "load, buffers and swap are 0";
+    100 times => system::times, partial "all of it as user time";
     102 getuid => identity::getuid;
     104 getgid => identity::getgid;
     105 setuid => identity::setuid;
@@ -170,53 +209,58 @@ table! {
     127 rt_sigpending => signals::rt_sigpending;
     128 rt_sigtimedwait => signals::rt_sigtimedwait;
     130 rt_sigsuspend => signals::rt_sigsuspend;
-    131 sigaltstack => signals::sigaltstack;
+    131 sigaltstack => signals::sigaltstack, partial "`SS_AUTODISARM` (no effect)";
     132 utime => metadata::utime;
     133 mknod => names::mknod;
     137 statfs => metadata::statfs;
     138 fstatfs => metadata::fstatfs;
     140 getpriority => scheduling::getpriority;
-    141 setpriority => scheduling::setpriority;
-    142 sched_setparam => scheduling::sched_setparam;
+    141 setpriority => scheduling::setpriority, partial "nice values other than 0 (`EACCES`)";
+    142 sched_setparam => scheduling::sched_setparam, partial "priorities other than 0 (`EINVAL`)";
     143 sched_getparam => scheduling::sched_getparam;
-    144 sched_setscheduler => scheduling::sched_setscheduler;
+    144 sched_setscheduler => scheduling::sched_setscheduler,
+        partial "`SCHED_FIFO`, `SCHED_RR`, `SCHED_DEADLINE` (`EPERM`, `EINVAL`)";
     145 sched_getscheduler => scheduling::sched_getscheduler;
     146 sched_get_priority_max => scheduling::sched_get_priority_max;
     147 sched_get_priority_min => scheduling::sched_get_priority_min;
-    157 prctl => system::prctl;
-    158 arch_prctl => system::arch_prctl;
+    157 prctl => system::prctl,
+        partial "`PR_[GS]ET_NAME`, `PR_[GS]ET_DUMPABLE`, `PR_CAPBSET_READ`; nothing else (`EINVAL`)";
+    158 arch_prctl => system::arch_prctl, partial "`ARCH_[GS]ET_FS`, `ARCH_[GS]ET_GS`; nothing else (`EINVAL`)";
     160 setrlimit => system::setrlimit;
     162 sync => bulk::sync;
-    170 sethostname => system::sethostname;
+    170 sethostname => system::sethostname, partial "refused to all (`EPERM`)";
     186 gettid => identity::gettid;
-    188 setxattr => attributes::of_path;
-    189 lsetxattr => attributes::of_link;
-    190 fsetxattr => attributes::of_descriptor;
-    191 getxattr => attributes::of_path;
-    192 lgetxattr => attributes::of_link;
-    193 fgetxattr => attributes::of_descriptor;
-    194 listxattr => attributes::of_path;
-    195 llistxattr => attributes::of_link;
-    196 flistxattr => attributes::of_descriptor;
-    197 removexattr => attributes::of_path;
-    198 lremovexattr => attributes::of_link;
-    199 fremovexattr => attributes::of_descriptor;
+    188 setxattr => attributes::of_path, partial "no attribute can be had (`EOPNOTSUPP`)";
+    189 lsetxattr => attributes::of_link, partial "no attribute can be had (`EOPNOTSUPP`)";
+    190 fsetxattr => attributes::of_descriptor, partial "no attribute can be had (`EOPNOTSUPP`)";
+    191 getxattr => attributes::of_path, partial "no attribute can be had (`EOPNOTSUPP`)";
+    192 lgetxattr => attributes::of_link, partial "no attribute can be had (`EOPNOTSUPP`)";
+    193 fgetxattr => attributes::of_descriptor, partial "no attribute can be had (`EOPNOTSUPP`)";
+    194 listxattr => attributes::of_path, partial "no attribute can be had (`EOPNOTSUPP`)";
+    195 llistxattr => attributes::of_link, partial "no attribute can be had (`EOPNOTSUPP`)";
+    196 flistxattr => attributes::of_descriptor, partial "no attribute can be had (`EOPNOTSUPP`)";
+    197 removexattr => attributes::of_path, partial "no attribute can be had (`EOPNOTSUPP`)";
+    198 lremovexattr => attributes::of_link, partial "no attribute can be had (`EOPNOTSUPP`)";
+    199 fremovexattr => attributes::of_descriptor, partial "no attribute can be had (`EOPNOTSUPP`)";
     200 tkill => signals::tkill;
     201 time => clock::time;
-    202 futex => futex::futex;
+    202 futex => futex::futex, partial "`FUTEX_WAKE_OP`, `FUTEX_LOCK_PI` and the other `_PI` operations (`ENOSYS`)";
     203 sched_setaffinity => scheduling::sched_setaffinity;
     204 sched_getaffinity => scheduling::sched_getaffinity;
     217 getdents64 => names::getdents64;
     218 set_tid_address => identity::set_tid_address;
     221 fadvise64 => bulk::fadvise64;
-    228 clock_gettime => clock::clock_gettime;
-    229 clock_getres => clock::clock_getres;
-    230 clock_nanosleep => clock::clock_nanosleep;
+    228 clock_gettime => clock::clock_gettime,
+        partial "CPU clocks of other processes and threads, descriptors as clocks, the `_ALARM` clocks";
+    229 clock_getres => clock::clock_getres,
+        partial "CPU clocks of other processes and threads, descriptors as clocks, the `_ALARM` clocks";
+    230 clock_nanosleep => clock::clock_nanosleep,
+        partial "CPU clocks of other processes and threads, descriptors as clocks, the `_ALARM` clocks";
     231 exit_group => life::exit_group;
     234 tgkill => signals::tgkill;
     235 utimes => metadata::utimes;
-    247 waitid => wait::waitid;
-    257 openat => open::openat;
+    247 waitid => wait::waitid, partial "`P_PIDFD`, `__WCLONE`, `__WALL`, `__WNOTHREAD`";
+    257 openat => open::openat, partial "`O_ASYNC` (no SIGIO), `O_DIRECT` (no effect)";
     258 mkdirat => names::mkdirat;
     259 mknodat => names::mknodat;
     260 fchownat => metadata::fchownat;
@@ -233,7 +277,7 @@ table! {
     271 ppoll => poll::ppoll;
     273 set_robust_list => identity::set_robust_list;
     280 utimensat => metadata::utimensat;
-    285 fallocate => bulk::fallocate;
+    285 fallocate => bulk::fallocate, partial "modes other than `FALLOC_FL_KEEP_SIZE` (`EOPNOTSUPP`)";
     288 accept4 => network::accept4;
     292 dup3 => descriptors::dup3;
     293 pipe2 => descriptors::pipe2;
@@ -241,10 +285,10 @@ table! {
     296 pwritev => transfer::pwritev;
     302 prlimit64 => system::prlimit64;
     309 getcpu => scheduling::getcpu;
-    316 renameat2 => names::renameat2;
+    316 renameat2 => names::renameat2, partial "`RENAME_WHITEOUT` (`EINVAL`)";
     318 getrandom => system::getrandom;
-    332 statx => metadata::statx;
-    435 clone3 => life::clone3;
-    436 close_range => descriptors::close_range;
+    332 statx => metadata::statx, partial "`STATX_BTIME`, `STATX_MNT_ID` (not in the mask)";
+    435 clone3 => life::clone3, partial "as clone; `set_tid`, `cgroup`, `CLONE_CLEAR_SIGHAND` (`E2BIG`, `EINVAL`)";
+    436 close_range => descriptors::close_range, partial "`CLOSE_RANGE_UNSHARE` (no effect)";
     439 faccessat2 => metadata::faccessat2;
 }
