@@ -84,7 +84,7 @@ impl<M: Machine> Kernel<M> {
             .asked
             .iter()
             .filter_map(|(number, (_, with))| with.map(|life| (*number, life)))
-            .filter(|(_, life)| crate::kernel::has_ended(&self.services, *life))
+            .filter(|(_, life)| crate::device::claim::has_ended(&self.services, *life))
             .collect();
         for (number, life) in lost {
             self.fail(number, format!("{life} died before it answered: look at the status and try again"));

@@ -2,7 +2,8 @@
 use crate::{
     bench::{Ball, Mode},
     control,
-    kernel::{Kernel, claim},
+    device::claim::claim,
+    kernel::Kernel,
     resident::Resident,
 };
 use alloc::{format, vec::Vec};

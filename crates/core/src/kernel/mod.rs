@@ -1,0 +1,139 @@
+//! One kernel: what it is made of, and how it boots.
+mod loans;
+mod programs;
+mod turn;
+
+use crate::{
+    create::Starting,
+    device::{claim::claim, disk::Arriving},
+    resident::Resident,
+    services::Services,
+};
+use alloc::{
+    collections::{BTreeMap, VecDeque},
+    format,
+    vec::Vec,
+};
+use shimos_abi::{
+    control::{Device, KernelState, Start, Takeover},
+    ids::{KernelId, Life, ProgramId},
+    time::Nanos,
+};
+use shimos_checkpoint::{Slots, Teardown};
+use shimos_hal::Machine;
+use shimos_ikc::{Endpoint, Home};
+use shimos_memory::Frames;
+use shimos_monitor::{Config, MonitorDaemon, TimerDaemon};
+
+/// How often a kernel asks for frames that it has lent.
+const LOANS_GAP: Nanos = Nanos::secs(1);
+
+/// How a kernel is to start.
+#[derive(Clone, Debug)]
+pub struct BootConfig {
+    /// The daemons' interval; the first kernel sets it for all.
+    pub heartbeat: Nanos,
+    /// The program that the first kernel starts when the machine comes up.
+    pub init: Option<Start>,
+}
+
+/// A kernel.
+pub struct Kernel<M: Machine> {
+    pub(crate) services: Services<M>,
+    pub(crate) residents: BTreeMap<ProgramId, Resident<M>>,
+    pub(crate) starting: Vec<Starting>,
+    pub(crate) slots: Slots,
+    pub(crate) teardowns: Vec<Teardown>,
+    pub(crate) timer: TimerDaemon,
+    pub(crate) monitor: MonitorDaemon,
+    pub(crate) takeovers: VecDeque<Takeover>,
+    /// Requests that are being worked on: who waits for the answer, and which other kernel has it, if one has.
+    pub(crate) asked: BTreeMap<u64, (ProgramId, Option<Life>)>,
+    pub(crate) me: Life,
+    arriving: Arriving,
+    disk_owner: Option<Life>,
+    pub(crate) published: Nanos,
+    timer_due: Nanos,
+    loans_due: Nanos,
+    background_due: Nanos,
+    monitor_due: Nanos,
+    /// The program whose thread ran last: the others come first now.
+    last_run: ProgramId,
+    pending_init: Option<Start>,
+    pub(crate) image_refused: bool,
+    /// A fault to die of, and when: the answer to the request leaves first.
+    pub(crate) dying: Option<(shimos_abi::control::Fault, Nanos)>,
+}
+
+impl<M: Machine> Kernel<M> {
+    /// Starts a kernel: takes its memory, its queues and, on the machine's first boot, the devices.
+    pub fn boot(mut machine: M, config: BootConfig) -> Kernel<M> {
+        let identity = machine.identity().clone();
+        let me = identity.life;
+        let mut ikc = Endpoint::new(machine.shared(), machine.layout(), me);
+        ikc.set_state(KernelState::Booting);
+        let area = ikc.area();
+        let mut frames = Frames::new(identity.pool);
+        // Images are kept while their program lives somewhere: it may still use their frames, or need them.
+        let keep = |program| area.home(program) != Home::Free;
+        let (slots, retained) = Slots::start(&mut machine, &mut frames, me, keep);
+        let mut services = Services::new(machine, frames, ikc);
+        let first = me.kernel == KernelId(0) && area.owner(Device::Console).is_none();
+        if first {
+            area.set_heartbeat(config.heartbeat);
+            for device in Device::ALL {
+                claim(&mut services, device, None);
+            }
+        }
+        services.ikc.set_state(KernelState::Running);
+        services.log(&format!(
+            "kernel {} on core {}, APIC id {}, incarnation {}, {} MiB, {}",
+            me.kernel,
+            me.kernel.0,
+            identity.apic_ids.get(me.kernel.index()).copied().unwrap_or_default(),
+            me.incarnation.0,
+            identity.memory >> 20,
+            crate::BUILD,
+        ));
+        if !retained.images.is_empty() || !retained.damages.is_empty() {
+            services.log(&format!("kept {} images, {} damages", retained.images.len(), retained.damages.len()));
+        }
+        let daemons = Config::default();
+        let loans_due = services.machine.now() + LOANS_GAP;
+        Kernel {
+            services,
+            residents: BTreeMap::new(),
+            starting: Vec::new(),
+            slots,
+            teardowns: Vec::new(),
+            timer: TimerDaemon::new(me, daemons),
+            monitor: MonitorDaemon::new(me, daemons),
+            takeovers: VecDeque::new(),
+            asked: BTreeMap::new(),
+            me,
+            arriving: Arriving::default(),
+            disk_owner: None,
+            published: Nanos(0),
+            timer_due: Nanos(0),
+            loans_due,
+            background_due: Nanos(0),
+            monitor_due: Nanos(0),
+            last_run: ProgramId(0),
+            pending_init: if first { config.init } else { None },
+            image_refused: false,
+            dying: None,
+        }
+    }
+
+    /// The machine, for whoever built the kernel.
+    pub fn machine(&self) -> &M {
+        &self.services.machine
+    }
+
+    /// Runs for ever.
+    pub fn run(&mut self) -> ! {
+        loop {
+            self.turn();
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! Programs between their turns: their start, what they need besides running, their end.
+use super::Kernel;
+use crate::{
+    device::console,
+    process::Ending,
+    protect,
+    resident::{Key, Resident},
+    signal::{Info, Signal},
+    syscall,
+};
+use alloc::{format, vec::Vec};
+use shimos_abi::{
+    ids::{Pid, ProgramId},
+    time::Nanos,
+};
+use shimos_hal::Machine;
+use shimos_ikc::Home;
+
+impl<M: Machine> Kernel<M> {
+    /// Starts the first program when it can be, and goes on with those that are starting.
+    pub(super) fn start_programs(&mut self) {
+        if self.services.image.is_some()
+            && let Some(start) = self.pending_init.take()
+            && let Err(error) = self.begin(start, None)
+        {
+            self.services.log(&format!("the first program cannot start: {error}"));
+        }
+        self.open_image();
+        self.go_on_starting();
+    }
+
+    /// What a program needs besides running: timers, network, checkpoints, its end.
+    pub(super) fn tend(&mut self, id: ProgramId, now: Nanos) {
+        let Some(resident) = self.residents.get_mut(&id) else { return };
+        let services = &mut self.services;
+        if let Some(lost) = resident.pending.damage() {
+            services.log(&format!("program {id}: its image has lost pages ({lost:?}); it cannot go on"));
+            resident.ended.get_or_insert(Signal::BUS.number().into());
+        }
+        resident.expire(now);
+        ring_alarms(resident, now);
+        resident.program.net.poll(now);
+        while let Some(socket) = resident.program.net.take_changed() {
+            resident.wake(Key::Socket(socket));
+        }
+        protect::flush_network(resident, services);
+        console::work(services, resident);
+        if resident.ended.is_some() {
+            self.end_program(id);
+            return;
+        }
+        if protect::is_due(resident, now) {
+            protect::checkpoint(resident, services);
+        }
+    }
+
+    /// Ends a program: its memory, its image, its id.
+    fn end_program(&mut self, id: ProgramId) {
+        let Some(mut resident) = self.residents.remove(&id) else { return };
+        let status = resident.ended.unwrap_or_default();
+        let pids: Vec<Pid> = resident.program.processes.keys().copied().collect();
+        for pid in pids {
+            if resident.program.processes.get(&pid).is_some_and(|process| process.zombie.is_none()) {
+                syscall::end_process(&mut resident, &mut self.services, pid, Ending::Killed(Signal::KILL));
+            }
+        }
+        let spaces: Vec<_> = resident.program.spaces.keys().copied().collect();
+        for space in spaces {
+            self.services.drop_space(&mut resident, space);
+        }
+        protect::flush_network(&mut resident, &mut self.services);
+        self.teardowns.extend(protect::unprotect(&mut resident, &mut self.services));
+        protect::release_held(&mut resident, &mut self.services);
+        resident.program.objects.destroy(&mut self.services.frames);
+        for owner in core::mem::take(&mut resident.program.head.loans) {
+            self.return_loan(id, owner);
+        }
+        console::ended(&mut self.services, &mut resident);
+        self.services.log(&format!("program {} ended, status {status:#x}", resident.program.head.name));
+        let area = self.services.ikc.area();
+        let seen = area.home(id);
+        if seen.life() == Some(self.me) {
+            let _ = area.move_home(id, seen, Home::Free);
+        }
+        self.publish();
+    }
+}
+
+fn ring_alarms<M: Machine>(resident: &mut Resident<M>, now: Nanos) {
+    let mut due = Vec::new();
+    for process in resident.program.processes.values_mut() {
+        if let Some((at, period)) = process.alarm
+            && at <= now
+        {
+            // The phase is kept, also over the gap of a takeover; what was missed is told once.
+            process.alarm = (period != Nanos(0)).then(|| {
+                let missed = (now - at).0 / period.0 + 1;
+                (at + period.times(missed), period)
+            });
+            due.push(process.pid);
+        }
+    }
+    for pid in due {
+        crate::delivery::send_to_process(resident, pid, Signal::ALRM, Info::from_kernel());
+    }
+}

@@ -1,0 +1,251 @@
+//! The event loop of one kernel (D1).
+use super::Kernel;
+use crate::{
+    daemon::Message,
+    device::{console, console::ConsoleOwner, disk, disk::DiskOwner, network},
+    protect,
+    resident::{Key, Resident},
+    run::{self, Turn},
+};
+use alloc::{format, vec::Vec};
+use shimos_abi::{control::Device, ids::ProgramId, shared::Queue, time::Nanos};
+use shimos_hal::{Events, Machine};
+use shimos_memory::space::Progress;
+
+/// How long a thread runs before another gets its turn.
+const SLICE: Nanos = Nanos::millis(5);
+/// How long background work waits for a kernel that has programs to run.
+const BACKGROUND_GAP: Nanos = Nanos::millis(10);
+/// Packets taken in one turn.
+const PACKETS: usize = 128;
+
+impl<M: Machine> Kernel<M> {
+    /// One turn of the event loop: takes what has happened, runs a thread for a while, or waits.
+    pub fn turn(&mut self) {
+        self.services.ikc.begin_polling();
+        let events = self.services.machine.take_events();
+        let more = self.communicate(events);
+        self.daemons(events.contains(Events::IKC));
+        self.start_programs();
+        self.answer_requests();
+        let now = self.services.machine.now();
+        let ids: Vec<ProgramId> = self.residents.keys().copied().collect();
+        for id in ids {
+            self.tend(id, now);
+        }
+        if let Some((fault, at)) = self.dying
+            && now >= at
+        {
+            self.services.machine.inject(fault);
+        }
+        let ran = self.run_one();
+        // What this turn has found missing is asked for before anything waits.
+        let arrived = self.work_on_disk();
+        if ran || more || arrived {
+            // A program that never rests must not keep images and loans from being given back.
+            if now >= self.background_due {
+                self.work_in_background();
+            }
+            return;
+        }
+        if self.work_in_background() {
+            return;
+        }
+        let until = self.next_event();
+        // A packet that came meanwhile is looked at first.
+        if !self.services.ikc.end_polling() {
+            self.services.machine.idle(until);
+        }
+    }
+
+    /// Packets and devices. Returns whether there is more of it at once.
+    fn communicate(&mut self, events: Events) -> bool {
+        let mut bytes = Vec::new();
+        let mut packets = 0;
+        while packets < PACKETS
+            && let Some(received) = self.services.ikc.poll_any(&mut bytes)
+        {
+            packets += 1;
+            match received.queue {
+                Queue::Daemon => {
+                    if let Ok(message) = minicbor::decode::<Message>(&bytes) {
+                        self.hear(received.from, message);
+                    }
+                }
+                Queue::Console => console::receive(&mut self.services, &bytes),
+                Queue::Network => network::receive(&mut self.services, received.from.kernel, &bytes),
+                Queue::Block => {
+                    if let Some(block) = disk::receive(&mut self.services, &mut self.arriving, received.from, &bytes) {
+                        self.wake_all(Key::Block(block));
+                    }
+                }
+            }
+        }
+        if let Some(fault) = self.services.ikc.take_fault() {
+            self.services.log(&format!("queue {:?} from {} closed: {:?}", fault.queue, fault.peer, fault.what));
+        }
+        let owner = self.services.ikc.area().owner(Device::Block);
+        if owner != self.disk_owner {
+            self.disk_owner = owner;
+            self.services.blocks.ask_again();
+        }
+        self.work_on_disk();
+        let more = network::drive(&mut self.services);
+        if events.contains(Events::CONSOLE) {
+            self.read_console();
+        }
+        if let Some(console) = &mut self.services.console {
+            console.flush(&mut self.services.machine);
+        }
+        console::flush_unsent(&mut self.services);
+        self.take_inbound();
+        self.services.blocks.relieve(&mut self.services.frames, 64);
+        more || packets == PACKETS
+    }
+
+    /// Requests blocks and hands those out that have arrived. Returns whether one has.
+    fn work_on_disk(&mut self) -> bool {
+        let arrived = disk::work(&mut self.services);
+        for block in &arrived {
+            self.wake_all(Key::Block(*block));
+        }
+        !arrived.is_empty()
+    }
+
+    fn read_console(&mut self) {
+        // Typed input goes to the program that is attached to the console; there is none but by request.
+        let mut bytes = [0; 64];
+        while self.services.machine.console_read(&mut bytes) > 0 {}
+    }
+
+    fn take_inbound(&mut self) {
+        let now = self.services.machine.now();
+        while let Some(frame) = self.services.inbound.pop_front() {
+            for (id, resident) in &mut self.residents {
+                if network::is_for(&frame, *id) && !network::is_from(&frame, *id) {
+                    resident.program.net.receive(now, &frame);
+                }
+            }
+        }
+    }
+
+    fn wake_all(&mut self, key: Key) {
+        for resident in self.residents.values_mut() {
+            resident.wake(key);
+        }
+    }
+
+    /// The timer daemon and the monitor daemon.
+    fn daemons(&mut self, rung: bool) {
+        let now = self.services.machine.now();
+        if now < self.timer_due && now < self.monitor_due && !rung {
+            return;
+        }
+        let area = self.services.ikc.area();
+        let turn = self.timer.turn(&area, now);
+        self.timer_due = turn.next;
+        if let Some(stamp) = turn.stamp {
+            let runnable = self.residents.values().map(|resident| resident.ready.len() as u32).sum();
+            let frames = &self.services.frames;
+            let (free, total) = (frames.free_count() as u64, frames.total() as u64);
+            self.services.ikc.set_load(runnable, free, total);
+            self.services.ikc.stamp(stamp, now);
+            self.publish();
+            self.ask_for_loans(now);
+            self.fail_lost_requests();
+        }
+        if let Some(seen) = turn.nominate {
+            let elected = area.elect(seen, self.me.kernel);
+            if elected.monitor == self.me.kernel {
+                self.services.log(&format!("elected monitor in term {}", elected.term));
+            }
+        }
+        let step = self.monitor.step(&area, now);
+        self.monitor_due = step.next;
+        for action in step.actions {
+            if self.monitor.permits(&action, &area) {
+                self.act(action);
+            }
+        }
+    }
+
+    /// Runs one thread of one program for a slice. Returns whether one ran.
+    fn run_one(&mut self) -> bool {
+        let next = self
+            .residents
+            .range(ProgramId(self.last_run.0.wrapping_add(1))..)
+            .chain(self.residents.iter())
+            .find(|(_, resident)| resident.runnable())
+            .map(|(id, _)| *id);
+        let Some(id) = next else { return false };
+        self.last_run = id;
+        let now = self.services.machine.now();
+        let until = self.next_event().min(now + SLICE);
+        let Some(resident) = self.residents.get_mut(&id) else { return false };
+        let Some(tid) = resident.ready.pop_front() else { return false };
+        if let Some(takeover) = self.takeovers.iter_mut().rev().find(|takeover| takeover.program == id)
+            && takeover.first_instruction == Nanos(0)
+        {
+            takeover.first_instruction = now;
+        }
+        // Peers ring from here on; what came before is looked at in the next turn.
+        let pending = self.services.ikc.end_polling();
+        let until = if pending { now } else { until };
+        if run::run(resident, &mut self.services, tid, until) == Turn::Yielded {
+            resident.ready.push_back(tid);
+        }
+        resident.program.net.poll(now);
+        while let Some(socket) = resident.program.net.take_changed() {
+            resident.wake(Key::Socket(socket));
+        }
+        protect::flush_network(resident, &mut self.services);
+        true
+    }
+
+    /// Work that waits until there is nothing else to do. Returns whether some is left.
+    fn work_in_background(&mut self) -> bool {
+        const STEP: usize = 1024;
+        let mut busy = false;
+        self.background_due = self.services.machine.now() + BACKGROUND_GAP;
+        if let Some(teardown) = self.teardowns.last_mut() {
+            if teardown.step(&self.services.machine, &mut self.services.frames, STEP) == Progress::Done {
+                self.teardowns.pop();
+            }
+            busy = true;
+        }
+        let mut returned = Vec::new();
+        for (id, resident) in &mut self.residents {
+            protect::sweep(resident, &mut self.services);
+            busy |= resident.guard.is_busy();
+            if !resident.program.head.loans.is_empty() {
+                returned.extend(protect::pull(resident, &mut self.services).into_iter().map(|kernel| (*id, kernel)));
+            }
+        }
+        for (program, owner) in returned {
+            self.return_loan(program, owner);
+        }
+        busy
+    }
+
+    /// When something happens by itself.
+    fn next_event(&self) -> Nanos {
+        let residents = self.residents.values().filter_map(Resident::next_deadline).min();
+        let mut next = self.timer_due.min(self.monitor_due);
+        if let Some((_, at)) = self.dying {
+            next = next.min(at);
+        }
+        if let Some(at) = residents {
+            next = next.min(at);
+        }
+        // Something waits for room in a queue, or is being pulled over.
+        let waiting = !self.services.unsent_console.is_empty()
+            || self.services.disk.as_ref().is_some_and(DiskOwner::is_busy)
+            || self.services.console.as_ref().is_some_and(ConsoleOwner::is_busy)
+            || !self.starting.is_empty()
+            || self.residents.values().any(|resident| !resident.program.head.loans.is_empty());
+        if waiting {
+            next = next.min(self.services.machine.now() + Nanos::millis(1));
+        }
+        next
+    }
+}
