@@ -8,12 +8,13 @@ use std::{
 };
 
 /// Programs of `user/` and where they lie inside.
-pub const USER_PROGRAMS: [(&str, &str); 5] = [
+pub const USER_PROGRAMS: [(&str, &str); 6] = [
     ("shimosd", "/usr/sbin/shimosd"),
     ("shimosctl", "/usr/bin/shimosctl"),
     ("touchpages", "/usr/bin/touchpages"),
     ("abi-test", "/usr/bin/abi-test"),
     ("fuzz-calls", "/usr/bin/fuzz-calls"),
+    ("micro", "/usr/bin/micro"),
 ];
 
 /// Builds the kernel.

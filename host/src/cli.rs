@@ -3,8 +3,9 @@ use crate::{
     machine::{Kind, Options},
     testing,
     units::{self, Published},
+    versus,
 };
-use clap::{Args, Parser, Subcommand, error::ErrorKind};
+use clap::{Args, Parser, Subcommand, builder::PossibleValuesParser, error::ErrorKind};
 use shimos_abi::{
     control::{Fault, Output, Target},
     ids::KernelId,
@@ -162,6 +163,24 @@ pub enum Bench {
         /// Repetitions of each death.
         #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=1000))]
         rounds: u32,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// The same programs on Shimos and on Debian's Linux with one processor, in the same emulator.
+    Linux {
+        /// How often each row is measured.
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        rounds: u32,
+        /// Only this row; may be given several times.
+        #[arg(long, value_name = "ROW", value_parser = PossibleValuesParser::new(versus::names()))]
+        only: Vec<String>,
+        /// The emulated processor's model for both; the usual one otherwise.
+        #[arg(long, value_name = "MODEL")]
+        cpu: Option<String>,
+        /// Root image (EROFS) with the programs of the rows of whole programs; or in SHIMOS_IMAGE.
+        #[arg(long, value_name = "FILE")]
+        image: Option<PathBuf>,
         /// Print JSON.
         #[arg(long)]
         json: bool,

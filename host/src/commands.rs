@@ -11,6 +11,7 @@ use crate::{
     status, testing,
     units::Published,
     usage::usage,
+    versus,
 };
 use anyhow::{Context, Result};
 use shimos_abi::control::{Protection, Start, address_of};
@@ -77,6 +78,15 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Bench { what: Bench::Core { rounds, json } } => {
             let files = Files { kernel: artifacts::kernel(&paths)?, image: image::root(&paths)? };
             let report = bench::core(&paths, &files, rounds)?;
+            show(&if json { format!("{}\n", report.json()) } else { report.table() });
+            Ok(if report.held() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+        Command::Bench { what: Bench::Linux { rounds, only, cpu, image, json } } => {
+            let image = image.or_else(|| std::env::var_os("SHIMOS_IMAGE").map(Into::into));
+            let basic = image::root(&paths)?;
+            let kernel = artifacts::kernel(&paths)?;
+            let wanted = versus::Wanted { rounds, only, model: cpu, kernel, basic, programs: image };
+            let report = versus::run(&paths, &wanted)?;
             show(&if json { format!("{}\n", report.json()) } else { report.table() });
             Ok(if report.held() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }

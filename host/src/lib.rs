@@ -27,3 +27,4 @@ pub mod status;
 pub mod testing;
 pub mod units;
 pub mod usage;
+pub mod versus;

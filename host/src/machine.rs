@@ -65,13 +65,23 @@ pub struct Options {
     pub heartbeat: Option<Nanos>,
     /// Ports of this host that lead inside.
     pub published: Vec<Published>,
+    /// The processor's model, if not the accelerator's usual one.
+    pub model: Option<String>,
     /// More words for the kernel's command line.
     pub words: Vec<String>,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { kernels: 4, memory: 128, kind: Kind::Q35, heartbeat: None, published: Vec::new(), words: Vec::new() }
+        Options {
+            kernels: 4,
+            memory: 128,
+            kind: Kind::Q35,
+            heartbeat: None,
+            published: Vec::new(),
+            model: None,
+            words: Vec::new(),
+        }
     }
 }
 
@@ -201,6 +211,9 @@ pub fn arguments(
     let mut add = |more: &[&str]| words.extend(more.iter().map(|word| word.to_string()));
     add(machine);
     add(&accelerator.arguments());
+    if let Some(model) = &options.model {
+        add(&["-cpu", model]);
+    }
     add(&["-name", id, "-nodefaults", "-no-user-config", "-vga", "none", "-display", "none", "-no-reboot"]);
     add(&["-smp", &options.kernels.to_string(), "-m", &options.total_memory().to_string()]);
     add(&["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]);
