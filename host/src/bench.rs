@@ -243,8 +243,7 @@ fn toucher(control: &mut Control, name: &str, size: u32, pages: u32, step: u32) 
             argv: argv.to_vec(),
             env: Vec::new(),
             cwd: "/".to_string(),
-            kernel: None,
-            protection: None,
+            ..Start::default()
         })
         .with_context(|| format!("cannot start {name}"))?;
     control.protect(Target::Pid(started.pid), Protection { interval: INTERVAL, output: Output::Commit })?;

@@ -78,6 +78,12 @@ pub enum Command {
         /// Its working directory.
         #[arg(long, default_value = "/")]
         cwd: String,
+        /// The image that it runs in, by name or digest or as a file; the machine's own otherwise.
+        #[arg(long)]
+        image: Option<String>,
+        /// Whose rights it has: a name or number of the image, perhaps with a group behind a colon.
+        #[arg(long, value_name = "USER[:GROUP]")]
+        user: Option<String>,
         /// Lead a port of this host to it: HOST:PORT, like 8080:80.
         #[arg(long, value_parser = units::port_pair, value_name = "HOST:PORT")]
         publish: Vec<(u16, u16)>,

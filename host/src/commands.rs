@@ -3,7 +3,7 @@ use crate::{
     artifacts, bench,
     cli::{Bench, Cli, Command, MachineArgs},
     control::Control,
-    demo, image,
+    demo, image, images,
     machine::{self, Files, Machine},
     paths::Paths,
     qmp::Qmp,
@@ -47,7 +47,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
             show(&if json { format!("{}\n", status::json(&status)) } else { status::table(&status) });
             Ok(ExitCode::SUCCESS)
         }
-        Command::Start { name, kernel, protect, output, env, cwd, publish, argv } => {
+        Command::Start { name, kernel, protect, output, env, cwd, image, user, publish, argv } => {
             let mut env = env;
             if let Some(odd) = env.iter().find(|variable| !variable.contains('=')) {
                 return Err(usage(format!("--env {odd}: write NAME=VALUE")));
@@ -56,7 +56,14 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
                 env.push("PATH=/usr/local/bin:/usr/bin:/usr/sbin".to_string());
             }
             let protection = protect.map(|interval| Protection { interval, output });
-            start(&paths, Start { name, argv, env, cwd, kernel, protection }, &publish)
+            let entry = registry::current(&paths)?;
+            let wanted = match &image {
+                Some(image) => images::resolve(&paths, image)?,
+                None => images::of_machine(&entry),
+            };
+            let user = user.map(|user| wanted.user(&user)).transpose()?;
+            let image = image.map(|_| images::place_on(&entry, &wanted)).transpose()?;
+            start(&entry, Start { name, argv, env, cwd, kernel, protection, image, user }, &publish)
         }
         Command::Kill { target, signal } => done(client(&paths)?.kill(target, signal)),
         Command::Protect { target, interval, output } => {
@@ -154,8 +161,7 @@ fn boot(paths: &Paths, machine: &MachineArgs, publish: Vec<Published>) -> Result
     Ok(ExitCode::SUCCESS)
 }
 
-fn start(paths: &Paths, start: Start, publish: &[(u16, u16)]) -> Result<ExitCode> {
-    let entry = registry::current(paths)?;
+fn start(entry: &Entry, start: Start, publish: &[(u16, u16)]) -> Result<ExitCode> {
     for (host, _) in publish {
         machine::check_port(*host)?;
     }

@@ -19,7 +19,7 @@ pub fn program(name: &str, kernel: Option<KernelId>) -> Start {
         env: vec!["PATH=/usr/bin:/usr/sbin".to_string()],
         cwd: "/".to_string(),
         kernel,
-        protection: None,
+        ..Start::default()
     }
 }
 

@@ -238,8 +238,7 @@ fn drive(progress: &Progress, machine: &mut Machine, interval: Nanos) -> Result<
         argv: ["/bin/busybox", "httpd", "-f", "-p", "80", "-h", "/srv/www"].map(str::to_string).to_vec(),
         env: vec!["PATH=/usr/bin:/usr/sbin".to_string()],
         cwd: "/".to_string(),
-        kernel: None,
-        protection: None,
+        ..Start::default()
     };
     for start in [httpd, counter::program(COUNTER, None)] {
         let name = start.name.clone();

@@ -4,6 +4,7 @@ use crate::{
     children::{Child, found, tied},
     console::Console,
     control::Control,
+    disk,
     paths::Paths,
     qmp::Qmp,
     registry::{self, Entry},
@@ -189,7 +190,8 @@ pub fn emulator() -> Result<String> {
 pub fn arguments(
     options: &Options,
     accelerator: Accelerator,
-    files: &Files,
+    kernel: &Path,
+    disk: &Path,
     id: &str,
     control_port: u16,
     sockets: [&Path; 2],
@@ -221,11 +223,11 @@ pub fn arguments(
         add(&["-qmp", &format!("unix:{},server=on,wait=off", path(socket))]);
     }
     add(&["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]);
-    add(&["-drive", &format!("if=none,id=root,format=raw,readonly=on,file={}", path(&files.image))]);
+    add(&["-drive", &format!("if=none,id=root,format=raw,readonly=on,file={}", path(disk))]);
     add(&["-device", &format!("virtio-blk-{bus},drive=root")]);
     add(&["-netdev", &network]);
     add(&["-device", &format!("virtio-net-{bus},netdev=n0,mac=52:53:48:4d:ff:ff")]);
-    add(&["-kernel", &files.kernel.display().to_string(), "-append", &options.append()]);
+    add(&["-kernel", &kernel.display().to_string(), "-append", &options.append()]);
     words
 }
 
@@ -269,6 +271,7 @@ impl Machine {
         let emulator = emulator()?;
         let accelerator = Accelerator::choose(&emulator, &files.kernel);
         let (id, directory) = registry::create(paths)?;
+        let disk = disk::create(&directory, &files.image).inspect_err(|_| disk::remove(&directory))?;
         // One control socket for this tool and one for others: each serves one client at a time.
         let [own, qmp] = ["own", "qmp"].map(|name| {
             let path = directory.join(name);
@@ -277,7 +280,7 @@ impl Machine {
         let control_port = free_port()?;
         let errors = directory.join("emulator.log");
         let mut command = tied(&emulator);
-        command.args(arguments(&options, accelerator, files, &id, control_port, [&own, &qmp]));
+        command.args(arguments(&options, accelerator, &files.kernel, &disk, &id, control_port, [&own, &qmp]));
         // For those who look into the emulator itself, like `-d cpu_reset -D file`.
         command.args(std::env::var("SHIMOS_QEMU_ARGS").unwrap_or_default().split_whitespace());
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(File::create(&errors)?);
@@ -285,7 +288,7 @@ impl Machine {
         let mut child = Child::spawn(&mut command)?;
         let stdout = child.take_stdout().context("the emulator has no standard output")?;
         let console = Console::read(stdout, &directory.join("console.log"))?;
-        let entry = Entry { id, pid: child.id(), control_port, qmp, directory };
+        let entry = Entry { id, pid: child.id(), control_port, qmp, directory: directory.clone() };
         let connected = Qmp::connect(&own, Duration::from_secs(20));
         // Connected or not, nobody else needs its name.
         let _ = fs::remove_file(&own);
@@ -293,6 +296,7 @@ impl Machine {
             Ok(qmp) => qmp,
             Err(error) => {
                 child.kill();
+                disk::remove(&directory);
                 let said = fs::read_to_string(&errors).unwrap_or_default();
                 return match said.lines().next_back() {
                     Some(line) => bail!("the emulator did not start: {line}"),
@@ -393,9 +397,9 @@ mod tests {
     use super::*;
 
     fn line(options: &Options) -> String {
-        let files = Files { kernel: "K".into(), image: "/a,b/I".into() };
-        arguments(options, Accelerator::Tcg, &files, "shimos-1-0", 4000, [Path::new("/run/o"), Path::new("/run/q")])
-            .join(" ")
+        let (kernel, disk) = (Path::new("K"), Path::new("/a,b/I"));
+        let sockets = [Path::new("/run/o"), Path::new("/run/q")];
+        arguments(options, Accelerator::Tcg, kernel, disk, "shimos-1-0", 4000, sockets).join(" ")
     }
 
     #[test]

@@ -1,16 +1,18 @@
 //! Which machines run: one directory each under `build/run`, so that a second `shimos` finds them.
-use crate::paths::Paths;
+use crate::{disk, paths::Paths};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use std::{
     fs,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 /// Directories of ended machines that are kept for their logs.
 const KEEP: usize = 8;
+/// Longest that a machine may take from its directory's making until it is written down.
+const STARTING: Duration = Duration::from_secs(600);
 const FILE: &str = "machine.json";
 
 /// A machine that runs.
@@ -54,6 +56,7 @@ pub fn register(entry: &Entry) -> Result<()> {
 /// Strikes a machine out; its log stays.
 pub fn strike(directory: &Path) {
     let _ = fs::remove_file(directory.join(FILE));
+    disk::remove(directory);
 }
 
 /// The machine that was started last and still runs.
@@ -62,6 +65,11 @@ pub fn current(paths: &Paths) -> Result<Entry> {
         Some((_, entry)) => Ok(entry),
         None => bail!("no machine runs; start one with: ./shimos boot"),
     }
+}
+
+/// All machines that run.
+pub fn all(paths: &Paths) -> Vec<Entry> {
+    live(paths).into_iter().map(|(_, entry)| entry).collect()
 }
 
 /// All machines that run, the latest last. Entries whose emulator is gone are struck out.
@@ -116,6 +124,12 @@ fn tidy(paths: &Paths) {
         })
         .collect();
     ended.sort();
+    for (modified, directory) in &ended {
+        // A start that was killed has left its disk.
+        if modified.elapsed().is_ok_and(|age| age > STARTING) {
+            disk::remove(directory);
+        }
+    }
     // The newest may belong to machines that are just being started.
     let surplus = ended.len().saturating_sub(KEEP);
     for (_, directory) in ended.into_iter().take(surplus) {

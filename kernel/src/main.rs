@@ -41,6 +41,6 @@ fn control_daemon() -> Start {
         env: vec![String::from("PATH=/usr/sbin:/usr/bin:/sbin:/bin")],
         cwd: String::from("/"),
         kernel: Some(KernelId(0)),
-        protection: None,
+        ..Start::default()
     }
 }

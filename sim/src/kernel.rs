@@ -10,8 +10,7 @@ pub fn run(machine: SoftMachine) {
         argv: vec!["/bin/init".into()],
         env: Vec::new(),
         cwd: "/".into(),
-        kernel: None,
-        protection: None,
+        ..Start::default()
     };
     let config = BootConfig { heartbeat: Nanos::millis(10), init: Some(init) };
     Kernel::boot(machine, config).run()

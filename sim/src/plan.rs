@@ -148,6 +148,7 @@ impl Plan {
                 cwd: "/".into(),
                 kernel: Some(KernelId(rng.below(self.kernels as u64) as u16)),
                 protection: Some(Protection { interval: self.interval, output: Output::Commit }),
+                ..Start::default()
             }));
         }
         image.program("init", programs::init(&requests));

@@ -19,7 +19,7 @@ pub fn command(name: &str, kernel: u16, argv: &[&str]) -> Start {
         env: vec!["PATH=/usr/bin:/usr/sbin".to_string()],
         cwd: "/".to_string(),
         kernel: Some(KernelId(kernel)),
-        protection: None,
+        ..Start::default()
     }
 }
 

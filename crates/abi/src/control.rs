@@ -179,8 +179,33 @@ pub enum Target {
     Name(#[n(0)] String),
 }
 
+/// Whose rights a program begins with.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Encode, Decode)]
+pub struct User {
+    /// User id.
+    #[n(0)]
+    pub uid: u32,
+    /// Group id.
+    #[n(1)]
+    pub gid: u32,
+    /// Supplementary groups.
+    #[n(2)]
+    pub groups: Vec<u32>,
+}
+
+/// A part of the disk, in blocks of 4 KiB.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Extent {
+    /// The first block.
+    #[n(0)]
+    pub first: u64,
+    /// How many there are.
+    #[n(1)]
+    pub blocks: u64,
+}
+
 /// A program to start.
-#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Encode, Decode)]
 pub struct Start {
     /// Name; unique among running programs.
     #[n(0)]
@@ -200,6 +225,12 @@ pub struct Start {
     /// Protection from the first instruction on.
     #[n(5)]
     pub protection: Option<Protection>,
+    /// Where on the disk its root image lies; the machine's own image, at block 0, otherwise.
+    #[n(6)]
+    pub image: Option<Extent>,
+    /// Whose rights it begins with; those of root otherwise.
+    #[n(7)]
+    pub user: Option<User>,
 }
 
 /// A request.

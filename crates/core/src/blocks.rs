@@ -1,4 +1,4 @@
-//! The cache of disk blocks: what is at hand, what was asked for. It serves as the page cache of the root image's files.
+//! The cache of disk blocks: what is at hand, what was asked for. It serves as the page cache of the root images' files.
 use alloc::{
     collections::{BTreeMap, BTreeSet},
     vec::Vec,
@@ -20,6 +20,12 @@ const LOW_PART: usize = 16;
 /// first is still there when the last arrives.
 const RECENT: u64 = 256;
 
+/// Images whose places are known; of others no blocks are asked for ahead.
+const MAX_IMAGES: usize = 4096;
+
+/// A page that is only a part of a block: the image's first block, the file, the page.
+type Tail = (u64, u64, u64);
+
 /// A block at hand.
 #[derive(Clone, Copy)]
 struct Cached {
@@ -34,8 +40,8 @@ pub struct BlockCache {
     cached: BTreeMap<u64, Cached>,
     /// Blocks that have arrived so far.
     arrivals: u64,
-    /// Pages of files that are only a part of a block, followed by zeros: by file and page.
-    tails: BTreeMap<(u64, u64), Frame>,
+    /// Pages of files that are only a part of a block, followed by zeros.
+    tails: BTreeMap<Tail, Frame>,
     /// A frame of zeros, for holes.
     hole: Option<Frame>,
     /// Asked for and not yet requested from the disk.
@@ -44,25 +50,36 @@ pub struct BlockCache {
     requested: BTreeSet<u64>,
     /// Blocks that could not be read.
     failed: BTreeSet<u64>,
-    /// Size of the disk in blocks.
-    size: u64,
+    /// Where images lie: the first block, and the one behind the last.
+    images: BTreeMap<u64, u64>,
     /// Blocks up to here were looked at for eviction.
     hand: u64,
 }
 
 impl BlockCache {
-    /// Sets the size of the disk.
-    pub fn set_size(&mut self, blocks: u64) {
-        self.size = blocks;
+    /// Notes where an image lies: blocks are asked for ahead within it. What lies between images may be written later, so
+    /// nothing of it may be kept here.
+    pub fn note_image(&mut self, first: u64, blocks: u64) {
+        if self.images.len() < MAX_IMAGES {
+            self.images.insert(first, first.saturating_add(blocks));
+        }
+    }
+
+    /// Forgets a block, so that it is read again.
+    pub fn forget(&mut self, frames: &mut Frames, block: u64) {
+        if let Some(cached) = self.cached.remove(&block) {
+            frames.release(cached.frame);
+        }
     }
 
     fn want(&mut self, block: u64) -> Fault {
-        if block >= self.size && self.size != 0 || self.failed.remove(&block) {
+        if self.failed.remove(&block) {
             return Fault::Errno(Errno::EIO);
         }
-        for near in block..block.saturating_add(AHEAD) {
-            let known = self.cached.contains_key(&near) || self.requested.contains(&near);
-            if !known && (near < self.size || near == block) {
+        let image = self.images.range(..=block).next_back();
+        let end = image.map_or(0, |(_, end)| *end).clamp(block.saturating_add(1), block.saturating_add(AHEAD));
+        for near in block..end {
+            if !self.cached.contains_key(&near) && !self.requested.contains(&near) {
                 self.wanted.insert(near);
             }
         }
@@ -141,7 +158,7 @@ impl<M: Machine> Blocks for BlockReader<'_, M> {
     }
 }
 
-/// The files of the root image, page by page.
+/// The files of a root image, page by page.
 pub struct Files<'a> {
     /// The cache.
     pub cache: &'a mut BlockCache,
@@ -150,6 +167,10 @@ pub struct Files<'a> {
 }
 
 impl Files<'_> {
+    fn tail(&self, nid: u64, index: u64) -> Tail {
+        (self.image.start(), nid, index)
+    }
+
     fn piece<M: Machine>(&mut self, machine: &M, nid: u64, index: u64) -> Result<Piece, BackingError> {
         let mut reader = BlockReader { cache: self.cache, machine };
         let found = self.image.inode(&mut reader, nid).and_then(|inode| {
@@ -167,7 +188,7 @@ impl Files<'_> {
 
 impl<M: Machine> Backing<M> for Files<'_> {
     fn page(&mut self, machine: &mut M, frames: &mut Frames, nid: u64, index: u64) -> Result<Frame, BackingError> {
-        if let Some(frame) = self.cache.tails.get(&(nid, index)) {
+        if let Some(frame) = self.cache.tails.get(&self.tail(nid, index)) {
             return Ok(*frame);
         }
         match self.piece(machine, nid, index)? {
@@ -189,7 +210,7 @@ impl<M: Machine> Backing<M> for Files<'_> {
                 let frame = frames.take().ok_or(BackingError::OutOfMemory)?;
                 machine.zero_frame(frame);
                 machine.write_frame(frame, 0, &bytes);
-                self.cache.tails.insert((nid, index), frame);
+                self.cache.tails.insert(self.tail(nid, index), frame);
                 Ok(frame)
             }
             Piece::Hole => {
@@ -205,7 +226,7 @@ impl<M: Machine> Backing<M> for Files<'_> {
     }
 
     fn cached(&mut self, machine: &mut M, nid: u64, index: u64) -> Option<Frame> {
-        if let Some(frame) = self.cache.tails.get(&(nid, index)) {
+        if let Some(frame) = self.cache.tails.get(&self.tail(nid, index)) {
             return Some(*frame);
         }
         match self.piece(machine, nid, index) {

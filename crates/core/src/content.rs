@@ -50,7 +50,7 @@ pub fn path_of<M: Machine>(c: &mut Context<'_, M>, id: DescriptionId) -> Result<
 pub fn read<M: Machine>(c: &mut Context<'_, M>, node: NodeId, offset: u64, into: &mut [u8]) -> Result<usize> {
     let content = of(c, node)?;
     let services = &mut *c.services;
-    let image = services.image.as_ref().ok_or(Errno::EIO)?;
+    let image = c.resident.program.tree.image();
     let mut files = Files { cache: &mut services.blocks, image };
     match content {
         Content::Object(Written { object: id, .. }) => {
@@ -102,7 +102,7 @@ pub fn write<M: Machine>(c: &mut Context<'_, M>, node: NodeId, offset: u64, byte
     let bytes = &bytes[..bytes.len().min((limit - offset) as usize)];
     let object = make_writable(c, node)?;
     let services = &mut *c.services;
-    let image = services.image.as_ref().ok_or(Errno::EIO)?;
+    let image = c.resident.program.tree.image();
     let mut files = Files { cache: &mut services.blocks, image };
     let objects = &mut c.resident.program.objects;
     let written = objects.write(&mut services.machine, &mut services.frames, &mut files, object, offset, bytes)?;
@@ -129,7 +129,7 @@ pub fn truncate<M: Machine>(c: &mut Context<'_, M>, node: NodeId, size: u64) -> 
     }
     let object = make_writable(c, node)?;
     let services = &mut *c.services;
-    let image = services.image.as_ref().ok_or(Errno::EIO)?;
+    let image = c.resident.program.tree.image();
     let mut files = Files { cache: &mut services.blocks, image };
     let objects = &mut c.resident.program.objects;
     objects.truncate(&mut services.machine, &mut services.frames, &mut files, object, size)?;

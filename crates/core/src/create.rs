@@ -24,7 +24,7 @@ use alloc::{
 };
 use core::net::Ipv4Addr;
 use shimos_abi::{
-    control::{self, Response, Start},
+    control::{self, Extent, Response, Start},
     errno::Errno,
     ids::{KernelId, Pid, ProgramId},
     time::Nanos,
@@ -44,6 +44,20 @@ pub struct Starting {
     since: Nanos,
 }
 
+/// Why a program does not start, or not yet.
+enum Trouble {
+    /// Its root image cannot be used.
+    Image(String),
+    /// It waits, or a call failed.
+    Stop(Stop),
+}
+
+impl From<Stop> for Trouble {
+    fn from(stop: Stop) -> Trouble {
+        Trouble::Stop(stop)
+    }
+}
+
 /// How long a program may take to start.
 const PATIENCE: Nanos = Nanos::secs(30);
 
@@ -55,7 +69,7 @@ impl<M: Machine> Kernel<M> {
         }
         match Image::open(&mut self.services.block_reader()) {
             Ok(image) => {
-                self.services.blocks.set_size(image.block_count());
+                self.services.blocks.note_image(image.start(), image.block_count());
                 self.services.image = Some(image);
             }
             Err(error) => {
@@ -90,23 +104,24 @@ impl<M: Machine> Kernel<M> {
             return;
         }
         for starting in core::mem::take(&mut self.starting) {
-            let outcome = self.try_start(&starting);
+            let outcome = self.image_of(&starting.start).and_then(|image| Ok(self.try_start(&starting, image)?));
             let late = self.services.machine.now() - starting.since > PATIENCE;
             let answer = match outcome {
                 Ok(()) => {
                     Response::Started { program: starting.id, pid: starting.id.first_pid(), kernel: self.me.kernel }
                 }
-                Err(Stop::Block(_)) if !late => {
+                Err(Trouble::Stop(Stop::Block(_))) if !late => {
                     self.starting.push(starting);
                     continue;
                 }
-                Err(stop) => {
+                Err(trouble) => {
                     let area = self.services.ikc.area();
                     let _ = area.move_home(starting.id, area.home(starting.id), shimos_ikc::Home::Free);
                     let path = starting.start.argv.first().cloned().unwrap_or_default();
-                    Response::Failed(match stop {
-                        Stop::Errno(errno) => format!("{path} cannot be executed: {}", errno.name()),
-                        _ => format!("{path} cannot be executed: the disk does not answer"),
+                    Response::Failed(match trouble {
+                        Trouble::Image(why) => why,
+                        Trouble::Stop(Stop::Errno(errno)) => format!("{path} cannot be executed: {}", errno.name()),
+                        Trouble::Stop(_) => format!("{path} cannot be executed: the disk does not answer"),
                     })
                 }
             };
@@ -127,8 +142,27 @@ impl<M: Machine> Kernel<M> {
         }
     }
 
-    fn try_start(&mut self, starting: &Starting) -> Result<(), Stop> {
-        let mut resident = Resident::new(self.make_program(starting)?);
+    /// The root image that a program asks for. It lies on a disk that others write: its superblock is read each time.
+    fn image_of(&mut self, start: &Start) -> Result<Image, Trouble> {
+        let Some(Extent { first, blocks }) = start.image else {
+            return self.services.image.clone().ok_or(Trouble::Stop(Errno::EIO.into()));
+        };
+        match Image::open_at(&mut self.services.block_reader(), first, blocks) {
+            Ok(image) => {
+                self.services.blocks.note_image(first, image.block_count());
+                Ok(image)
+            }
+            Err(OpenError::Fault(Fault::Missing(block))) => Err(Trouble::Stop(Fault::Missing(block).into())),
+            Err(error) => {
+                // It may come still.
+                self.services.blocks.forget(&mut self.services.frames, first);
+                Err(Trouble::Image(format!("the image at block {first} of the disk cannot be used: {error}")))
+            }
+        }
+    }
+
+    fn try_start(&mut self, starting: &Starting, image: Image) -> Result<(), Stop> {
+        let mut resident = Resident::new(self.make_program(starting, image)?);
         let pid = starting.id.first_pid();
         let now = self.services.machine.now();
         let outcome = {
@@ -154,8 +188,7 @@ impl<M: Machine> Kernel<M> {
         Ok(())
     }
 
-    fn make_program(&mut self, starting: &Starting) -> Result<Program, Stop> {
-        let image = self.services.image.clone().ok_or(Errno::EIO)?;
+    fn make_program(&mut self, starting: &Starting, image: Image) -> Result<Program, Stop> {
         let wall = self.services.machine.wall_clock() as i64;
         let mut tree = Tree::new(image);
         let mut blocks = self.services.block_reader();
@@ -221,6 +254,9 @@ fn furnish(tree: &mut Tree, sources: &mut Sources<'_>, wall: i64) -> Result<(), 
 
 /// Executes the program's file and gives it its console.
 fn enter<M: Machine>(c: &mut Context<'_, M>, start: &Start) -> Result<(), Stop> {
+    if let Some(user) = &start.user {
+        c.process_mut()?.credentials = Ids::of(user);
+    }
     if !start.cwd.is_empty() {
         let cwd = names::resolve(c, start.cwd.as_bytes())?;
         c.process_mut()?.cwd = cwd;

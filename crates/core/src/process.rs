@@ -5,7 +5,7 @@ use crate::{
 };
 use alloc::{string::String, vec::Vec};
 use minicbor::{Decode, Encode};
-use shimos_abi::{ids::Pid, time::Nanos};
+use shimos_abi::{control::User, ids::Pid, time::Nanos};
 use shimos_vfs::{Credentials, NodeId};
 
 /// Names an address space of a program.
@@ -122,6 +122,11 @@ pub struct Ids {
 }
 
 impl Ids {
+    /// All the rights of a user and no others.
+    pub fn of(user: &User) -> Ids {
+        let User { uid, gid, groups } = user.clone();
+        Ids { uid, euid: uid, suid: uid, gid, egid: gid, sgid: gid, groups }
+    }
     /// What decides about access to files.
     pub fn access(&self) -> Credentials {
         Credentials { uid: self.euid, gid: self.egid, groups: self.groups.clone() }

@@ -46,7 +46,7 @@ pub struct Services<M: Machine> {
     pub frames: Frames,
     /// The block cache.
     pub blocks: BlockCache,
-    /// The root image, once its head was read.
+    /// The machine's own root image, once its head was read.
     pub image: Option<Image>,
     /// The queues to the other kernels.
     pub ikc: Endpoint,
@@ -149,7 +149,6 @@ impl<M: Machine> Services<M> {
 
     /// The memory of one address space, for system calls.
     pub fn memory<'a>(&'a mut self, resident: &'a mut Resident<M>, space: SpaceId) -> Result<UserMemory<'a, M>, Stop> {
-        let image = self.image.as_ref().ok_or(Errno::EIO)?;
         Ok(UserMemory {
             id: space,
             pending: &mut resident.pending,
@@ -158,7 +157,7 @@ impl<M: Machine> Services<M> {
             objects: &mut resident.program.objects,
             machine: &mut self.machine,
             frames: &mut self.frames,
-            files: Files { cache: &mut self.blocks, image },
+            files: Files { cache: &mut self.blocks, image: resident.program.tree.image() },
         })
     }
 

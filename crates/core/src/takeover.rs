@@ -29,9 +29,6 @@ impl<M: Machine> Kernel<M> {
         if life != from {
             return Err(Refusal::Busy);
         }
-        if self.services.image.is_none() {
-            return Err(Refusal::Busy);
-        }
         // The proof, from the parked core itself; or this very core was that kernel and has booted since.
         if from.kernel != me.kernel {
             let Some(fenced) = self.services.machine.confirm_parked(from) else { return Err(Refusal::Busy) };
@@ -129,6 +126,8 @@ impl<M: Machine> Kernel<M> {
         let epoch: Epoch = image.epoch();
         let id = resident.program.head.id;
         let now = self.services.machine.now();
+        let root = resident.program.tree.image();
+        self.services.blocks.note_image(root.start(), root.block_count());
         // Its peers must hear from it at once.
         resident.program.net.after_takeover(now);
         protect::release_held(&mut resident, &mut self.services);

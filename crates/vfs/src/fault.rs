@@ -7,7 +7,7 @@ use shimos_abi::errno::Errno;
 pub enum Fault {
     /// It never will: the error for the program.
     Errno(Errno),
-    /// It needs this 4 KiB block of the image. Fetch it and make the same call again.
+    /// It needs this 4 KiB block of the disk. Fetch it and make the same call again.
     Missing(u64),
 }
 
@@ -17,7 +17,7 @@ impl From<Errno> for Fault {
     }
 }
 
-/// The blocks of the root image, as far as they are at hand.
+/// The blocks of the disk with the root images, as far as they are at hand.
 pub trait Blocks {
     /// Copies `into.len()` bytes at `offset` of 4 KiB block `block`. `offset + into.len()` is at most 4096.
     /// A block that is not at hand is [`Fault::Missing`].

@@ -173,6 +173,33 @@ fn chunks_are_read() {
 }
 
 #[test]
+fn several_images_lie_on_one_disk() {
+    const START: u64 = 5;
+    let source = TempDir::new();
+    build(source.path());
+    for options in [&[][..], &["--chunksize=4096"]] {
+        let Some(image) = make_image(source.path(), options) else { return };
+        let room = image.len() as u64 / 4096;
+        let mut bytes = image.clone();
+        bytes.resize(START as usize * 4096, 0xee);
+        bytes.truncate(START as usize * 4096);
+        bytes.extend_from_slice(&image);
+        let mut disk = Disk::new(bytes, Supply::Always);
+        let found = Image::open_at(&mut disk, START, room).unwrap();
+        assert_eq!((found.start(), found.block_count()), (START, room));
+        assert_eq!(Image::open_at(&mut disk, START, room - 1), Err(OpenError::TooLong(room)));
+        let beyond = Err(OpenError::Fault(Fault::Errno(Errno::EIO)));
+        assert_eq!(Image::open_at(&mut disk, START + room + 9, room), beyond);
+        assert!(Image::open_at(&mut disk, u64::MAX, room).is_err());
+        // What is saved of it leads to the same place.
+        let saved = minicbor::to_vec(Tree::new(found)).unwrap();
+        let tree: Tree = minicbor::decode(&saved).unwrap();
+        assert_eq!(tree.validate(), Ok(()));
+        compare(&tree, &mut disk, tree.root(), source.path());
+    }
+}
+
+#[test]
 fn what_is_not_supported_is_refused() {
     let mut disk = Disk::new(vec![0; 8192], Supply::Always);
     assert_eq!(Image::open(&mut disk), Err(OpenError::Magic(0)));

@@ -74,7 +74,7 @@ impl OneKernel {
             env: vec![PATH.to_string()],
             cwd: "/".to_string(),
             kernel: Some(KernelId(0)),
-            protection: None,
+            ..Start::default()
         })?;
         Ok((name, started.program))
     }

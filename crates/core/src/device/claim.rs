@@ -34,11 +34,7 @@ pub(crate) fn claim<M: Machine>(services: &mut Services<M>, device: Device, from
                 console::inherit(services, from.kernel);
             }
         }
-        Device::Block => {
-            services.disk = Some(DiskOwner::default());
-            let blocks = services.machine.block_count();
-            services.blocks.set_size(blocks);
-        }
+        Device::Block => services.disk = Some(DiskOwner::default()),
         Device::Network => services.network = Some(NetworkOwner::default()),
     }
     true

@@ -10,12 +10,12 @@ use shimos_abi::errno::Errno;
 /// Where one page of a file lies.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Piece {
-    /// It is this block of the image. Behind the end of the file the block holds what the image holds there: zeros, in an
+    /// It is this block of the disk. Behind the end of the file the block holds what the image holds there: zeros, in an
     /// image that is well made.
     Block(u64),
     /// It is a part of a block; zeros follow.
     Inline {
-        /// The block.
+        /// The block of the disk.
         block: u64,
         /// Where in it.
         offset: u16,
@@ -48,7 +48,7 @@ impl Image {
                 if offset + len > BLOCK || block >= self.blocks {
                     return Err(Errno::EIO.into());
                 }
-                Ok(Piece::Inline { block, offset: offset as u16, len: len as u16 })
+                Ok(Piece::Inline { block: self.on_disk(block), offset: offset as u16, len: len as u16 })
             }
             Layout::Chunks { bits, entry, table } => {
                 let at = (page >> bits).checked_mul(u64::from(entry)).and_then(|offset| table.checked_add(offset));
@@ -69,7 +69,7 @@ impl Image {
 
     fn block(&self, first: u64, index: u64) -> Result<Piece, Fault> {
         match first.checked_add(index) {
-            Some(block) if block < self.blocks => Ok(Piece::Block(block)),
+            Some(block) if block < self.blocks => Ok(Piece::Block(self.on_disk(block))),
             _ => Err(Errno::EIO.into()),
         }
     }

@@ -8,6 +8,8 @@ use shimos_abi::errno::Errno;
 /// Where the superblock lies, in bytes from the start.
 const OFFSET: u64 = 1024;
 const MAGIC: u32 = 0xe0f5_e1e2;
+/// No image starts behind this block.
+const LAST_START: u64 = 1 << 48;
 /// Features that change nothing for us: zero padding of compressed data, chunked files, long xattr prefixes.
 const SUPPORTED: u32 = 0x1 | 0x4 | 0x40;
 
@@ -27,6 +29,11 @@ pub struct Image {
     pub(super) build_time: i64,
     #[n(4)]
     inodes: u64,
+    /// Block of the disk where the image starts. All other block numbers here count from it; those that the reader gives
+    /// out and asks for count from the start of the disk.
+    #[n(5)]
+    #[cbor(default)]
+    start: u64,
 }
 
 /// Why an image cannot be used.
@@ -46,6 +53,8 @@ pub enum OpenError {
     DirectoryBlockSize(u8),
     /// The root is not a directory.
     Root,
+    /// It says that it has this many blocks, more than there is room for.
+    TooLong(u64),
 }
 
 impl From<Fault> for OpenError {
@@ -80,15 +89,27 @@ impl fmt::Display for OpenError {
             }
             OpenError::DirectoryBlockSize(bits) => write!(f, "EROFS directory block size 2^{bits} is not supported"),
             OpenError::Root => write!(f, "EROFS image is damaged: its root is not a directory"),
+            OpenError::TooLong(blocks) => {
+                write!(f, "EROFS image is damaged: it says that it has {blocks} blocks, more than lie there")
+            }
         }
     }
 }
 
 impl Image {
-    /// Reads and checks the superblock.
+    /// Reads and checks the superblock of an image that has the disk for itself.
     pub fn open(blocks: &mut dyn Blocks) -> Result<Image, OpenError> {
+        Image::open_at(blocks, 0, u64::from(u32::MAX))
+    }
+
+    /// Reads and checks the superblock of the image that starts at block `start` of the disk and has room for `room` blocks.
+    /// Nothing outside of them will be read.
+    pub fn open_at(blocks: &mut dyn Blocks, start: u64, room: u64) -> Result<Image, OpenError> {
+        if start > LAST_START {
+            return Err(OpenError::Fault(Errno::EINVAL.into()));
+        }
         let mut raw = [0; 128];
-        blocks.read(0, OFFSET as usize, &mut raw)?;
+        blocks.read(start, OFFSET as usize, &mut raw)?;
         let magic = le32(&raw, 0);
         if magic != MAGIC {
             return Err(OpenError::Magic(magic));
@@ -113,7 +134,11 @@ impl Image {
             meta: u64::from(le32(&raw, 40)),
             build_time: seconds.saturating_mul(1_000_000_000).saturating_add(i64::from(le32(&raw, 32))),
             inodes: le64(&raw, 16),
+            start,
         };
+        if image.blocks > room {
+            return Err(OpenError::TooLong(image.blocks));
+        }
         match image.inode(blocks, image.root) {
             Ok(root) if root.is_directory() => Ok(image),
             Ok(_) => Err(OpenError::Root),
@@ -129,6 +154,10 @@ impl Image {
     pub fn block_count(&self) -> u64 {
         self.blocks
     }
+    /// Block of the disk where the image starts.
+    pub fn start(&self) -> u64 {
+        self.start
+    }
     /// Files in the image, as the image says; for statfs(2).
     pub fn inode_count(&self) -> u64 {
         self.inodes
@@ -137,8 +166,14 @@ impl Image {
     /// Whether the figures are such as [`Image::open`] gives.
     pub(crate) fn validate(&self) -> Result<(), &'static str> {
         let limit = u64::from(u32::MAX);
-        let good = self.root <= u64::from(u16::MAX) && self.blocks <= limit && self.meta <= limit;
+        let good =
+            self.root <= u64::from(u16::MAX) && self.blocks <= limit && self.meta <= limit && self.start <= LAST_START;
         if good { Ok(()) } else { Err("image: a figure is out of range") }
+    }
+
+    /// The block of the disk that is block `block` of the image.
+    pub(super) fn on_disk(&self, block: u64) -> u64 {
+        self.start.saturating_add(block)
     }
 
     /// Copies bytes at a place of the image, over block borders if need be.
@@ -152,7 +187,7 @@ impl Image {
             let offset = at % BLOCK;
             let part = rest.len().min((BLOCK - offset) as usize);
             let (now, later) = rest.split_at_mut(part);
-            blocks.read(at / BLOCK, offset as usize, now)?;
+            blocks.read(self.on_disk(at / BLOCK), offset as usize, now)?;
             at += part as u64;
             rest = later;
         }
