@@ -230,6 +230,8 @@ impl<M: Machine> Kernel<M> {
             held: VecDeque::new(),
             locks: Default::default(),
             fifos: BTreeMap::new(),
+            ipc: Default::default(),
+            queues: BTreeMap::new(),
         };
         program.tables.insert(files, FileTable::new());
         program.processes.insert(pid, first_process(pid, files, root, now));
@@ -323,6 +325,7 @@ fn first_thread(pid: Pid) -> Thread {
         altstack: AltStack::default(),
         clear_tid: 0,
         robust_list: 0,
+        undo: None,
         call: None,
         used: Nanos(0),
     }

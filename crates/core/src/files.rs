@@ -1,5 +1,5 @@
 //! Descriptors and the open file descriptions they share.
-use crate::pipe::PipeId;
+use crate::{ipc::queue::QueueId, pipe::PipeId};
 use alloc::{collections::BTreeMap, vec::Vec};
 use minicbor::{Decode, Encode};
 use shimos_abi::{errno::Errno, time::Nanos};
@@ -115,6 +115,9 @@ pub enum Kind {
     /// A named pipe, opened for reading and writing.
     #[n(14)]
     PipeBoth(#[n(0)] PipeId),
+    /// A POSIX message queue.
+    #[n(40)]
+    Queue(#[n(0)] QueueId),
 }
 
 impl Kind {
@@ -131,7 +134,12 @@ impl Kind {
             | Kind::Shimos(node, _)
             | Kind::Snapshot(node, _)
             | Kind::Path(node) => Some(*node),
-            Kind::PipeReader(_) | Kind::PipeWriter(_) | Kind::PipeBoth(_) | Kind::Socket(_) | Kind::Unix(_) => None,
+            Kind::PipeReader(_)
+            | Kind::PipeWriter(_)
+            | Kind::PipeBoth(_)
+            | Kind::Socket(_)
+            | Kind::Unix(_)
+            | Kind::Queue(_) => None,
         }
     }
 }

@@ -16,6 +16,7 @@ mod delivery;
 mod device;
 mod exec;
 mod files;
+mod ipc;
 mod kernel;
 mod locks;
 mod names;

@@ -4,6 +4,10 @@
 //! in [`crate::resident::Resident`].
 use crate::{
     files::{Description, DescriptionId, Descriptor, FileTable, FilesId, Kind, UnixId},
+    ipc::{
+        Ipc,
+        queue::{Queue, QueueId},
+    },
     locks::Locks,
     pipe::{Pipe, PipeId},
     process::{Process, SpaceId},
@@ -60,6 +64,10 @@ pub struct Program {
     pub locks: Locks,
     /// Pipes behind named pipes that are open.
     pub fifos: BTreeMap<NodeId, PipeId>,
+    /// System V shared memory, semaphores and message queues.
+    pub ipc: Ipc,
+    /// POSIX message queues.
+    pub queues: BTreeMap<QueueId, Queue>,
     /// Output that waits for a checkpoint to commit, oldest first (D11).
     pub held: VecDeque<Held>,
 }

@@ -1,6 +1,10 @@
 //! A program as the records of an image, and back. What is read back is hostile input.
 use crate::{
     files::{Description, DescriptionId, FileTable, FilesId, UnixId},
+    ipc::{
+        Ipc,
+        queue::{Queue, QueueId},
+    },
     locks::Locks,
     pipe::{Pipe, PipeId},
     process::{Process, SpaceId},
@@ -37,6 +41,8 @@ mod kind {
     pub const HELD: u16 = 13;
     pub const LOCKS: u16 = 14;
     pub const FIFOS: u16 = 15;
+    pub const IPC: u16 = 32;
+    pub const QUEUE: u16 = 33;
 }
 
 /// Version of all records; fields may be added without a new one, as they are numbered.
@@ -77,6 +83,8 @@ pub fn encode(program: &Program, buffer: Vec<u8>) -> Vec<u8> {
     }
     add(&mut writer, kind::LOCKS, &program.locks);
     add(&mut writer, kind::FIFOS, &program.fifos);
+    add(&mut writer, kind::IPC, &program.ipc);
+    add_all(&mut writer, kind::QUEUE, &program.queues);
     writer.into_bytes()
 }
 
@@ -97,6 +105,8 @@ struct Parts {
     held: VecDeque<Held>,
     locks: Locks,
     fifos: BTreeMap<NodeId, PipeId>,
+    ipc: Ipc,
+    queues: BTreeMap<QueueId, Queue>,
 }
 
 fn decode<'b, T: Decode<'b, ()>>(payload: &'b [u8]) -> Result<T, BadRecords> {
@@ -129,6 +139,8 @@ impl Parts {
             kind::HELD => self.held.push_back(decode(payload)?),
             kind::LOCKS => self.locks = decode(payload)?,
             kind::FIFOS => self.fifos = decode(payload)?,
+            kind::IPC => self.ipc = decode(payload)?,
+            kind::QUEUE => pair(&mut self.queues, payload)?,
             // Of a later build: what this one does not know cannot be needed to run on.
             _ => {}
         }
@@ -174,6 +186,8 @@ pub fn decode_program(image: &Image, id: ProgramId) -> Result<Program, BadRecord
         held: parts.held,
         locks: parts.locks,
         fifos: parts.fifos,
+        ipc: parts.ipc,
+        queues: parts.queues,
     };
     validate(&program, id)?;
     Ok(program)
@@ -209,6 +223,7 @@ fn validate(program: &Program, id: ProgramId) -> Result<(), BadRecords> {
     }
     program.spaces.values().try_for_each(AddressSpace::validate).map_err(BadRecords)?;
     program.objects.validate().map_err(BadRecords)?;
+    program.ipc.validate().map_err(BadRecords)?;
     program.tree.validate().map_err(BadRecords)?;
     if program.terminal.settings.len() != Terminal::SETTINGS {
         return Err(BadRecords("a terminal without settings"));

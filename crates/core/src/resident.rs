@@ -35,6 +35,12 @@ pub enum Key {
     Control(u64),
     /// A file lock of the program goes.
     Lock,
+    /// A set of System V semaphores is removed.
+    Semaphores(i32),
+    /// A System V message queue changes.
+    Messages(i32),
+    /// A POSIX message queue changes.
+    Queue(crate::ipc::queue::QueueId),
     /// Nothing but a signal or the deadline.
     Signal,
 }
@@ -134,6 +140,15 @@ impl<M: Machine> Resident<M> {
         for tid in self.waits.remove(&key).unwrap_or_default() {
             self.rouse(tid);
         }
+    }
+
+    /// Whether a thread waits for `key` in call `number`.
+    pub fn is_awaited(&self, key: Key, number: u64) -> bool {
+        let waits = |tid: &Pid| {
+            let thread = self.program.threads.get(tid);
+            thread.is_some_and(|thread| thread.state == State::Blocked && thread.regs.rax == number)
+        };
+        self.waits.get(&key).is_some_and(|waiting| waiting.iter().any(waits))
     }
 
     /// Makes a blocked thread run again.

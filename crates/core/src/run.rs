@@ -26,6 +26,8 @@ fn in_call(number: u64) -> InCall {
     match number {
         // poll, select, pause, nanosleep, rt_sigtimedwait, rt_sigsuspend, clock_nanosleep, pselect6, ppoll.
         7 | 23 | 34 | 35 | 128 | 130 | 230 | 270 | 271 => InCall::Interruptible,
+        // semop, msgsnd, msgrcv, semtimedop.
+        65 | 69 | 70 | 220 => InCall::Interruptible,
         // read, write and the like keep what they have moved.
         0 | 1 | 17..=20 | 40 | 44..=47 => InCall::Transfer,
         // The parent of a vfork waits for its child whatever happens, unless it is killed.
@@ -37,7 +39,7 @@ fn in_call(number: u64) -> InCall {
 /// The same for the call that a thread is in.
 fn in_call_of<M: Machine>(resident: &Resident<M>, tid: Pid) -> InCall {
     let Some(thread) = resident.program.threads.get(&tid) else { return InCall::No };
-    let granted = thread.call.is_some_and(|call| syscall::is_granted(call.moved));
+    let granted = thread.call.is_some_and(|call| syscall::is_settled(thread.regs.rax, call.moved));
     if granted { InCall::Uninterruptible } else { in_call(thread.regs.rax) }
 }
 

@@ -181,6 +181,8 @@ impl<M: Machine> Services<M> {
         let shared =
             resident.program.processes.values().any(|p| p.pid != pid && p.space == space && p.zombie.is_none());
         if !shared {
+            let now = (self.machine.wall_clock() / 1_000_000_000) as i64;
+            syscall::leave_segments(resident, space, pid, now);
             self.drop_space(resident, space);
         }
     }
@@ -241,6 +243,7 @@ impl<M: Machine> Services<M> {
                 }
                 resident.wake(Key::Pipe(pipe));
             }
+            Kind::Queue(queue) => syscall::queue_closed(&mut resident.program, queue),
             Kind::Socket(socket) => {
                 let now = self.machine.now();
                 let _ = resident.program.net.close(now, socket);

@@ -46,6 +46,9 @@ pub struct Thread {
     /// Processor time used.
     #[n(12)]
     pub used: Nanos,
+    /// Its list of semaphore operations to undo (SEM_UNDO), shared with others by CLONE_SYSVSEM.
+    #[n(20)]
+    pub undo: Option<u32>,
 }
 
 /// What a thread does.

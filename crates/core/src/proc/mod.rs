@@ -1,6 +1,7 @@
 //! /proc and /sys of one program: they show its own processes and what this kernel is.
 //!
 //! A file's text is made when it is opened and stays as it was then.
+mod ipc;
 mod network;
 mod nodes;
 mod processes;
@@ -415,7 +416,10 @@ pub fn content<M: Machine>(c: &mut Context<'_, M>, node: NodeId) -> CallResult<V
     Ok(match node.file {
         File::NetTcp | File::NetUdp => network::sockets(node.file, &proc, &program.net),
         File::NetRoute => network::routes(program.net.config()),
-        _ => {
+        file => {
+            if let Some(text) = ipc::text(file, program) {
+                return Ok(text.into_bytes());
+            }
             let terminal =
                 processes::Tty { session: program.terminal.session, foreground: program.terminal.foreground };
             proc.text(node, terminal)?

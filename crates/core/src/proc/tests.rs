@@ -90,6 +90,7 @@ fn thread(tid: Pid, process: Pid) -> Thread {
         altstack: AltStack::default(),
         clear_tid: 0,
         robust_list: 0,
+        undo: None,
         call: None,
         used: Nanos::millis(250),
     }

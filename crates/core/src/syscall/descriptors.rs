@@ -19,6 +19,9 @@ pub fn on_exec(flags: u64) -> OnExec {
 pub fn close<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
     let descriptor = c.table()?.remove(a[0])?;
     c.release_locks_of(descriptor.description);
+    if let Kind::Queue(queue) = c.description_by(descriptor.description)?.kind {
+        super::tell_no_more(&mut c.resident.program, Some(queue), c.pid);
+    }
     c.release_description(descriptor.description);
     Ok(0)
 }

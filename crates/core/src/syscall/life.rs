@@ -145,6 +145,7 @@ fn check(wish: Wish) -> Result<()> {
 }
 
 fn add_thread<M: Machine>(c: &mut Context<'_, M>, wish: Wish, tid: Pid, process: Pid) -> Result<()> {
+    let undo = if wish.flags & CLONE_SYSVSEM != 0 { super::semaphores::share_undo_list(c)? } else { None };
     let Some(parent) = c.resident.program.threads.get_mut(&c.tid) else { return Err(Stop::Gone) };
     c.services.machine.save_fpu(&mut parent.fpu);
     let mut regs = parent.regs;
@@ -170,6 +171,7 @@ fn add_thread<M: Machine>(c: &mut Context<'_, M>, wish: Wish, tid: Pid, process:
         robust_list: 0,
         call: None,
         used: Nanos(0),
+        undo,
     };
     c.resident.program.threads.insert(tid, thread);
     Ok(())
@@ -254,6 +256,10 @@ pub fn exit_group<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u6
 fn end_thread<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>, tid: Pid) {
     super::futex::give_up(resident, services, tid);
     let Some(thread) = resident.program.threads.remove(&tid) else { return };
+    if let Some(list) = thread.undo {
+        let now = (services.machine.wall_clock() / 1_000_000_000) as i64;
+        super::semaphores::end_list(resident, list, thread.process, now);
+    }
     resident.ready.retain(|ready| *ready != tid);
     if let Some(process) = resident.program.processes.get_mut(&thread.process) {
         process.ended_used = process.ended_used + thread.used;
@@ -268,6 +274,7 @@ pub fn end_process<M: Machine>(resident: &mut Resident<M>, services: &mut Servic
     }
     let Some(process) = resident.program.processes.get(&pid) else { return };
     let (space, files) = (process.space, process.files);
+    super::tell_no_more(&mut resident.program, None, pid);
     resident.program.locks.forget_process(pid, None);
     resident.wake(Key::Lock);
     services.drop_space_of(resident, space, pid);

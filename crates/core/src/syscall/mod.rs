@@ -17,13 +17,17 @@ mod identity;
 mod ioctl;
 mod life;
 mod memory;
+mod messages;
 mod metadata;
 mod names;
 mod network;
 mod open;
 mod options;
 mod poll;
+mod queues;
 mod scheduling;
+mod semaphores;
+mod shared;
 mod signals;
 mod system;
 mod transfer;
@@ -35,9 +39,19 @@ pub use exec::{bytes_of as strings, run as execute};
 pub use futex::WOKEN as FUTEX_WOKEN;
 pub use life::end_process;
 pub use memory::{Faulted, page_fault};
-pub use open::is_granted;
+pub use queues::{closed as queue_closed, tell_no_more};
+pub use shared::{attached, leave as leave_segments};
 pub use transfer::{Progress, flags as status_flags};
 pub use unix::closed as unix_closed;
+
+/// Whether a blocked call's note says that its work is done: no signal may end it in another way then.
+pub fn is_settled(number: u64, note: u64) -> bool {
+    match number {
+        65 | 220 => semaphores::is_settled(note),
+        202 => note == FUTEX_WOKEN,
+        _ => open::is_granted(note),
+    }
+}
 
 /// The six arguments of a call.
 pub type Arguments = [u64; 6];
@@ -108,6 +122,9 @@ table! {
     28 madvise => memory::madvise,
         partial "`MADV_REMOVE`, `MADV_[NO]FORK`, `MADV_WIPEONFORK`, `MADV_[UN]MERGEABLE`, `MADV_POPULATE_*` \
          (`EINVAL`)";
+    29 shmget => shared::shmget;
+    30 shmat => shared::shmat;
+    31 shmctl => shared::shmctl;
     32 dup => descriptors::dup;
     33 dup2 => descriptors::dup2;
     34 pause => signals::pause;
@@ -156,6 +173,14 @@ table! {
     61 wait4 => wait::wait4, partial "`__WCLONE`, `__WALL`, `__WNOTHREAD` (no effect)";
     62 kill => signals::kill;
     63 uname => system::uname;
+    64 semget => semaphores::semget;
+    65 semop => semaphores::semop;
+    66 semctl => semaphores::semctl;
+    67 shmdt => shared::shmdt;
+    68 msgget => messages::msgget;
+    69 msgsnd => messages::msgsnd;
+    70 msgrcv => messages::msgrcv;
+    71 msgctl => messages::msgctl;
     72 fcntl => descriptors::fcntl,
         partial "`F_OFD_*`, `F_[GS]ETSIG`, `F_*ETOWN_EX`, `F_*ETLEASE`, `F_NOTIFY`, `F_ADD_SEALS`, `F_*_RW_HINT` \
          (`EINVAL`); `F_SETOWN` (no SIGIO)";
@@ -249,6 +274,7 @@ table! {
     204 sched_getaffinity => scheduling::sched_getaffinity;
     217 getdents64 => names::getdents64;
     218 set_tid_address => identity::set_tid_address;
+    220 semtimedop => semaphores::semtimedop;
     221 fadvise64 => bulk::fadvise64;
     228 clock_gettime => clock::clock_gettime,
         partial "CPU clocks of other processes and threads, descriptors as clocks, the `_ALARM` clocks";
@@ -259,6 +285,12 @@ table! {
     231 exit_group => life::exit_group;
     234 tgkill => signals::tgkill;
     235 utimes => metadata::utimes;
+    240 mq_open => queues::mq_open;
+    241 mq_unlink => queues::mq_unlink;
+    242 mq_timedsend => queues::mq_timedsend;
+    243 mq_timedreceive => queues::mq_timedreceive;
+    244 mq_notify => queues::mq_notify;
+    245 mq_getsetattr => queues::mq_getsetattr;
     247 waitid => wait::waitid, partial "`P_PIDFD`, `__WCLONE`, `__WALL`, `__WNOTHREAD`";
     257 openat => open::openat, partial "`O_ASYNC` (no SIGIO), `O_DIRECT` (no effect)";
     258 mkdirat => names::mkdirat;

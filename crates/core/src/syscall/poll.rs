@@ -68,6 +68,11 @@ pub fn readiness<M: Machine>(c: &mut Context<'_, M>, id: DescriptionId) -> Resul
             (events, Some(Key::Socket(socket)))
         }
         Kind::Unix(id) => (unix_readiness(c, id)?, Some(Key::Unix(id))),
+        Kind::Queue(id) => {
+            let queue = c.resident.program.queues.get(&id).ok_or(Errno::EBADF)?;
+            let data = if queue.messages.is_empty() { 0 } else { IN | RDNORM };
+            (data | if queue.is_full() { 0 } else { OUT | WRNORM }, Some(Key::Queue(id)))
+        }
         _ => (ALWAYS, None),
     })
 }

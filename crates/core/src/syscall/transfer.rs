@@ -90,6 +90,13 @@ pub fn read_from<M: Machine>(
             Ok(bytes)
         }
         Kind::PipeWriter(_) | Kind::Path(_) => Err(Errno::EBADF.into()),
+        Kind::Queue(queue) => {
+            let text = super::queues::status(c.resident, queue);
+            let from = (at.unwrap_or(offset) as usize).min(text.len());
+            let to = from.saturating_add(count).min(text.len());
+            advance(c, id, at, to - from)?;
+            Ok(text[from..to].to_vec())
+        }
         Kind::Console(_) => {
             let bytes = c.resident.program.terminal.read(count);
             if bytes.is_empty() && count != 0 { wait_if(c, waiting, Key::Terminal) } else { Ok(bytes) }
@@ -219,6 +226,7 @@ pub fn write_to<M: Machine>(
         },
         Kind::Snapshot(..) => Err(Errno::EIO.into()),
         Kind::Directory(_) | Kind::PipeReader(_) | Kind::Path(_) => Err(Errno::EBADF.into()),
+        Kind::Queue(_) => Err(Errno::EINVAL.into()),
     }
 }
 
