@@ -197,3 +197,9 @@ impl Drop for Map {
         unsafe { libc::munmap(self.base.cast(), self.len) };
     }
 }
+
+/// The 32-bit word at an address that a test got from the kernel; where there is none, the fault is the test.
+pub fn word(addr: u64) -> &'static AtomicU32 {
+    // SAFETY: the tests pass aligned addresses of mappings that they keep.
+    unsafe { &*(addr as *const AtomicU32) }
+}

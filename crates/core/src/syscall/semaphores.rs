@@ -27,7 +27,6 @@ const GET_VALUE: u64 = 12;
 const GET_ALL: u64 = 13;
 const COUNT_GROW: u64 = 14;
 const COUNT_ZERO: u64 = 15;
-const COUNT_ZERO: u64 = 15;
 const SET_VALUE: u64 = 16;
 const SET_ALL: u64 = 17;
 const STAT_AT: u64 = 18;

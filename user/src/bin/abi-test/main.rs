@@ -6,6 +6,7 @@
 
 mod check;
 mod files;
+mod ipc;
 mod memory;
 mod names;
 mod pipes;
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
             unix::TESTS,
             sockets::TESTS,
             procfs::TESTS,
+            ipc::TESTS,
         ] {
             tests.extend_from_slice(family);
         }
