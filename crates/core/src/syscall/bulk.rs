@@ -5,7 +5,7 @@ use super::{
 };
 use crate::{
     content,
-    context::{Context, Result, wait_for},
+    context::{Context, Result, Stop, wait_for},
     files::Kind,
 };
 use shimos_abi::errno::Errno;
@@ -27,39 +27,42 @@ pub fn sendfile<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64>
     }
     let nonblock = c.description_by(out)?.flags & flags::NONBLOCK != 0;
     let start = if a[2] != 0 { c.read_u64(a[2])? } else { c.description_by(input)?.offset };
-    // A call that is issued again reads the same start from memory or the offset: nothing was stored before.
+    // Whatever was moved is noted before the call waits, in the position and in the call: issued again it goes on from there.
+    let before = c.moved()? as usize;
+    let wanted = count.saturating_sub(before);
     let mut moved = 0;
     let outcome = loop {
-        if moved >= count {
+        if moved >= wanted {
             break Ok(());
         }
-        let piece = match read_from(c, input, (count - moved).min(SENDFILE_PIECE), Some(start + moved as u64)) {
+        let piece = match read_from(c, input, (wanted - moved).min(SENDFILE_PIECE), Some(start + moved as u64)) {
             Ok(piece) if piece.is_empty() => break Ok(()),
             Ok(piece) => piece,
             Err(stop) => break Err(stop),
         };
         match write_to(c, out, &piece, None) {
-            Ok(Progress::Moved(sent)) => {
-                moved += sent;
-                if sent < piece.len() {
-                    break Ok(());
-                }
-            }
+            Ok(Progress::Moved(0)) => break Ok(()),
+            Ok(Progress::Moved(sent)) => moved += sent,
             Ok(Progress::Wait(_)) if nonblock => break Err(Errno::EAGAIN.into()),
             Ok(Progress::Wait(key)) => break wait_for(key),
             Err(stop) => break Err(stop),
         }
     };
-    if moved == 0 {
-        outcome?;
-    }
+    let total = before + moved;
     let end = start + moved as u64;
     if a[2] != 0 {
         c.write_u64(a[2], end)?;
     } else {
         c.description_by(input)?.offset = end;
     }
-    Ok(moved as u64)
+    match outcome {
+        Err(Stop::Block(keys)) => {
+            c.set_moved(total as u64)?;
+            Err(Stop::Block(keys))
+        }
+        Err(stop) if total == 0 => Err(stop),
+        _ => Ok(total as u64),
+    }
 }
 
 /// fallocate(2): room is given out when it is written to, so only a file's size can change.
