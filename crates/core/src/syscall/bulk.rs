@@ -25,6 +25,7 @@ pub fn sendfile<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64>
     if c.description_by(out)?.flags & flags::APPEND != 0 {
         return Err(Errno::EINVAL.into());
     }
+    let to_pipe = matches!(c.description_by(out)?.kind, Kind::PipeWriter(_) | Kind::PipeBoth(_));
     let nonblock = c.description_by(out)?.flags & flags::NONBLOCK != 0;
     let start = if a[2] != 0 { c.read_u64(a[2])? } else { c.description_by(input)?.offset };
     // Whatever was moved is noted before the call waits, in the position and in the call: issued again it goes on from there.
@@ -42,8 +43,15 @@ pub fn sendfile<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64>
         };
         match write_to(c, out, &piece, None) {
             Ok(Progress::Moved(0)) => break Ok(()),
-            Ok(Progress::Moved(sent)) => moved += sent,
+            Ok(Progress::Moved(sent)) => {
+                moved += sent;
+                // A pipe takes what fits; other destinations get all of it.
+                if to_pipe && sent < piece.len() {
+                    break Ok(());
+                }
+            }
             Ok(Progress::Wait(_)) if nonblock => break Err(Errno::EAGAIN.into()),
+            Ok(Progress::Wait(_)) if to_pipe && moved > 0 => break Ok(()),
             Ok(Progress::Wait(key)) => break wait_for(key),
             Err(stop) => break Err(stop),
         }
