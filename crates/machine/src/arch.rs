@@ -38,11 +38,13 @@ pub fn inl(port: u16) -> u32 {
     value
 }
 /// The time-stamp counter.
+#[inline]
 pub fn rdtsc() -> u64 {
     // SAFETY: every 64-bit processor has it, and ring 0 may always read it.
     unsafe { core::arch::x86_64::_rdtsc() }
 }
 /// Reads a model-specific register that exists.
+#[inline]
 pub fn rdmsr(msr: u32) -> u64 {
     let (low, high): (u32, u32);
     // SAFETY: callers name architectural registers whose presence they checked.
@@ -53,6 +55,7 @@ pub fn rdmsr(msr: u32) -> u64 {
 ///
 /// # Safety
 /// The register exists and the value keeps the processor in a state that the code around expects.
+#[inline]
 pub unsafe fn wrmsr(msr: u32, value: u64) {
     // SAFETY: the caller's.
     unsafe {
@@ -73,6 +76,7 @@ pub fn cpuid(leaf: u32, sub: u32) -> [u32; 4] {
     [r.eax, r.ebx, r.ecx, r.edx]
 }
 /// The address of the last page fault.
+#[inline]
 pub fn read_cr2() -> u64 {
     let value;
     // SAFETY: reading it has no effect.
@@ -90,11 +94,13 @@ pub fn read_cr3() -> u64 {
 ///
 /// # Safety
 /// The tables map all that the kernel uses, at the same addresses.
+#[inline]
 pub unsafe fn write_cr3(value: u64) {
     // SAFETY: the caller's.
     unsafe { asm!("mov cr3, {}", in(reg) value, options(nostack, preserves_flags)) }
 }
 /// Forgets the translation of one page.
+#[inline]
 pub fn invlpg(address: u64) {
     // SAFETY: only costs time.
     unsafe { asm!("invlpg [{}]", in(reg) address, options(nostack, preserves_flags)) }

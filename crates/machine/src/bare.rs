@@ -107,9 +107,11 @@ impl Bare {
 impl Machine for Bare {
     type Space = Space;
 
+    #[inline]
     fn identity(&self) -> &Identity {
         &self.identity
     }
+    #[inline]
     fn now(&self) -> Nanos {
         clock::now()
     }
@@ -119,6 +121,7 @@ impl Machine for Bare {
     fn random(&mut self) -> u64 {
         random::next()
     }
+    #[inline]
     fn shared(&self) -> &'static [AtomicU64] {
         let words = Layout::new(self.identity.kernels).words();
         // SAFETY: the whole area is mapped here, and accessed as atomic words by everyone. Stores where the page tables
@@ -131,24 +134,31 @@ impl Machine for Bare {
         }
     }
 
+    #[inline]
     fn read_frame(&self, frame: Frame, offset: usize, into: &mut [u8]) {
         frames::read(frame, offset, into);
     }
+    #[inline]
     fn write_frame(&mut self, frame: Frame, offset: usize, from: &[u8]) {
         frames::write(frame, offset, from);
     }
+    #[inline]
     fn copy_frame(&mut self, from: Frame, to: Frame) {
         frames::copy(from, to);
     }
+    #[inline]
     fn zero_frame(&mut self, frame: Frame) {
         frames::zero(frame);
     }
+    #[inline]
     fn read_word(&self, frame: Frame, index: usize) -> u64 {
         frames::read_word(frame, index)
     }
+    #[inline]
     fn write_word(&mut self, frame: Frame, index: usize, value: u64) {
         frames::write_word(frame, index, value);
     }
+    #[inline]
     fn readable(&self, frame: Frame) -> bool {
         frames::readable(frame)
     }
@@ -159,6 +169,7 @@ impl Machine for Bare {
     fn drop_space(&mut self, space: Space, frames: &mut dyn FrameSource) {
         space.free(frames);
     }
+    #[inline]
     fn map(
         &mut self,
         space: &mut Space,
@@ -169,9 +180,11 @@ impl Machine for Bare {
     ) -> Result<(), OutOfFrames> {
         space.map(page, frame, rights, frames)
     }
+    #[inline]
     fn unmap(&mut self, space: &mut Space, page: UserPage) -> Option<Mapping> {
         space.unmap(page)
     }
+    #[inline]
     fn lookup(&self, space: &Space, page: UserPage) -> Option<Mapping> {
         space.lookup(page)
     }
@@ -185,6 +198,7 @@ impl Machine for Bare {
         space.update(first, end, visit);
     }
 
+    #[inline]
     fn run(&mut self, space: &Space, regs: &mut Regs, fpu: &mut Fpu, until: Nanos) -> Trap {
         if timer::set(until) == Alarm::Due {
             return Trap::Interrupted;
@@ -193,9 +207,11 @@ impl Machine for Bare {
         fpu::load(fpu);
         user::enter(regs)
     }
+    #[inline]
     fn save_fpu(&mut self, fpu: &mut Fpu) {
         fpu::save(fpu);
     }
+    #[inline]
     fn forget_fpu(&mut self) {
         fpu::forget();
     }
@@ -204,6 +220,7 @@ impl Machine for Bare {
             wait_for_interrupt();
         }
     }
+    #[inline]
     fn take_events(&mut self) -> Events {
         traps::take()
     }

@@ -27,6 +27,7 @@ static FSGSBASE: AtomicBool = AtomicBool::new(false);
 static RDRAND: AtomicBool = AtomicBool::new(false);
 
 /// Whether user code (and we) may use WRFSBASE and its kin.
+#[inline]
 pub(crate) fn has_fsgsbase() -> bool {
     FSGSBASE.load(Relaxed)
 }

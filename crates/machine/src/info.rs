@@ -87,6 +87,8 @@ pub struct Info {
     pub tsc_hz: u64,
     /// Local APIC timer ticks a second at divider 1.
     pub lapic_hz: u64,
+    /// Nanoseconds of one TSC tick, times 2^32.
+    pub tsc_scale: u64,
     /// TSC at the machine's time 0.
     pub tsc_base: u64,
     /// CLOCK_REALTIME at the machine's time 0.
@@ -140,7 +142,13 @@ impl Info {
     }
 }
 
+/// Nanoseconds of one tick of a clock of `hz`, times 2^32.
+pub fn scale_of(hz: u64) -> u64 {
+    ((1_000_000_000_u128 << 32) / u128::from(hz.max(1))) as u64
+}
+
 /// The boot facts. Only under the page tables of a kernel or of a starting core.
+#[inline]
 pub fn info() -> &'static Info {
     // SAFETY: all those page tables map the facts here, read-only, and nobody writes them any more.
     unsafe { &*(INFO_BASE as *const Info) }
@@ -156,11 +164,13 @@ pub(crate) fn set_life(life: Life) {
 }
 
 /// Who this kernel is.
+#[inline]
 pub fn life() -> Life {
     Life { kernel: KernelId(SELF[0].load(Relaxed) as u16), incarnation: Incarnation(SELF[1].load(Relaxed) as u32) }
 }
 
 /// This kernel's core and memory.
+#[inline]
 pub fn me() -> &'static KernelInfo {
     &info().entries[life().kernel.index() % MAX_KERNELS]
 }

@@ -15,6 +15,7 @@ mod bare;
 pub mod boot;
 mod clock;
 mod console;
+mod copy;
 mod cpu;
 mod death;
 pub mod device;

@@ -19,6 +19,7 @@ pub(crate) enum Alarm {
 }
 
 /// Sets the alarm.
+#[inline]
 pub(crate) fn set(until: Nanos) -> Alarm {
     DUE.store(until.0, Relaxed);
     if until == Nanos::NEVER {
@@ -27,14 +28,16 @@ pub(crate) fn set(until: Nanos) -> Alarm {
         }
         return Alarm::Set;
     }
+    if SET.load(Relaxed) == until.0 {
+        // It is under way; if its time has come, the interrupt follows at once.
+        return Alarm::Set;
+    }
     let now = now();
     if now >= until {
         raise(Events::TIMER);
         return Alarm::Due;
     }
-    if SET.load(Relaxed) != until.0 {
-        arm(until, now);
-    }
+    arm(until, now);
     Alarm::Set
 }
 

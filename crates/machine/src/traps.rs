@@ -145,10 +145,12 @@ pub(crate) fn raise(events: Events) {
     EVENTS.fetch_or(events.bits(), Relaxed);
 }
 /// Takes the events.
+#[inline]
 pub(crate) fn take() -> Events {
     Events::from_bits_truncate(EVENTS.swap(0, Relaxed))
 }
 /// Whether there are events.
+#[inline]
 pub(crate) fn pending() -> bool {
     EVENTS.load(Relaxed) != 0
 }

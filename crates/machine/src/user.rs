@@ -5,7 +5,7 @@
 //! is one kernel a core and every kernel has its own data at the same addresses, so plain statics serve for what other
 //! systems keep behind the GS base.
 use crate::{
-    arch::{rdmsr, read_cr2, wrmsr},
+    arch::{read_cr2, wrmsr},
     cpu::{FS_BASE, GS_BASE, has_fsgsbase},
     layout::{USER_CODE, USER_DATA},
     traps,
@@ -180,10 +180,12 @@ unsafe extern "C" {
 static BASES: [AtomicU64; 2] = [AtomicU64::new(0), AtomicU64::new(0)];
 
 /// Makes an address canonical: bit 47 counts for all above it.
+#[inline]
 fn canonical(address: u64) -> u64 {
     ((address << 16) as i64 >> 16) as u64
 }
 
+#[inline]
 fn load_base(which: usize, value: u64) {
     let value = canonical(value);
     if BASES[which].load(Relaxed) == value {
@@ -201,19 +203,17 @@ fn load_base(which: usize, value: u64) {
     }
 }
 
+/// Reads a base back. Only with the instructions for it.
+#[inline]
 fn store_base(which: usize) -> u64 {
     let value;
-    if has_fsgsbase() {
-        // SAFETY: only reads; the instructions are there.
-        unsafe {
-            if which == 0 {
-                asm!("rdfsbase {}", out(reg) value, options(nostack));
-            } else {
-                asm!("rdgsbase {}", out(reg) value, options(nostack));
-            }
+    // SAFETY: only reads; the caller knows that the instructions are there.
+    unsafe {
+        if which == 0 {
+            asm!("rdfsbase {}", out(reg) value, options(nostack));
+        } else {
+            asm!("rdgsbase {}", out(reg) value, options(nostack));
         }
-    } else {
-        value = rdmsr(if which == 0 { FS_BASE } else { GS_BASE });
     }
     BASES[which].store(value, Relaxed);
     value
@@ -238,12 +238,15 @@ pub(crate) fn enter(regs: &mut Regs) -> Trap {
         user_enter(regs, fast.into());
         ((&raw const user_vector).read_volatile(), (&raw const user_code).read_volatile())
     };
-    let address = read_cr2();
-    regs.fs_base = store_base(0);
-    regs.gs_base = store_base(1);
+    if has_fsgsbase() {
+        // The thread may have set them itself; without the instructions only a system call can.
+        regs.fs_base = store_base(0);
+        regs.gs_base = store_base(1);
+    }
     match vector {
         SYSCALL => Trap::Syscall,
         14 => {
+            let address = read_cr2();
             assert!(code & 8 == 0, "reserved bit set in a page table");
             let access = match (code & 16 != 0, code & 2 != 0) {
                 (true, _) => Access::Execute,

@@ -89,6 +89,7 @@ pub extern "C" fn boot_main(start: u32) -> ! {
     info.gigabytes = gigabytes;
     info.lapic = acpi.lapic;
     info.tsc_hz = rates.tsc;
+    info.tsc_scale = crate::info::scale_of(rates.tsc);
     info.lapic_hz = rates.lapic;
     info.ioapics = acpi.ioapics;
     info.ioapic_count = acpi.ioapic_count as u32;
