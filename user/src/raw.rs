@@ -5,6 +5,7 @@
 
 use std::{
     io,
+    os::fd::{FromRawFd, OwnedFd, RawFd},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::atomic::{AtomicI32, AtomicU32, Ordering},
 };
@@ -20,6 +21,12 @@ pub fn call(number: i64, arguments: [u64; 6]) -> Answer {
     // SAFETY: the tests pass addresses of memory they own, or such that the call must refuse.
     let value = unsafe { libc::syscall(number, a, b, c, d, e, f) };
     if value == -1 { Err(io::Error::last_os_error().raw_os_error().unwrap_or(0)) } else { Ok(value as u64) }
+}
+
+/// Takes the descriptor that a system call has just made and returned.
+pub fn descriptor(made: u64) -> OwnedFd {
+    // SAFETY: the caller has it from a call that makes descriptors, so nobody else has it.
+    unsafe { OwnedFd::from_raw_fd(made as RawFd) }
 }
 
 /// Forks; the child runs `work` and exits with what it returns. Returns the child's id.

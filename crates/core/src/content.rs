@@ -3,8 +3,10 @@ use crate::{
     blocks::Files,
     context::{Context, Result},
     files::{DescriptionId, Place},
+    syscall::{check_seals, seal},
 };
 use alloc::string::String;
+use core::cmp::Ordering;
 use shimos_abi::{addr::PAGE, errno::Errno};
 use shimos_hal::Machine;
 use shimos_memory::{Backing, BackingError};
@@ -100,6 +102,10 @@ pub fn write<M: Machine>(c: &mut Context<'_, M>, node: NodeId, offset: u64, byte
         return Err(Errno::EFBIG.into());
     }
     let bytes = &bytes[..bytes.len().min((limit - offset) as usize)];
+    check_seals(c, node, seal::WRITE | seal::FUTURE_WRITE)?;
+    if !c.resident.program.seals.is_empty() && offset + bytes.len() as u64 > size(c, node)? {
+        check_seals(c, node, seal::GROW)?;
+    }
     let object = make_writable(c, node)?;
     let services = &mut *c.services;
     let image = c.resident.program.tree.image();
@@ -126,6 +132,13 @@ fn note_size<M: Machine>(c: &mut Context<'_, M>, node: NodeId, size: u64) -> Res
 pub fn truncate<M: Machine>(c: &mut Context<'_, M>, node: NodeId, size: u64) -> Result<()> {
     if size > i64::MAX as u64 {
         return Err(Errno::EINVAL.into());
+    }
+    if !c.resident.program.seals.is_empty() {
+        match size.cmp(&self::size(c, node)?) {
+            Ordering::Less => check_seals(c, node, seal::SHRINK)?,
+            Ordering::Greater => check_seals(c, node, seal::GROW)?,
+            Ordering::Equal => {}
+        }
     }
     let object = make_writable(c, node)?;
     let services = &mut *c.services;

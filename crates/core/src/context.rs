@@ -1,7 +1,9 @@
 //! What a system call works with: the calling thread, its program, and the kernel's services.
 use crate::{
-    files::{Description, DescriptionId, Descriptor, FileTable},
+    event::{Event, EventClass, EventId},
+    files::{Description, DescriptionId, Descriptor, FileTable, Kind, OnExec},
     process::Process,
+    readiness::{self, Viewer},
     resident::{Key, Resident},
     services::Services,
     thread::{Call, Thread},
@@ -229,6 +231,32 @@ impl<M: Machine> Context<'_, M> {
     pub fn set_moved(&mut self, moved: u64) -> Result<()> {
         self.thread()?.call.get_or_insert_with(Call::default).moved = moved;
         Ok(())
+    }
+    /// What a description is ready for, for the caller.
+    pub fn readiness(&self, id: DescriptionId) -> u16 {
+        readiness::of(&self.resident.program, Viewer { process: self.pid, thread: self.tid, now: self.now }, id)
+    }
+    /// Takes notice of what the program has sent to itself over the network.
+    pub fn take_network(&mut self) {
+        self.resident.program.net.poll(self.now);
+        while let Some(socket) = self.resident.program.net.take_changed() {
+            self.wake(Key::Socket(socket));
+        }
+    }
+    /// Puts a new event object into the caller's table.
+    pub fn install_event(&mut self, event: Event, status: u32, on_exec: OnExec) -> Result<u64> {
+        let id = EventId(self.resident.program.fresh_id());
+        let description = self.resident.program.add_description(Kind::Event(event.class(), id), status);
+        self.resident.program.events.insert(id, event);
+        self.install(Descriptor { description, on_exec })
+    }
+    /// The event object behind a descriptor, if it is one of this class; `otherwise` if not.
+    pub fn event_of(&mut self, fd: u64, class: EventClass, otherwise: Errno) -> Result<EventId> {
+        match self.description(fd)?.kind {
+            Kind::Event(found, id) if found == class => Ok(id),
+            Kind::Path(_) => Err(Errno::EBADF.into()),
+            _ => Err(otherwise.into()),
+        }
     }
     /// Wakes who waits for `key`.
     pub fn wake(&mut self, key: Key) {

@@ -224,6 +224,7 @@ impl<M: Machine> Kernel<M> {
             descriptions: BTreeMap::new(),
             pipes: BTreeMap::new(),
             unix: BTreeMap::new(),
+            events: BTreeMap::new(),
             tree,
             net: Stack::new(config, seed),
             terminal: Terminal::new(),
@@ -232,6 +233,7 @@ impl<M: Machine> Kernel<M> {
             fifos: BTreeMap::new(),
             ipc: Default::default(),
             queues: BTreeMap::new(),
+            seals: BTreeMap::new(),
         };
         program.tables.insert(files, FileTable::new());
         program.processes.insert(pid, first_process(pid, files, root, now));

@@ -1,5 +1,10 @@
 //! Descriptors and the open file descriptions they share.
-use crate::{ipc::queue::QueueId, pipe::PipeId};
+use crate::{
+    event::{EventClass, EventId},
+    ipc::queue::QueueId,
+    pipe::PipeId,
+    resident::Key,
+};
 use alloc::{collections::BTreeMap, vec::Vec};
 use minicbor::{Decode, Encode};
 use shimos_abi::{errno::Errno, time::Nanos};
@@ -118,6 +123,9 @@ pub enum Kind {
     /// A POSIX message queue.
     #[n(40)]
     Queue(#[n(0)] QueueId),
+    /// An event object.
+    #[n(30)]
+    Event(#[n(0)] EventClass, #[n(1)] EventId),
 }
 
 impl Kind {
@@ -139,7 +147,38 @@ impl Kind {
             | Kind::PipeBoth(_)
             | Kind::Socket(_)
             | Kind::Unix(_)
-            | Kind::Queue(_) => None,
+            | Kind::Queue(_)
+            | Kind::Event(..) => None,
+        }
+    }
+
+    /// What is woken when its readiness changes; none for what is always ready.
+    pub fn key(&self) -> Option<Key> {
+        match self {
+            Kind::PipeReader(pipe) | Kind::PipeWriter(pipe) | Kind::PipeBoth(pipe) => Some(Key::Pipe(*pipe)),
+            Kind::Console(_) => Some(Key::Terminal),
+            Kind::Shimos(_, conversation) => conversation.pending.map(Key::Control),
+            Kind::Socket(socket) => Some(Key::Socket(*socket)),
+            Kind::Unix(socket) => Some(Key::Unix(*socket)),
+            Kind::Queue(queue) => Some(Key::Queue(*queue)),
+            Kind::Event(EventClass::Signals, _) => Some(Key::Signal),
+            Kind::Event(_, id) => Some(Key::Event(*id)),
+            Kind::File(_)
+            | Kind::Directory(_)
+            | Kind::Null(_)
+            | Kind::Zero(_)
+            | Kind::Full(_)
+            | Kind::Random(_)
+            | Kind::Snapshot(..)
+            | Kind::Path(_) => None,
+        }
+    }
+
+    /// The epoll set that it is.
+    pub fn epoll(&self) -> Option<EventId> {
+        match self {
+            Kind::Event(EventClass::Epoll, id) => Some(*id),
+            _ => None,
         }
     }
 }

@@ -3,6 +3,7 @@
 //! Plain data with ids instead of pointers. What can be derived (page tables, wait lists, ready lists) lives beside it
 //! in [`crate::resident::Resident`].
 use crate::{
+    event::{Event, EventId},
     files::{Description, DescriptionId, Descriptor, FileTable, FilesId, Kind, UnixId},
     ipc::{
         Ipc,
@@ -54,6 +55,8 @@ pub struct Program {
     pub pipes: BTreeMap<PipeId, Pipe>,
     /// Its UNIX sockets.
     pub unix: BTreeMap<UnixId, UnixSocket>,
+    /// Its event objects.
+    pub events: BTreeMap<EventId, Event>,
     /// Its names of files.
     pub tree: Tree,
     /// Its network.
@@ -68,6 +71,8 @@ pub struct Program {
     pub ipc: Ipc,
     /// POSIX message queues.
     pub queues: BTreeMap<QueueId, Queue>,
+    /// Seals on files that can be sealed.
+    pub seals: BTreeMap<NodeId, u32>,
     /// Output that waits for a checkpoint to commit, oldest first (D11).
     pub held: VecDeque<Held>,
 }

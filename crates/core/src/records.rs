@@ -1,6 +1,7 @@
 //! A program as the records of an image, and back. What is read back is hostile input.
 use crate::{
-    files::{Description, DescriptionId, FileTable, FilesId, UnixId},
+    event::{Event, EventId},
+    files::{Description, DescriptionId, FileTable, FilesId, Kind, UnixId},
     ipc::{
         Ipc,
         queue::{Queue, QueueId},
@@ -43,6 +44,8 @@ mod kind {
     pub const FIFOS: u16 = 15;
     pub const IPC: u16 = 32;
     pub const QUEUE: u16 = 33;
+    pub const EVENT: u16 = 30;
+    pub const SEALS: u16 = 31;
 }
 
 /// Version of all records; fields may be added without a new one, as they are numbered.
@@ -75,6 +78,7 @@ pub fn encode(program: &Program, buffer: Vec<u8>) -> Vec<u8> {
     add_all(&mut writer, kind::DESCRIPTION, &program.descriptions);
     add_all(&mut writer, kind::PIPE, &program.pipes);
     add_all(&mut writer, kind::UNIX, &program.unix);
+    add_all(&mut writer, kind::EVENT, &program.events);
     add(&mut writer, kind::TREE, &program.tree);
     add(&mut writer, kind::NET, &program.net);
     add(&mut writer, kind::TERMINAL, &program.terminal);
@@ -85,6 +89,7 @@ pub fn encode(program: &Program, buffer: Vec<u8>) -> Vec<u8> {
     add(&mut writer, kind::FIFOS, &program.fifos);
     add(&mut writer, kind::IPC, &program.ipc);
     add_all(&mut writer, kind::QUEUE, &program.queues);
+    add(&mut writer, kind::SEALS, &program.seals);
     writer.into_bytes()
 }
 
@@ -99,6 +104,7 @@ struct Parts {
     descriptions: BTreeMap<DescriptionId, Description>,
     pipes: BTreeMap<PipeId, Pipe>,
     unix: BTreeMap<UnixId, UnixSocket>,
+    events: BTreeMap<EventId, Event>,
     tree: Option<Tree>,
     net: Option<Stack>,
     terminal: Option<Terminal>,
@@ -107,6 +113,7 @@ struct Parts {
     fifos: BTreeMap<NodeId, PipeId>,
     ipc: Ipc,
     queues: BTreeMap<QueueId, Queue>,
+    seals: BTreeMap<NodeId, u32>,
 }
 
 fn decode<'b, T: Decode<'b, ()>>(payload: &'b [u8]) -> Result<T, BadRecords> {
@@ -133,6 +140,7 @@ impl Parts {
             kind::DESCRIPTION => pair(&mut self.descriptions, payload)?,
             kind::PIPE => pair(&mut self.pipes, payload)?,
             kind::UNIX => pair(&mut self.unix, payload)?,
+            kind::EVENT => pair(&mut self.events, payload)?,
             kind::TREE => self.tree = Some(decode(payload)?),
             kind::NET => self.net = Some(decode(payload)?),
             kind::TERMINAL => self.terminal = Some(decode(payload)?),
@@ -141,6 +149,7 @@ impl Parts {
             kind::FIFOS => self.fifos = decode(payload)?,
             kind::IPC => self.ipc = decode(payload)?,
             kind::QUEUE => pair(&mut self.queues, payload)?,
+            kind::SEALS => self.seals = decode(payload)?,
             // Of a later build: what this one does not know cannot be needed to run on.
             _ => {}
         }
@@ -180,6 +189,7 @@ pub fn decode_program(image: &Image, id: ProgramId) -> Result<Program, BadRecord
         descriptions: parts.descriptions,
         pipes: parts.pipes,
         unix: parts.unix,
+        events: parts.events,
         tree: parts.tree.ok_or(missing)?,
         net: parts.net.ok_or(missing)?,
         terminal: parts.terminal.ok_or(missing)?,
@@ -188,6 +198,7 @@ pub fn decode_program(image: &Image, id: ProgramId) -> Result<Program, BadRecord
         fifos: parts.fifos,
         ipc: parts.ipc,
         queues: parts.queues,
+        seals: parts.seals,
     };
     validate(&program, id)?;
     Ok(program)
@@ -221,12 +232,33 @@ fn validate(program: &Program, id: ProgramId) -> Result<(), BadRecords> {
             return Err(BadRecords("a descriptor of nothing"));
         }
     }
+    validate_events(program)?;
     program.spaces.values().try_for_each(AddressSpace::validate).map_err(BadRecords)?;
     program.objects.validate().map_err(BadRecords)?;
     program.ipc.validate().map_err(BadRecords)?;
     program.tree.validate().map_err(BadRecords)?;
     if program.terminal.settings.len() != Terminal::SETTINGS {
         return Err(BadRecords("a terminal without settings"));
+    }
+    Ok(())
+}
+
+/// Checks that descriptions and event objects belong together, and that epoll sets watch what there is.
+fn validate_events(program: &Program) -> Result<(), BadRecords> {
+    for description in program.descriptions.values() {
+        if let Kind::Event(class, id) = description.kind
+            && program.events.get(&id).is_none_or(|event| event.class() != class)
+        {
+            return Err(BadRecords("a descriptor of no event"));
+        }
+    }
+    for event in program.events.values() {
+        if let Event::Epoll(epoll) = event {
+            epoll.validate().map_err(BadRecords)?;
+            if epoll.items().any(|(target, _)| !program.descriptions.contains_key(&target.description)) {
+                return Err(BadRecords("an epoll set that watches nothing"));
+            }
+        }
     }
     Ok(())
 }

@@ -1,10 +1,16 @@
 //! A program at home in this kernel: the program, and what is derived from it.
 use crate::{
+    event::{
+        Event, EventId,
+        epoll::{EXCLUSIVE, bits},
+        watches::{Watch, Watches},
+    },
     pending::PendingPages,
     process::SpaceId,
     program::Program,
     protect::Guard,
     thread::{Call, State},
+    timers::{self, TimerQueue},
 };
 use alloc::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -43,6 +49,8 @@ pub enum Key {
     Queue(crate::ipc::queue::QueueId),
     /// Nothing but a signal or the deadline.
     Signal,
+    /// An event object's readiness changes.
+    Event(EventId),
 }
 
 /// A program at home here.
@@ -57,6 +65,10 @@ pub struct Resident<M: Machine> {
     waits: BTreeMap<Key, Vec<Pid>>,
     /// Deadlines of blocked threads.
     deadlines: BTreeSet<(Nanos, Pid)>,
+    /// Who is told of what by epoll sets.
+    pub watches: Watches,
+    /// Timers that are set.
+    pub timers: TimerQueue,
     /// Pages that are still only in the image it came from.
     pub pending: PendingPages,
     /// Its protection at work.
@@ -73,12 +85,15 @@ impl<M: Machine> Resident<M> {
             thread.state = State::Ready;
             ready.push_back(thread.tid);
         }
+        let (watches, timers) = (Watches::of(&program), TimerQueue::of(&program));
         Resident {
             program,
             tables: BTreeMap::new(),
             ready,
             waits: BTreeMap::new(),
             deadlines: BTreeSet::new(),
+            watches,
+            timers,
             pending: PendingPages::default(),
             guard: Guard::default(),
             ended: None,
@@ -137,8 +152,51 @@ impl<M: Machine> Resident<M> {
 
     /// Wakes all threads that wait for `key`. They issue their calls again, and block again if that was not it.
     pub fn wake(&mut self, key: Key) {
+        self.wake_as(key, bits::ANY);
+    }
+
+    /// Wakes all threads that wait for `key`, and tells the epoll sets that watch it for any of `events`. The events say what
+    /// may have become possible: an edge is seen only by those who watch for it.
+    pub fn wake_as(&mut self, key: Key, events: u16) {
         for tid in self.waits.remove(&key).unwrap_or_default() {
             self.rouse(tid);
+        }
+        if !self.watches.is_empty() {
+            self.tell(key, events);
+        }
+    }
+
+    /// Wakes all threads that wait for `key`. No epoll set is told: nothing has become possible for those who watch.
+    pub fn wake_threads(&mut self, key: Key) {
+        self.wake_as(key, 0);
+    }
+
+    /// Puts what is watched on the lists of its epoll sets, wakes who waits for these, and goes on with the sets that watch
+    /// them. Every set is told once.
+    fn tell(&mut self, key: Key, events: u16) {
+        let mut open = Vec::from([(key, events)]);
+        let mut told = BTreeSet::new();
+        while let Some((key, events)) = open.pop() {
+            let watching: Vec<Watch> = self.watches.for_key(key).collect();
+            // One set with waiters is enough for all that asked to share.
+            let mut served = None;
+            for Watch { epoll: id, target } in watching {
+                let Some(Event::Epoll(epoll)) = self.program.events.get_mut(&id) else { continue };
+                let shares = epoll.get(target).is_some_and(|item| item.has(EXCLUSIVE));
+                if shares && served.is_some() || !epoll.arrive(target, events) {
+                    continue;
+                }
+                let waited_for = self.waits.get(&Key::Event(id)).is_some_and(|tids| !tids.is_empty());
+                if shares && waited_for {
+                    served = Some(id);
+                }
+                if told.insert(id) {
+                    for tid in self.waits.remove(&Key::Event(id)).unwrap_or_default() {
+                        self.rouse(tid);
+                    }
+                    open.push((Key::Event(id), bits::READ));
+                }
+            }
         }
     }
 
@@ -174,8 +232,9 @@ impl<M: Machine> Resident<M> {
         }
     }
 
-    /// Wakes the threads whose deadlines have come.
+    /// Wakes the threads whose deadlines have come, and lets timers go off.
     pub fn expire(&mut self, now: Nanos) {
+        timers::expire(self, now);
         while let Some((deadline, tid)) = self.deadlines.first().copied() {
             if deadline > now {
                 break;
@@ -190,7 +249,7 @@ impl<M: Machine> Resident<M> {
         let threads = self.deadlines.first().map(|(deadline, _)| *deadline);
         let alarms = self.program.processes.values().filter_map(|p| p.alarm.map(|(at, _)| at)).min();
         let net = self.program.net.next_deadline();
-        [threads, alarms, net, self.guard.next_checkpoint()].into_iter().flatten().min()
+        [threads, alarms, net, self.timers.next(), self.guard.next_checkpoint()].into_iter().flatten().min()
     }
 
     /// Whether it has a thread to run.

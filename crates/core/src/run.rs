@@ -24,10 +24,11 @@ pub enum Turn {
 /// How a blocked call of this number takes a signal (signal(7), "Interruption of system calls").
 fn in_call(number: u64) -> InCall {
     match number {
-        // poll, select, pause, nanosleep, rt_sigtimedwait, rt_sigsuspend, clock_nanosleep, pselect6, ppoll.
-        7 | 23 | 34 | 35 | 128 | 130 | 230 | 270 | 271 => InCall::Interruptible,
         // semop, msgsnd, msgrcv, semtimedop.
         65 | 69 | 70 | 220 => InCall::Interruptible,
+        // poll, select, pause, nanosleep, rt_sigtimedwait, rt_sigsuspend, clock_nanosleep, epoll_wait, pselect6, ppoll,
+        // epoll_pwait, epoll_pwait2.
+        7 | 23 | 34 | 35 | 128 | 130 | 230 | 232 | 270 | 271 | 281 | 441 => InCall::Interruptible,
         // read, write and the like keep what they have moved.
         0 | 1 | 17..=20 | 40 | 44..=47 => InCall::Transfer,
         // The parent of a vfork waits for its child whatever happens, unless it is killed.

@@ -3,12 +3,14 @@ use crate::{
     blocks::{BlockCache, BlockReader, Files},
     context::{Context, Stop},
     device::{console::ConsoleOwner, disk::DiskOwner},
+    event::{Event, EventId, watches::Watch},
     files::{DescriptionId, FilesId, Kind},
     pending::{Lost, PendingPages, Place},
     process::SpaceId,
     resident::{Key, Resident},
     signal::Signal,
     syscall,
+    timers::TimerRef,
 };
 use alloc::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -223,10 +225,19 @@ impl<M: Machine> Services<M> {
             return;
         }
         let Some(description) = resident.program.descriptions.remove(&id) else { return };
+        for watch in resident.watches.of_description(id) {
+            resident.watches.remove(watch);
+            if let Some(Event::Epoll(epoll)) = resident.program.events.get_mut(&watch.epoll) {
+                epoll.remove(watch.target);
+            }
+        }
         resident.program.locks.forget_description(id);
         resident.wake(Key::Lock);
         if let Some(node) = description.kind.node() {
             resident.program.tree.unpin(node);
+            if resident.program.tree.is_gone(node) {
+                resident.program.seals.remove(&node);
+            }
         }
         match description.kind {
             Kind::PipeReader(pipe) | Kind::PipeWriter(pipe) | Kind::PipeBoth(pipe) => {
@@ -248,6 +259,7 @@ impl<M: Machine> Services<M> {
                 let now = self.machine.now();
                 let _ = resident.program.net.close(now, socket);
             }
+            Kind::Event(_, event) => end_event(resident, event),
             Kind::Unix(socket) => {
                 for dropped in syscall::unix_closed(resident, socket) {
                     self.release_description(resident, dropped);
@@ -289,6 +301,20 @@ impl<M: Machine> Services<M> {
             }
         }
     }
+}
+
+/// The last descriptor of an event object is closed.
+fn end_event<M: Machine>(resident: &mut Resident<M>, id: EventId) {
+    match resident.program.events.remove(&id) {
+        Some(Event::Epoll(epoll)) => {
+            for (target, _) in epoll.items() {
+                resident.watches.remove(Watch { epoll: id, target });
+            }
+        }
+        Some(Event::Timer(_)) => resident.timers.set(TimerRef::Descriptor(id), None),
+        _ => {}
+    }
+    resident.wake(Key::Event(id));
 }
 
 /// One address space with everything that work on it needs.

@@ -33,6 +33,11 @@ impl Tree {
         }
     }
 
+    /// Whether a file of the writable layer is no more: it has neither a name nor a holder.
+    pub fn is_gone(&self, node: NodeId) -> bool {
+        matches!(self.canonical(node), NodeId::Upper(id) if !self.nodes.contains_key(&id))
+    }
+
     /// Forgets all holders, takes these instead (one item for each), and drops what nobody holds.
     pub fn rebuild_pins(&mut self, holders: impl IntoIterator<Item = NodeId>) {
         self.pins.clear();

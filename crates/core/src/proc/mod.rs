@@ -212,6 +212,7 @@ impl Proc<'_> {
                     }
                     Open::Socket(socket) => format!("socket:[{}]", socket.0).into_bytes(),
                     Open::Unix(socket) => format!("socket:[{}]", socket.0).into_bytes(),
+                    Open::Event(class, _) => class.link().into(),
                     Open::Console(_) => b"/dev/console".to_vec(),
                     Open::Null(_) => b"/dev/null".to_vec(),
                     Open::Zero(_) => b"/dev/zero".to_vec(),

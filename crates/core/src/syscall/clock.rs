@@ -2,6 +2,7 @@
 use super::Arguments;
 use crate::{
     context::{Context, Result, Stop},
+    event::timer::Schedule,
     resident::Resident,
     services::Services,
 };
@@ -9,9 +10,20 @@ use alloc::vec::Vec;
 use shimos_abi::{addr::UserAddr, errno::Errno, ids::Pid, time::Nanos};
 use shimos_hal::Machine;
 
-const REALTIME: u64 = 0;
-const PROCESS_CPUTIME: u64 = 2;
-const THREAD_CPUTIME: u64 = 3;
+/// The wall clock.
+pub const REALTIME: u32 = 0;
+/// Time since the machine started.
+pub const MONOTONIC: u32 = 1;
+/// Processor time of the process.
+pub const PROCESS_CPUTIME: u32 = 2;
+/// Processor time of the thread.
+pub const THREAD_CPUTIME: u32 = 3;
+/// Time since the machine started; it never sleeps.
+pub const BOOTTIME: u32 = 7;
+/// The wall clock; timers of it would wake a machine that sleeps.
+pub const REALTIME_ALARM: u32 = 8;
+/// The same for the time since the start.
+pub const BOOTTIME_ALARM: u32 = 9;
 const TIMER_ABSTIME: u64 = 1;
 
 /// Reads a struct timespec; `EINVAL` where it is no time.
@@ -40,6 +52,17 @@ pub fn pair(seconds: u64, rest: u64) -> [u8; 16] {
     bytes
 }
 
+/// The wall clock now.
+pub fn wall<M: Machine>(c: &Context<'_, M>) -> Nanos {
+    Nanos(c.services.machine.wall_clock())
+}
+
+/// struct itimerspec of a timer: its period, and the time left.
+pub fn timer_spec(schedule: Option<Schedule>, now: Nanos) -> Vec<u8> {
+    let (period, left) = schedule.map_or((0, 0), |schedule| (schedule.period.0, schedule.left(now).0));
+    [timespec(period), timespec(left)].concat()
+}
+
 fn timespec(nanos: u64) -> [u8; 16] {
     pair(nanos / 1_000_000_000, nanos % 1_000_000_000)
 }
@@ -50,11 +73,11 @@ pub fn timeval(nanos: u64) -> [u8; 16] {
 }
 
 fn read_clock<M: Machine>(c: &mut Context<'_, M>, clock: u64) -> Result<u64> {
-    match clock as u32 as u64 {
+    match clock as u32 {
         // CLOCK_REALTIME and its coarse and TAI forms.
-        REALTIME | 5 | 11 => Ok(c.services.machine.wall_clock()),
+        REALTIME | 5 | REALTIME_ALARM | 11 => Ok(c.services.machine.wall_clock()),
         // CLOCK_MONOTONIC, _RAW, _COARSE, CLOCK_BOOTTIME.
-        1 | 4 | 6 | 7 => Ok(c.services.machine.now().0),
+        MONOTONIC | 4 | 6 | BOOTTIME | BOOTTIME_ALARM => Ok(c.services.machine.now().0),
         PROCESS_CPUTIME => {
             let pid = c.pid;
             let ended = c.process()?.ended_used;
@@ -130,7 +153,7 @@ pub fn note_time_left<M: Machine>(resident: &mut Resident<M>, services: &mut Ser
 
 pub fn clock_nanosleep<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
     let span = read_timespec(c, a[2])?;
-    if a[0] as u32 as u64 == THREAD_CPUTIME {
+    if a[0] as u32 == THREAD_CPUTIME {
         return Err(Errno::EINVAL.into());
     }
     let clock = read_clock(c, a[0])?;

@@ -1,5 +1,5 @@
 //! Descriptors: copying, closing, flags, pipes.
-use super::{Arguments, transfer::flags};
+use super::{Arguments, memfd, transfer::flags};
 use crate::{
     context::{Context, Result},
     files::{Descriptor, Kind, OnExec},
@@ -147,6 +147,8 @@ pub fn fcntl<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
     const DUPFD_CLOEXEC: u64 = 1030;
     const SETPIPE_SZ: u64 = 1031;
     const GETPIPE_SZ: u64 = 1032;
+    const ADD_SEALS: u64 = 1033;
+    const GET_SEALS: u64 = 1034;
     /// O_APPEND, O_NONBLOCK, O_ASYNC, O_DIRECT, O_NOATIME.
     const CHANGEABLE: u32 = 0x400 | 0x800 | 0x2000 | 0x4000 | 0x40000;
     let [fd, command, argument, ..] = a;
@@ -177,6 +179,8 @@ pub fn fcntl<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
             let capacity = if command == SETPIPE_SZ { pipe.set_capacity(argument)? } else { pipe.capacity() };
             Ok(capacity.into())
         }
+        ADD_SEALS => memfd::add_seals(c, fd, argument),
+        GET_SEALS => memfd::get_seals(c, fd),
         _ => c.descriptor(fd).and_then(|_| Err(Errno::EINVAL.into())),
     }
 }

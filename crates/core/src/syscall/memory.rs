@@ -4,7 +4,7 @@ use crate::{
     content,
     context::{Context, Result},
     files::Kind,
-    syscall::transfer::flags,
+    syscall::{self, seal, transfer::flags},
 };
 use alloc::string::String;
 use shimos_abi::{
@@ -141,7 +141,15 @@ fn file_source<M: Machine>(
     if sharing == Sharing::Shared && prot.contains(Prot::WRITE) && !writable {
         return Err(Errno::EACCES.into());
     }
-    let may = if sharing == Sharing::Shared && !writable { Prot::READ | Prot::EXECUTE } else { Prot::all() };
+    let sealed = syscall::check_seals(c, node, seal::WRITE | seal::FUTURE_WRITE);
+    if sharing == Sharing::Shared && prot.contains(Prot::WRITE) {
+        sealed.clone()?;
+    }
+    let may = if sharing == Sharing::Shared && (!writable || sealed.is_err()) {
+        Prot::READ | Prot::EXECUTE
+    } else {
+        Prot::all()
+    };
     let first = offset / PAGE as u64;
     let name = content::path_of(c, id)?;
     let source = if sharing == Sharing::Shared && writable {

@@ -41,6 +41,7 @@ fn of_descriptor<M: Machine>(c: &mut Context<'_, M>, fd: u64) -> Result<Metadata
     let kind = &c.description(fd)?.kind;
     Ok(match kind {
         Open::PipeReader(pipe) | Open::PipeWriter(pipe) | Open::PipeBoth(pipe) => anonymous(Kind::Fifo, pipe.0.into()),
+        Open::Event(_, event) => anonymous(Kind::Fifo, event.0.into()),
         Open::Socket(socket) => anonymous(Kind::Socket, socket.0.into()),
         Open::Unix(socket) => anonymous(Kind::Socket, socket.0.into()),
         other => {
@@ -80,7 +81,12 @@ pub fn lstat<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
 
 pub fn fstat<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
     let metadata = of_descriptor(c, a[0])?;
-    c.write_bytes(a[1], &stat_bytes(&metadata))?;
+    let mut bytes = stat_bytes(&metadata);
+    if let Open::Event(..) = c.description(a[0])?.kind {
+        // No type of file at all.
+        bytes[24..28].copy_from_slice(&u32::from(metadata.mode).to_le_bytes());
+    }
+    c.write_bytes(a[1], &bytes)?;
     Ok(0)
 }
 

@@ -80,7 +80,10 @@ fn temporary<M: Machine>(c: &mut Context<'_, M>, dirfd: u64, path: &[u8], flags:
     }
     let node = c.change(|tree, _, actor| Ok(tree.create_unnamed(actor, mode)?))?;
     let place = Place { dir, name: b"#unnamed (deleted)".to_vec() };
-    open_node(c, node, place, flags & !O_TMPFILE, Fresh::Yes)
+    let opened = open_node(c, node, place, flags & !O_TMPFILE, Fresh::Yes);
+    // Making it has held it for this call alone.
+    c.resident.program.tree.unpin(node);
+    opened
 }
 
 /// Opens a node that exists.

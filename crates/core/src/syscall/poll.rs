@@ -2,105 +2,14 @@
 use super::{Arguments, clock};
 use crate::{
     context::{Context, Result, Stop},
-    files::{DescriptionId, Kind},
+    event::epoll::bits::{ERR, HUP, NVAL, PRI, READ, WRITE},
+    files::Kind,
     resident::Key,
     signal::SigSet,
-    unix::{QUEUE_LIMIT, UnixKind, UnixState},
 };
 use alloc::{vec, vec::Vec};
 use shimos_abi::{errno::Errno, time::Nanos};
 use shimos_hal::Machine;
-use shimos_net::Readiness;
-
-const IN: u16 = 1;
-const PRI: u16 = 2;
-const OUT: u16 = 4;
-const ERR: u16 = 8;
-const HUP: u16 = 16;
-const NVAL: u16 = 32;
-const RDNORM: u16 = 0x40;
-const WRNORM: u16 = 0x100;
-const RDHUP: u16 = 0x2000;
-
-/// What a description is ready for (poll(2)), and what would change that.
-pub fn readiness<M: Machine>(c: &mut Context<'_, M>, id: DescriptionId) -> Result<(u16, Option<Key>)> {
-    const ALWAYS: u16 = IN | OUT | RDNORM | WRNORM;
-    let kind = c.description_by(id)?.kind.clone();
-    Ok(match kind {
-        Kind::PipeReader(pipe) => {
-            let state = c.resident.program.pipes.get(&pipe).ok_or(Errno::EBADF)?;
-            let data = if state.is_empty() { 0 } else { IN | RDNORM };
-            (data | if state.writers == 0 { HUP } else { 0 }, Some(Key::Pipe(pipe)))
-        }
-        Kind::PipeWriter(pipe) => {
-            let state = c.resident.program.pipes.get(&pipe).ok_or(Errno::EBADF)?;
-            let room = if state.room() >= crate::pipe::ATOMIC { OUT | WRNORM } else { 0 };
-            (room | if state.readers == 0 { ERR } else { 0 }, Some(Key::Pipe(pipe)))
-        }
-        Kind::PipeBoth(pipe) => {
-            let state = c.resident.program.pipes.get(&pipe).ok_or(Errno::EBADF)?;
-            let data = if state.is_empty() { 0 } else { IN | RDNORM };
-            let room = if state.room() >= crate::pipe::ATOMIC { OUT | WRNORM } else { 0 };
-            (data | room, Some(Key::Pipe(pipe)))
-        }
-        Kind::Console(_) => {
-            let typed = if c.resident.program.terminal.input.0.is_empty() { 0 } else { IN | RDNORM };
-            (typed | OUT | WRNORM, Some(Key::Terminal))
-        }
-        Kind::Shimos(_, conversation) => {
-            let answer = if conversation.answer.is_empty() { 0 } else { IN | RDNORM };
-            (answer | OUT | WRNORM, conversation.pending.map(Key::Control))
-        }
-        Kind::Socket(socket) => {
-            let ready = c.resident.program.net.readiness(socket);
-            let mut events = 0;
-            for (flag, bits) in [
-                (Readiness::READABLE, IN | RDNORM),
-                (Readiness::WRITABLE, OUT | WRNORM),
-                (Readiness::HANGUP, HUP),
-                (Readiness::READ_CLOSED, RDHUP | IN | RDNORM),
-                (Readiness::ERROR, ERR),
-            ] {
-                if ready.contains(flag) {
-                    events |= bits;
-                }
-            }
-            (events, Some(Key::Socket(socket)))
-        }
-        Kind::Unix(id) => (unix_readiness(c, id)?, Some(Key::Unix(id))),
-        Kind::Queue(id) => {
-            let queue = c.resident.program.queues.get(&id).ok_or(Errno::EBADF)?;
-            let data = if queue.messages.is_empty() { 0 } else { IN | RDNORM };
-            (data | if queue.is_full() { 0 } else { OUT | WRNORM }, Some(Key::Queue(id)))
-        }
-        _ => (ALWAYS, None),
-    })
-}
-
-fn unix_readiness<M: Machine>(c: &Context<'_, M>, id: crate::files::UnixId) -> Result<u16> {
-    let sockets = &c.resident.program.unix;
-    let socket = sockets.get(&id).ok_or(Errno::EBADF)?;
-    let mut events = 0;
-    if !socket.queue.is_empty() || socket.read_closed.is_some() {
-        events |= IN | RDNORM;
-    }
-    if socket.read_closed.is_some() {
-        events |= RDHUP;
-    }
-    match &socket.state {
-        UnixState::Listening(waiting, _) if !waiting.is_empty() => events |= IN | RDNORM,
-        UnixState::Connected(peer) => {
-            if sockets.get(peer).is_some_and(|peer| peer.queued() < QUEUE_LIMIT / 2) {
-                events |= OUT | WRNORM;
-            }
-        }
-        UnixState::Orphaned if socket.kind == UnixKind::Datagram => events |= OUT | WRNORM,
-        UnixState::Orphaned => events |= IN | OUT | HUP | RDHUP,
-        UnixState::Idle => events |= OUT | WRNORM,
-        UnixState::Listening(..) => {}
-    }
-    Ok(events)
-}
 
 /// One descriptor that a caller asks about.
 #[derive(Clone, Copy)]
@@ -114,12 +23,17 @@ fn ask<M: Machine>(c: &mut Context<'_, M>, questions: &[Question], timeout: Opti
     let mut answers = Vec::with_capacity(questions.len());
     let mut keys = vec![Key::Signal];
     let mut any = 0_u16;
+    c.take_network();
     for question in questions {
         let answer = match c.descriptor(question.fd) {
             Ok(descriptor) => {
-                let (ready, key) = readiness(c, descriptor.description)?;
-                keys.extend(key);
-                ready & (question.wanted | ERR | HUP)
+                let kind = &c.description_by(descriptor.description)?.kind;
+                if let Kind::Path(_) = kind {
+                    NVAL
+                } else {
+                    keys.extend(kind.key());
+                    c.readiness(descriptor.description) & (question.wanted | ERR | HUP)
+                }
             }
             Err(Stop::Errno(_)) => NVAL,
             Err(stop) => return Err(stop),
@@ -174,7 +88,7 @@ fn poll_until<M: Machine>(c: &mut Context<'_, M>, addr: u64, count: u64, timeout
 }
 
 /// Sets the mask of ppoll and pselect for the time of the call; the old one comes back when it ends.
-fn lend_mask<M: Machine>(c: &mut Context<'_, M>, addr: u64, size: u64) -> Result<()> {
+pub fn lend_mask<M: Machine>(c: &mut Context<'_, M>, addr: u64, size: u64) -> Result<()> {
     if addr == 0 {
         return Ok(());
     }
@@ -217,7 +131,7 @@ fn select_until<M: Machine>(c: &mut Context<'_, M>, a: Arguments, timeout: Optio
     }
     let count = (count as usize).min(1024);
     let bytes = count.div_ceil(64) * 8;
-    let sets = [(a[1], IN | RDNORM | HUP | ERR), (a[2], OUT | WRNORM | ERR), (a[3], PRI)];
+    let sets = [(a[1], READ | HUP | ERR), (a[2], WRITE | ERR), (a[3], PRI)];
     let mut asked: Vec<(usize, u64, u16)> = Vec::new();
     for (which, (addr, wanted)) in sets.iter().enumerate() {
         if *addr == 0 {

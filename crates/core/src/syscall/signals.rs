@@ -113,11 +113,7 @@ pub fn pause<M: Machine>(_: &mut Context<'_, M>, _: Arguments) -> Result<u64> {
 pub fn rt_sigtimedwait<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
     check_set_size(a[3])?;
     let set = SigSet(c.read_u64(a[0])?).as_mask();
-    let mut taken = c.thread()?.pending.take(set);
-    if taken.is_none() {
-        taken = c.process_mut()?.pending.take(set);
-    }
-    if let Some((signal, info)) = taken {
+    if let Some((signal, info)) = c.take_signal(set)? {
         if a[1] != 0 {
             let mut bytes = [0; 128];
             bytes[..4].copy_from_slice(&u32::from(signal.number()).to_le_bytes());
@@ -250,4 +246,15 @@ pub fn tkill<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
 
 pub fn tgkill<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
     send_to_thread(c, Some(Pid(a[0] as u32)), Pid(a[1] as u32), a[2])
+}
+
+impl<M: Machine> Context<'_, M> {
+    /// Takes a pending signal of a set that the caller could take: its own first, then the process's.
+    pub fn take_signal(&mut self, set: SigSet) -> Result<Option<(Signal, Info)>> {
+        let own = self.thread()?.pending.take(set);
+        match own {
+            Some(taken) => Ok(Some(taken)),
+            None => Ok(self.process_mut()?.pending.take(set)),
+        }
+    }
 }

@@ -4,7 +4,9 @@ use crate::{
     content,
     context::{Context, MAX_TRANSFER, Result, Stop, wait_for},
     delivery, device,
+    event::{EventClass, EventId, epoll::bits},
     files::{DescriptionId, Kind},
+    pipe::ATOMIC,
     resident::Key,
     signal::{Info, Signal},
 };
@@ -85,8 +87,11 @@ pub fn read_from<M: Machine>(
             if state.is_empty() {
                 return wait_if(c, waiting, Key::Pipe(pipe));
             }
+            let full = state.room() < ATOMIC;
             let bytes = state.read(count);
-            c.wake(Key::Pipe(pipe));
+            // Who watches for room sees an edge only where there was none.
+            let events = if full && state.room() >= ATOMIC { bits::WRITE } else { 0 };
+            c.resident.wake_as(Key::Pipe(pipe), events);
             Ok(bytes)
         }
         Kind::PipeWriter(_) | Kind::Path(_) => Err(Errno::EBADF.into()),
@@ -114,10 +119,27 @@ pub fn read_from<M: Machine>(
                 Err(errno) => Err(errno.into()),
             }
         }
+        Kind::Event(class, event) => read_event(c, class, event, count, waiting),
         Kind::Unix(socket) => {
             let received = super::unix::receive(c, socket, count, waiting, Take::Consume)?;
             Ok(received.without_files(c))
         }
+    }
+}
+
+/// Reads from an event object.
+fn read_event<M: Machine>(
+    c: &mut Context<'_, M>,
+    class: EventClass,
+    event: EventId,
+    count: usize,
+    waiting: Waiting,
+) -> Result<Vec<u8>> {
+    match class {
+        EventClass::Counter => super::eventfd::read(c, event, count, waiting),
+        EventClass::Timer => super::timerfd::read(c, event, count, waiting),
+        EventClass::Signals => super::signalfd::read(c, event, count, waiting),
+        EventClass::Epoll => Err(Errno::EINVAL.into()),
     }
 }
 
@@ -207,7 +229,7 @@ pub fn write_to<M: Machine>(
                 return Ok(Progress::Wait(Key::Pipe(pipe)));
             }
             state.write(&bytes[..fits]);
-            c.wake(Key::Pipe(pipe));
+            c.resident.wake_as(Key::Pipe(pipe), bits::READ);
             Ok(Progress::Moved(fits))
         }
         Kind::Shimos(..) => device::shimos::write(c, id, bytes).map(Progress::Moved),
@@ -224,6 +246,11 @@ pub fn write_to<M: Machine>(
             Progress::Moved(0) if !bytes.is_empty() => broken_pipe(c),
             progress => Ok(progress),
         },
+        Kind::Event(EventClass::Counter, event) => Ok(match super::eventfd::write(c, event, bytes)? {
+            Some(count) => Progress::Moved(count),
+            None => Progress::Wait(Key::Event(event)),
+        }),
+        Kind::Event(..) => Err(Errno::EINVAL.into()),
         Kind::Snapshot(..) => Err(Errno::EIO.into()),
         Kind::Directory(_) | Kind::PipeReader(_) | Kind::Path(_) => Err(Errno::EBADF.into()),
         Kind::Queue(_) => Err(Errno::EINVAL.into()),
@@ -249,6 +276,11 @@ pub fn broken_pipe<M: Machine, T>(c: &mut Context<'_, M>) -> Result<T> {
 /// Writes all of `bytes`, blocking in between where the description allows it; what has been moved is kept in the call.
 pub fn write_all<M: Machine>(c: &mut Context<'_, M>, id: DescriptionId, bytes: &[u8]) -> Result<u64> {
     let waiting = waiting(c, id, Direction::Out)?;
+    // A counter takes one number at a time.
+    let bytes = match c.description_by(id)?.kind {
+        Kind::Event(..) => bytes.get(..8).unwrap_or(bytes),
+        _ => bytes,
+    };
     let mut moved = (c.moved()? as usize).min(bytes.len());
     loop {
         match write_to(c, id, &bytes[moved..], None) {

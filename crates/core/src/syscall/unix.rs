@@ -5,6 +5,7 @@ use super::{
 };
 use crate::{
     context::{Context, Result},
+    event::epoll::bits,
     files::{DescriptionId, Kind, UnixId},
     names,
     resident::Key,
@@ -158,7 +159,9 @@ pub fn connect<M: Machine>(c: &mut Context<'_, M>, id: UnixId, bytes: &[u8], wai
     if let UnixState::Listening(waiting, _) = &mut get(c, target)?.state {
         waiting.push_back(server);
     }
-    c.wake(Key::Unix(target));
+    c.resident.wake_as(Key::Unix(target), bits::READ);
+    // It was at its end before, and can be written now.
+    c.wake(Key::Unix(id));
     Ok(())
 }
 
@@ -167,7 +170,7 @@ pub fn accept<M: Machine>(c: &mut Context<'_, M>, id: UnixId, waiting: Waiting) 
     let Some(new) = queue.pop_front() else {
         return wait_if(c, waiting, Key::Unix(id));
     };
-    c.wake(Key::Unix(id));
+    c.resident.wake_threads(Key::Unix(id));
     let peer = peer_name(c, new).unwrap_or_else(|_| address(&[]));
     Ok((Kind::Unix(new), peer))
 }
@@ -260,7 +263,7 @@ fn deliver<M: Machine>(
             }
         }
     }
-    c.wake(Key::Unix(to));
+    c.resident.wake_as(Key::Unix(to), bits::READ | bits::PRI);
     Ok(Progress::Moved(count))
 }
 
@@ -284,6 +287,8 @@ pub fn receive<M: Machine>(
         }
         return wait_if(c, waiting, Key::Unix(id));
     }
+    let datagrams = socket.kind == UnixKind::Datagram;
+    let was_full = socket.queued() >= QUEUE_LIMIT / 2;
     let mut received = Received { bytes: Vec::new(), files: Vec::new(), from: Vec::new() };
     if peek == Take::Peek {
         if let Some(message) = socket.queue.front() {
@@ -309,10 +314,20 @@ pub fn receive<M: Machine>(
             break;
         }
     }
-    // Senders wait on the receiving socket.
-    c.wake(Key::Unix(id));
-    if let Some(peer) = get(c, id)?.peer() {
-        c.wake(Key::Unix(peer));
+    let made_room = was_full && socket.queued() < QUEUE_LIMIT / 2;
+    // Senders wait on the receiving socket; who watches for room in it watches his own.
+    c.resident.wake_threads(Key::Unix(id));
+    let senders: Vec<UnixId> = if datagrams {
+        if !made_room {
+            return Ok(received);
+        }
+        let sockets = c.resident.program.unix.iter();
+        sockets.filter(|(_, other)| other.peer() == Some(id)).map(|(sender, _)| *sender).collect()
+    } else {
+        get(c, id)?.peer().into_iter().collect()
+    };
+    for sender in senders {
+        c.resident.wake_as(Key::Unix(sender), bits::WRITE);
     }
     Ok(received)
 }

@@ -211,6 +211,7 @@ impl Connection {
     fn advance(&mut self, ack: Seq, segment: &Segment<'_>, before: u32, cx: &mut Context<'_>) {
         let acked = ack.since(self.una).max(0) as u32;
         let fin = self.fin_sent && ack == self.nxt;
+        let had_room = self.has_room(cx.options);
         self.send.skip((acked - u32::from(fin)) as usize);
         self.una = ack;
         let echoed = match (self.agreed.stamps, segment.stamp) {
@@ -228,7 +229,8 @@ impl Connection {
         self.congestion.acknowledged(ack, acked, before);
         self.retries = 0;
         self.timers.retransmit = None;
-        self.event = true;
+        // Who watches for room is told when there is room again, not at every acknowledgement.
+        self.event |= !had_room && self.has_room(cx.options);
         if !fin {
             return;
         }

@@ -454,13 +454,17 @@ impl Connection {
         let write_closed = self.fin_queued || closed;
         let mut ready = Readiness::empty();
         ready.set(Readiness::READABLE, read_closed || !self.receive.is_empty());
-        // Waking a writer for a few bytes costs more than it gains: as on Linux, a third must be free.
-        let used = self.send.len();
-        let room = (options.send_buffer as usize).saturating_sub(used);
-        ready.set(Readiness::WRITABLE, write_closed || room >= used.div_ceil(2).max(1));
+        ready.set(Readiness::WRITABLE, write_closed || self.has_room(options));
         ready.set(Readiness::READ_CLOSED, read_closed);
         ready.set(Readiness::HANGUP, read_closed && write_closed);
         ready
+    }
+
+    /// Whether a writer is told to go on. Waking it for a few bytes costs more than it gains: as on Linux, a third must be free.
+    pub(super) fn has_room(&self, options: &Options) -> bool {
+        let used = self.send.len();
+        let room = (options.send_buffer as usize).saturating_sub(used);
+        room >= used.div_ceil(2).max(1)
     }
 
     /// A few figures.

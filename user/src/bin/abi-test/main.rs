@@ -5,6 +5,8 @@
 #![forbid(unsafe_code)]
 
 mod check;
+mod epoll;
+mod events;
 mod files;
 mod ipc;
 mod memory;
@@ -52,6 +54,8 @@ fn main() -> ExitCode {
             memory::TESTS,
             times::TESTS,
             polling::TESTS,
+            epoll::TESTS,
+            events::TESTS,
             unix::TESTS,
             sockets::TESTS,
             procfs::TESTS,
