@@ -57,6 +57,11 @@ pub struct BlockCache {
 }
 
 impl BlockCache {
+    /// How many blocks are kept.
+    pub fn len(&self) -> usize {
+        self.cached.len()
+    }
+
     /// Notes where an image lies: blocks are asked for ahead within it. What lies between images may be written later, so
     /// nothing of it may be kept here.
     pub fn note_image(&mut self, first: u64, blocks: u64) {

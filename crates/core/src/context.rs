@@ -262,8 +262,21 @@ impl<M: Machine> Context<'_, M> {
     pub fn wake(&mut self, key: Key) {
         self.resident.wake(key);
     }
-    /// The caller's command name, for the log.
+    /// The calling thread's name.
     pub fn comm(&self) -> String {
-        self.process().map(|process| process.comm.clone()).unwrap_or_default()
+        let own = self.resident.program.threads.get(&self.tid).and_then(|thread| thread.name.clone());
+        own.unwrap_or_else(|| self.process().map(|process| process.comm.clone()).unwrap_or_default())
+    }
+    /// Names a thread of the caller's program; a name is cut to 15 bytes.
+    pub fn set_name(&mut self, tid: Pid, name: &[u8]) -> Result<()> {
+        let name = crate::exec::short_name(name);
+        let program = &mut self.resident.program;
+        let thread = program.threads.get_mut(&tid).ok_or(Errno::ESRCH)?;
+        if thread.tid == thread.process {
+            program.processes.get_mut(&thread.process).ok_or(Errno::ESRCH)?.comm = name;
+        } else {
+            thread.name = Some(name);
+        }
+        Ok(())
     }
 }

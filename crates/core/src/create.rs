@@ -215,6 +215,7 @@ impl<M: Machine> Kernel<M> {
                 last_id: 1,
                 started: now,
                 loans: Vec::new(),
+                load: Default::default(),
             },
             processes: BTreeMap::new(),
             threads: BTreeMap::new(),
@@ -300,8 +301,6 @@ fn first_process(pid: Pid, files: FilesId, root: NodeId, now: Nanos) -> Process 
         vfork_waiter: None,
         exe: String::new(),
         comm: exec::command_name(b"init"),
-        arguments: Vec::new(),
-        environment: Vec::new(),
         limits: initial_limits(),
         alarm: None,
         started: now,
@@ -311,6 +310,10 @@ fn first_process(pid: Pid, files: FilesId, root: NodeId, now: Nanos) -> Process 
         stopped: None,
         continued: None,
         executed: None,
+        layout: Default::default(),
+        ended_counters: Default::default(),
+        children_counters: Default::default(),
+        login: None,
     }
 }
 
@@ -330,5 +333,7 @@ fn first_thread(pid: Pid) -> Thread {
         undo: None,
         call: None,
         used: Nanos(0),
+        name: None,
+        counters: Default::default(),
     }
 }

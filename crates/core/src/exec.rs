@@ -2,7 +2,7 @@
 use crate::{
     content,
     context::{Context, Result},
-    process::SpaceId,
+    process::{Layout, SpaceId},
 };
 use alloc::{string::String, vec, vec::Vec};
 use shimos_abi::{
@@ -149,8 +149,8 @@ pub struct Loaded {
     pub space: SpaceId,
     /// Where it starts.
     pub entry: u64,
-    /// Its stack pointer.
-    pub stack: u64,
+    /// Where its stack begins, and what is on it.
+    pub layout: Layout,
 }
 
 /// What is to be executed.
@@ -203,7 +203,7 @@ pub fn load<M: Machine>(c: &mut Context<'_, M>, wanted: &Wanted) -> Result<Loade
     crate::protect::track_new_space(c.resident, id);
     let outcome = fill(c, id, wanted, &elf, interpreter.as_ref());
     match outcome {
-        Ok((entry, stack)) => Ok(Loaded { space: id, entry, stack }),
+        Ok((entry, layout)) => Ok(Loaded { space: id, entry, layout }),
         Err(stop) => {
             c.services.drop_space(c.resident, id);
             Err(stop)
@@ -217,7 +217,7 @@ fn fill<M: Machine>(
     wanted: &Wanted,
     elf: &Elf,
     interpreter: Option<&Interpreter>,
-) -> Result<(u64, u64)> {
+) -> Result<(u64, Layout)> {
     let bias = match elf.fixed {
         Placement::Fixed => 0,
         Placement::Anywhere => PROGRAM_BASE.wrapping_sub(elf.span()?.0),
@@ -237,8 +237,8 @@ fn fill<M: Machine>(
         map_segments(c, id, (*node, name), interpreter, interpreter_base)?;
         start = interpreter.entry.wrapping_add(interpreter_base);
     }
-    let stack = build_stack(c, id, wanted, elf, bias, interpreter_base)?;
-    Ok((start, stack))
+    let layout = build_stack(c, id, wanted, elf, bias, interpreter_base)?;
+    Ok((start, layout))
 }
 
 /// Finds room for a whole file, so that its segments lie together.
@@ -343,7 +343,7 @@ fn build_stack<M: Machine>(
     elf: &Elf,
     bias: u64,
     interpreter_base: u64,
-) -> Result<u64> {
+) -> Result<Layout> {
     let executable = elf.segments.iter().any(|segment| segment.kind == PT_GNU_STACK && segment.flags & 1 != 0);
     let mut prot = Prot::READ | Prot::WRITE;
     if executable {
@@ -370,16 +370,19 @@ fn build_stack<M: Machine>(
     let platform_at = place(&mut image, b"x86_64\0");
     let path_at = place(&mut image, &wanted.path);
     image.push(0);
+    let arguments_from = image.len() as u64;
     let mut argument_places = Vec::with_capacity(wanted.arguments.len());
     for argument in &wanted.arguments {
         argument_places.push(place(&mut image, argument));
         image.push(0);
     }
+    let environment_from = image.len() as u64;
     let mut environment_places = Vec::with_capacity(wanted.environment.len());
     for variable in &wanted.environment {
         environment_places.push(place(&mut image, variable));
         image.push(0);
     }
+    let environment_to = image.len() as u64;
     let strings_at = (STACK_TOP - 8 - image.len() as u64) & !15;
 
     let credentials = &c.process()?.credentials;
@@ -419,7 +422,14 @@ fn build_stack<M: Machine>(
     bytes.resize((strings_at - stack) as usize, 0);
     bytes.extend_from_slice(&image);
     c.services.memory(c.resident, id)?.write(UserAddr(stack), &bytes)?;
-    Ok(stack)
+    let auxiliary = stack + 8 * (wanted.arguments.len() + wanted.environment.len() + 3) as u64;
+    let at = |place: u64| strings_at + place;
+    Ok(Layout {
+        arguments: (at(arguments_from), at(environment_from)),
+        environment: (at(environment_from), at(environment_to)),
+        auxiliary: (auxiliary, stack + 8 * words.len() as u64),
+        stack,
+    })
 }
 
 /// The interpreter of a script and the one argument it is given.
@@ -442,8 +452,12 @@ pub fn script<M: Machine>(c: &mut Context<'_, M>, node: NodeId) -> Result<Option
 
 /// A command name from a path.
 pub fn command_name(path: &[u8]) -> String {
-    let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
-    let mut name = String::from_utf8_lossy(name).into_owned();
+    short_name(path.rsplit(|byte| *byte == b'/').next().unwrap_or_default())
+}
+
+/// A name of at most 15 bytes, as threads have them.
+pub fn short_name(name: &[u8]) -> String {
+    let mut name = String::from_utf8_lossy(name.get(..15).unwrap_or(name)).into_owned();
     while name.len() > 15 {
         name.pop();
     }

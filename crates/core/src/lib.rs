@@ -19,6 +19,7 @@ mod exec;
 mod files;
 mod ipc;
 mod kernel;
+mod load;
 mod locks;
 mod names;
 mod pending;

@@ -33,7 +33,7 @@ impl<M: Machine> Context<'_, M> {
         let (life, build_kernels) = (identity.life, identity.kernels);
         let now = self.services.machine.now();
         let wall = self.services.machine.wall_clock();
-        let memory = (self.services.frames.total() as u64, self.services.frames.free_count() as u64);
+        let memory = crate::proc::Frames::now(self.services);
         let program = &mut self.resident.program;
         let synthetic = Proc {
             caller: self.pid,
@@ -44,6 +44,7 @@ impl<M: Machine> Context<'_, M> {
             spaces: &program.spaces,
             tables: &program.tables,
             descriptions: &program.descriptions,
+            objects: &program.objects,
             life,
             kernels: build_kernels,
             now,

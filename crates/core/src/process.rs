@@ -2,6 +2,7 @@
 use crate::{
     files::FilesId,
     signal::{Action, Pending, Signal},
+    thread::Counters,
 };
 use alloc::{string::String, vec::Vec};
 use minicbor::{Decode, Encode};
@@ -64,14 +65,6 @@ pub struct Process {
     /// Command name, 15 bytes at most.
     #[n(15)]
     pub comm: String,
-    /// Argument vector as executed, zero-separated (for /proc/PID/cmdline).
-    #[n(16)]
-    #[cbor(with = "minicbor::bytes")]
-    pub arguments: Vec<u8>,
-    /// Environment as executed, zero-separated.
-    #[n(17)]
-    #[cbor(with = "minicbor::bytes")]
-    pub environment: Vec<u8>,
     /// Resource limits: soft and hard, by `RLIMIT_` number.
     #[n(18)]
     pub limits: Vec<(u64, u64)>,
@@ -99,6 +92,38 @@ pub struct Process {
     /// Whether it has executed a file since fork (setpgid(2) asks).
     #[n(26)]
     pub executed: Option<Untold>,
+    /// Where its memory holds what it was executed with.
+    #[n(27)]
+    #[cbor(default)]
+    pub layout: Layout,
+    /// What threads that ended have done.
+    #[n(28)]
+    #[cbor(default)]
+    pub ended_counters: Counters,
+    /// What children that were waited for have done.
+    #[n(29)]
+    #[cbor(default)]
+    pub children_counters: Counters,
+    /// The user who logged in (/proc/PID/loginuid).
+    #[n(30)]
+    pub login: Option<u32>,
+}
+
+/// Where execve(2) has put what a program is executed with. Programs overwrite it to say what they do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Encode, Decode)]
+pub struct Layout {
+    /// Its arguments, each with a zero behind it: first address, and the one behind the last.
+    #[n(0)]
+    pub arguments: (u64, u64),
+    /// Its environment, likewise.
+    #[n(1)]
+    pub environment: (u64, u64),
+    /// Its auxiliary vector.
+    #[n(2)]
+    pub auxiliary: (u64, u64),
+    /// Its first stack pointer.
+    #[n(3)]
+    pub stack: u64,
 }
 
 /// Users and groups of a process: real, effective and saved.

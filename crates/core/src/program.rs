@@ -9,6 +9,7 @@ use crate::{
         Ipc,
         queue::{Queue, QueueId},
     },
+    load::Load,
     locks::Locks,
     pipe::{Pipe, PipeId},
     process::{Process, SpaceId},
@@ -104,6 +105,10 @@ pub struct Head {
     /// Kernels whose frames it still uses.
     #[n(7)]
     pub loans: Vec<KernelId>,
+    /// How many of its threads wanted to run lately.
+    #[n(8)]
+    #[cbor(default)]
+    pub load: Load,
 }
 
 /// Output that has left the program but not the machine.

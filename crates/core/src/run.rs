@@ -51,6 +51,8 @@ pub fn run<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>, t
     // thread id may come from an image.
     if let Some(thread) = resident.program.threads.get_mut(&tid) {
         services.machine.save_fpu(&mut thread.fpu);
+        let turns = if turn == Turn::Off { &mut thread.counters.waits } else { &mut thread.counters.preemptions };
+        *turns = turns.wrapping_add(1);
     }
     services.machine.forget_fpu();
     turn
@@ -94,8 +96,16 @@ fn go_on<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>, tid
                 }
             }
             Trap::PageFault { addr, access } => match syscall::page_fault(resident, services, space, addr, access) {
-                Faulted::Resolved => services.settle(resident),
+                Faulted::Resolved => {
+                    if let Some(thread) = resident.program.threads.get_mut(&tid) {
+                        thread.counters.minor_faults = thread.counters.minor_faults.wrapping_add(1);
+                    }
+                    services.settle(resident);
+                }
                 Faulted::Wait(block) => {
+                    if let Some(thread) = resident.program.threads.get_mut(&tid) {
+                        thread.counters.major_faults = thread.counters.major_faults.wrapping_add(1);
+                    }
                     resident.wait_for_page(tid, Key::Block(block));
                     return Turn::Off;
                 }

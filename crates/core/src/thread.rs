@@ -1,5 +1,6 @@
 //! Threads: registers, and what a blocked call has done so far.
 use crate::signal::{Pending, SigSet};
+use alloc::string::String;
 use minicbor::{Decode, Encode};
 use shimos_abi::{ids::Pid, time::Nanos};
 use shimos_hal::{Fpu, Regs};
@@ -49,6 +50,59 @@ pub struct Thread {
     /// Its list of semaphore operations to undo (SEM_UNDO), shared with others by CLONE_SYSVSEM.
     #[n(20)]
     pub undo: Option<u32>,
+    /// Its own name, 15 bytes at most. The first thread has none: its name is the process's.
+    #[n(13)]
+    pub name: Option<String>,
+    /// What it has done.
+    #[n(14)]
+    #[cbor(default)]
+    pub counters: Counters,
+}
+
+/// What threads have done: for getrusage(2) and /proc.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Encode, Decode)]
+pub struct Counters {
+    /// Page faults that were resolved at once.
+    #[n(0)]
+    pub minor_faults: u64,
+    /// Page faults that waited for the disk.
+    #[n(1)]
+    pub major_faults: u64,
+    /// Turns that ended because the thread waited.
+    #[n(2)]
+    pub waits: u64,
+    /// Turns that ended because their time was over.
+    #[n(3)]
+    pub preemptions: u64,
+    /// Calls that have read.
+    #[n(4)]
+    pub reads: u64,
+    /// Bytes that they have read.
+    #[n(5)]
+    pub read_bytes: u64,
+    /// Calls that have written.
+    #[n(6)]
+    pub writes: u64,
+    /// Bytes that they have written.
+    #[n(7)]
+    pub written_bytes: u64,
+}
+
+impl Counters {
+    /// Both together.
+    #[must_use]
+    pub fn with(self, other: Counters) -> Counters {
+        Counters {
+            minor_faults: self.minor_faults.wrapping_add(other.minor_faults),
+            major_faults: self.major_faults.wrapping_add(other.major_faults),
+            waits: self.waits.wrapping_add(other.waits),
+            preemptions: self.preemptions.wrapping_add(other.preemptions),
+            reads: self.reads.wrapping_add(other.reads),
+            read_bytes: self.read_bytes.wrapping_add(other.read_bytes),
+            writes: self.writes.wrapping_add(other.writes),
+            written_bytes: self.written_bytes.wrapping_add(other.written_bytes),
+        }
+    }
 }
 
 /// What a thread does.

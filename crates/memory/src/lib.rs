@@ -21,6 +21,7 @@ pub mod objects;
 pub mod page_set;
 pub mod space;
 pub mod track;
+mod usage;
 pub mod user;
 pub mod vma;
 
@@ -32,6 +33,7 @@ pub use objects::{Object, ObjectId, Objects, Stale};
 pub use page_set::PageSet;
 pub use space::{AddressSpace, Context, MapRequest, Place, Progress, RemapTo, Tracking};
 pub use track::{AdoptError, ObjectChanges};
+pub use usage::{Presence, Usage};
 pub use user::Partial;
 pub use vma::{Prot, Sharing, Source, Vma, VmaFlags};
 

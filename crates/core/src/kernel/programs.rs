@@ -38,6 +38,7 @@ impl<M: Machine> Kernel<M> {
             resident.ended.get_or_insert(Signal::BUS.number().into());
         }
         resident.expire(now);
+        resident.program.head.load.note(now, resident.ready.len());
         ring_alarms(resident, now);
         resident.program.net.poll(now);
         while let Some(socket) = resident.program.net.take_changed() {

@@ -1,23 +1,29 @@
 //! /proc and /sys of one program: they show its own processes and what this kernel is.
 //!
-//! A file's text is made when it is opened and stays as it was then.
+//! A file's text is made anew when it is opened and whenever it is read from its start.
 mod ipc;
+mod memory;
 mod network;
 mod nodes;
 mod processes;
+mod settings;
 mod system;
 #[cfg(test)]
 mod tests;
+mod texts;
+
+pub use texts::{content, content_of_opened, link_text, part, store};
 
 use crate::{
-    context::{Context, Result as CallResult},
+    context::Context,
     files::{Description, DescriptionId, Descriptor, FileTable, FilesId, Kind as Open},
     pipe::PipeId,
     process::{Process, SpaceId},
     program::Head,
+    services::Services,
     thread::Thread,
 };
-use alloc::{collections::BTreeMap, format, string::String, vec::Vec};
+use alloc::{collections::BTreeMap, format, vec::Vec};
 use nodes::{DEPTH, File, Node};
 use shimos_abi::{
     errno::Errno,
@@ -25,13 +31,34 @@ use shimos_abi::{
     time::Nanos,
 };
 use shimos_hal::Machine;
-use shimos_memory::AddressSpace;
+use shimos_memory::{AddressSpace, Objects};
 use shimos_vfs::{DirEntry, Fault, Kind, Link, Metadata, Mount, NodeId, Rdev, Synthetic};
 
 /// The tree to mount at /proc.
 pub const PROC_MOUNT: Mount = Mount { number: 0, root: Node::of(File::ProcRoot).id() };
 /// The tree to mount at /sys.
 pub const SYS_MOUNT: Mount = Mount { number: 1, root: Node::of(File::SysRoot).id() };
+
+/// Minor number of the device that the root file system is on; those of /proc and /sys follow.
+pub const ROOT_DEVICE: u32 = 20;
+/// The same of pipes, and of sockets.
+pub const PIPE_DEVICE: u32 = 13;
+/// See [`PIPE_DEVICE`].
+pub const SOCKET_DEVICE: u32 = 8;
+/// The same of eventfd and its like.
+pub const EVENT_DEVICE: u32 = 14;
+
+/// The number of the device that a file is on.
+pub fn device_of(node: NodeId) -> u32 {
+    match node {
+        NodeId::Synthetic { mount, node } => match Node::from_id(mount, node).map(|node| node.file) {
+            Ok(File::OpenPipe) => PIPE_DEVICE,
+            Ok(File::OpenSocket | File::OpenUnix) => SOCKET_DEVICE,
+            _ => ROOT_DEVICE + 1 + u32::from(mount),
+        },
+        _ => ROOT_DEVICE,
+    }
+}
 
 /// What a link says that leads to a file whose path is not known.
 const UNREACHABLE: &[u8] = b"(unreachable)";
@@ -64,8 +91,32 @@ pub struct Proc<'a> {
     pub now: Nanos,
     /// Nanoseconds since 1970.
     pub wall: u64,
-    /// Frames of this kernel's pool: all, and those that are free.
-    pub memory: (u64, u64),
+    /// Its written files and shared memory.
+    pub objects: &'a Objects,
+    /// Memory of this kernel.
+    pub memory: Frames,
+}
+
+/// Memory of a kernel, in pages.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Frames {
+    /// All of this kernel's pool.
+    pub total: u64,
+    /// What is free of it.
+    pub free: u64,
+    /// Disk blocks that are kept and can be given up.
+    pub cached: u64,
+}
+
+impl Frames {
+    /// As it is now.
+    pub fn now<M: Machine>(services: &Services<M>) -> Frames {
+        Frames {
+            total: services.frames.total() as u64,
+            free: services.frames.free_count() as u64,
+            cached: services.blocks.len() as u64,
+        }
+    }
 }
 
 impl Proc<'_> {
@@ -147,6 +198,7 @@ impl Proc<'_> {
                 Some(table) => table.iter().map(|(fd, _)| fd).filter(|fd| *fd >= first).take(limit).collect(),
                 None => Vec::new(),
             },
+            File::NetClass => (first.max(1)..=2).take(limit).collect(),
             _ => Vec::new(),
         })
     }
@@ -175,7 +227,12 @@ impl Proc<'_> {
             mode,
             uid,
             gid,
-            nlink: if entry.kind == Kind::Directory { 2 } else { 1 },
+            nlink: match node.file {
+                File::TaskDir => 2 + self.threads_of(node.pid).count() as u32,
+                File::ProcRoot => 2 + self.processes.len() as u32,
+                _ if entry.kind == Kind::Directory => 2,
+                _ => 1,
+            },
             ino: node.ino(),
             rdev: Rdev::default(),
             size: if node.file.within(File::SysRoot) && entry.kind == Kind::Regular { 4096 } else { 0 },
@@ -187,7 +244,11 @@ impl Proc<'_> {
 
     /// The text of a link, as far as it can be told without the tree.
     fn link(&self, node: Node) -> Result<Vec<u8>, Errno> {
-        Ok(match node.file {
+        if let Some((kind, _)) = node.file.space() {
+            self.inspect(self.process(node)?)?;
+            return Ok(format!("{kind}:[{}]", self.space_node(node).ino()).into_bytes());
+        }
+        Ok(match node.file.of_process() {
             File::Caller => format!("{}", self.caller).into_bytes(),
             File::CallerThread => format!("{}/task/{}", self.caller, self.thread).into_bytes(),
             File::MountsLink => b"self/mounts".to_vec(),
@@ -226,13 +287,22 @@ impl Proc<'_> {
         })
     }
 
+    /// The name space that a link under `ns` leads to.
+    fn space_node(&self, node: Node) -> Node {
+        Node { number: node.file.space().map_or(0, |(_, number)| number), ..Node::of(File::OpenSpace) }
+    }
+
     /// What a link leads to directly.
     fn target(&self, node: Node) -> Result<Option<NodeId>, Errno> {
         let open = |file, number| NodeId::Synthetic {
             mount: PROC_MOUNT.number,
             node: Node { file, pid: Pid(0), number }.id(),
         };
-        if !matches!(node.file, File::Cwd | File::RootLink | File::Fd) {
+        if node.file.space().is_some() {
+            self.inspect(self.process(node)?)?;
+            return Ok(Some(NodeId::Synthetic { mount: PROC_MOUNT.number, node: self.space_node(node).id() }));
+        }
+        if !matches!(node.file.of_process(), File::Cwd | File::RootLink | File::Fd) {
             return Ok(None);
         }
         let process = self.process(node)?;
@@ -240,7 +310,7 @@ impl Proc<'_> {
         if process.zombie.is_some() {
             return Err(Errno::ENOENT);
         }
-        Ok(match node.file {
+        Ok(match node.file.of_process() {
             File::Cwd => Some(process.cwd),
             File::RootLink => Some(process.root),
             _ => match &self.descriptor(process, node.number)?.1.kind {
@@ -264,6 +334,9 @@ fn number(name: &[u8]) -> Option<u32> {
 
 /// The name of a file in its directory.
 fn name_of(node: Node) -> Vec<u8> {
+    if let Some(name) = node.device_name() {
+        return name.as_bytes().to_vec();
+    }
     match node.name_number() {
         Some(number) => format!("{number}").into_bytes(),
         None => node.file.entry().name.as_bytes().to_vec(),
@@ -282,6 +355,7 @@ impl Synthetic for Proc<'_> {
         let named = listed(dir.file).find(|(_, file)| file.entry().name.as_bytes() == name);
         let node = match named {
             Some((_, file)) => Node { file, ..dir },
+            None if dir.file == File::NetClass => dir.device(name).ok_or(Errno::ENOENT)?,
             None => number(name).and_then(|number| dir.numbered(number)).ok_or(Errno::ENOENT)?,
         };
         self.check(node)?;
@@ -371,94 +445,11 @@ fn view<'a, M: Machine>(c: &'a Context<'_, M>) -> Proc<'a> {
         spaces: &program.spaces,
         tables: &program.tables,
         descriptions: &program.descriptions,
+        objects: &program.objects,
         life: identity.life,
         kernels: identity.kernels,
         now: services.machine.now(),
         wall: services.machine.wall_clock(),
-        memory: (services.frames.total() as u64, services.frames.free_count() as u64),
-    }
-}
-
-/// The text of a link of /proc with the path that only the tree knows, for readlink(2). `None` for any other file.
-pub fn link_text<M: Machine>(c: &mut Context<'_, M>, node: NodeId) -> CallResult<Option<Vec<u8>>> {
-    let NodeId::Synthetic { mount, node } = node else { return Ok(None) };
-    let proc = view(c);
-    let node = proc.node(mount, node)?;
-    if node.file.entry().kind != Kind::Symlink {
-        return Ok(None);
-    }
-    let text = proc.link(node)?;
-    let target = if text == UNREACHABLE { proc.target(node)? } else { None };
-    let opened = match node.file {
-        File::Fd => Some(proc.descriptor(proc.process(node)?, node.number)?.0.description),
-        _ => None,
-    };
-    let Some(target) = target else { return Ok(Some(text)) };
-    if c.metadata(target)?.kind != Kind::Directory {
-        let Some(id) = opened else { return Ok(Some(text)) };
-        let path = crate::content::path_of(c, id)?;
-        return Ok(Some(if path.is_empty() { text } else { path.into_bytes() }));
-    }
-    let root = c.process()?.root;
-    match c.with_tree(|tree, sources| tree.path_of(sources, root, target)) {
-        Ok(path) => Ok(Some(path)),
-        // Removed, or outside of the caller's root.
-        Err(Fault::Errno(_)) => Ok(Some(text)),
-        Err(fault) => Err(fault.into()),
-    }
-}
-
-/// The text of a regular file of /proc or /sys, as it is now.
-pub fn content<M: Machine>(c: &mut Context<'_, M>, node: NodeId) -> CallResult<Vec<u8>> {
-    let NodeId::Synthetic { mount, node } = node else { return Err(Errno::EINVAL.into()) };
-    let proc = view(c);
-    let node = proc.node(mount, node)?;
-    let program = &c.resident.program;
-    Ok(match node.file {
-        File::NetTcp | File::NetUdp => network::sockets(node.file, &proc, &program.net),
-        File::NetRoute => network::routes(program.net.config()),
-        file => {
-            if let Some(text) = ipc::text(file, program) {
-                return Ok(text.into_bytes());
-            }
-            let terminal =
-                processes::Tty { session: program.terminal.session, foreground: program.terminal.foreground };
-            proc.text(node, terminal)?
-        }
-    })
-}
-
-impl Proc<'_> {
-    /// The text of a regular file.
-    fn text(&self, node: Node, tty: processes::Tty) -> Result<Vec<u8>, Errno> {
-        let text: String = match node.file {
-            File::Stat => self.stat(),
-            File::MemInfo => self.memory_info(),
-            File::CpuInfo => self.cpu_info(),
-            File::Uptime => self.uptime(),
-            File::LoadAvg => self.load(),
-            File::Filesystems => "nodev\tsysfs\nnodev\tproc\nnodev\toverlay\n\terofs\n".into(),
-            File::Version => self.version(),
-            File::BootLine => format!("shimos kernel={}\n", self.life),
-            File::GroupsMax => "65536\n".into(),
-            File::PidMax => "4194304\n".into(),
-            File::OsRelease => system::release() + "\n",
-            File::OsType => "Linux\n".into(),
-            File::OsVersion => self.build() + "\n",
-            File::HostName => self.head.name.clone() + "\n",
-            File::BacklogMax => "4096\n".into(),
-            // Memory is given out when it is touched, without any account of what was promised.
-            File::Overcommit => "1\n".into(),
-            File::CpusOnline | File::CpusPossible | File::CpusPresent => "0\n".into(),
-            File::ClockSource | File::ClockSourcesAvailable => "tsc\n".into(),
-            File::HugePagesEnabled => "always madvise [never]\n".into(),
-            File::NetDev => network::devices(),
-            File::NetUnix => network::UNIX_HEADER.into(),
-            File::NetTcp6 | File::NetUdp6 | File::NetRaw => network::header(node.file),
-            // There is no IPv6.
-            File::NetIfInet6 => String::new(),
-            _ => return self.process_text(node, tty),
-        };
-        Ok(text.into_bytes())
+        memory: Frames::now(services),
     }
 }

@@ -1,14 +1,15 @@
 //! Texts of /proc that tell of one process or thread.
-use super::{File, Node, Proc, system::ticks};
+use super::{File, Node, Proc, ROOT_DEVICE, memory::kib, system::ticks};
 use crate::{
-    files::OnExec,
+    files::{Kind as Open, OnExec},
     process::{Process, UNLIMITED},
     signal::{Action, SigSet, Signal},
-    thread::{State, Thread},
+    thread::{Counters, State, Thread},
 };
 use alloc::{format, string::String, vec::Vec};
 use shimos_abi::{addr::PAGE, errno::Errno, ids::Pid, time::Nanos};
-use shimos_memory::{AddressSpace, Prot, Sharing, Source, Vma, VmaFlags};
+use shimos_memory::{AddressSpace, Prot, Sharing, VmaFlags};
+use shimos_vfs::NodeId;
 
 /// The program's console as a controlling terminal.
 #[derive(Clone, Copy)]
@@ -49,11 +50,6 @@ const LIMIT_NAMES: [(&str, &str); 16] = [
     ("Max realtime timeout", "us"),
 ];
 
-/// Kibibytes of so many pages.
-fn kib(pages: u64) -> u64 {
-    pages.saturating_mul(PAGE as u64 / 1024)
-}
-
 /// Signals that are ignored, and those that are caught.
 fn dispositions(process: &Process) -> (SigSet, SigSet) {
     let (mut ignored, mut caught) = (SigSet::default(), SigSet::default());
@@ -80,36 +76,106 @@ impl Proc<'_> {
             return Err(Errno::EINVAL);
         }
         let process = self.process(node)?;
-        let text = match node.file {
-            File::ProcessStat => self.process_stat(process, Subject::Whole, tty),
-            File::ProcessStatus => self.status(process, Subject::Whole),
-            File::TaskStat => self.process_stat(process, Subject::One(self.task(node)?), tty),
-            File::TaskStatus => self.status(process, Subject::One(self.task(node)?)),
-            File::Comm | File::TaskComm => process.comm.clone() + "\n",
-            File::CommandLine if process.zombie.is_some() => String::new(),
-            File::CommandLine => return Ok(process.arguments.clone()),
-            File::Environ => {
-                self.inspect(process)?;
-                return Ok(if process.zombie.is_some() { Vec::new() } else { process.environment.clone() });
-            }
-            File::Maps | File::Smaps | File::SmapsRollup => {
-                self.inspect(process)?;
-                self.space(process).map(|space| maps(space, node.file)).unwrap_or_default()
-            }
+        let subject = if node.file.within(File::Task) { Subject::One(self.task(node)?) } else { Subject::Whole };
+        let text = match node.file.of_process() {
+            File::ProcessStat => self.process_stat(process, subject, tty),
+            File::ProcessStatus => self.status(process, subject),
+            File::Comm => self.name(process, subject) + "\n",
             File::StatM => self.memory_pages(process),
             File::Limits => limits(process),
-            File::Mounts => "shimos / overlay rw,relatime 0 0\nproc /proc proc rw,nosuid,nodev,noexec,relatime 0 0\n\
-                             sysfs /sys sysfs ro,nosuid,nodev,noexec,relatime 0 0\n"
-                .into(),
-            File::MountInfo => "1 0 0:1 / / rw,relatime - overlay shimos rw\n\
-                                2 1 0:2 / /proc rw,nosuid,nodev,noexec,relatime - proc proc rw\n\
-                                3 1 0:3 / /sys ro,nosuid,nodev,noexec,relatime - sysfs sysfs ro\n"
-                .into(),
+            File::Mounts => mounts(),
+            File::MountInfo => mount_info(),
+            File::MountStats => mount_statistics(),
             File::OomScoreAdj => "0\n".into(),
             File::FdInfo => self.descriptor_info(process, node.number)?,
+            File::Io => {
+                self.inspect(process)?;
+                io(self.counters(process, subject))
+            }
+            File::WaitChannel => "0".into(),
+            File::ControlGroup => "0::/\n".into(),
+            File::LoginUser => format!("{}", process.login.unwrap_or(u32::MAX)),
+            File::LoginSession => format!("{}", u32::MAX),
+            File::Scheduling => self.scheduling(process, subject),
+            File::SchedulingCounts => {
+                let counters = self.counters(process, subject);
+                let turns = counters.waits.wrapping_add(counters.preemptions);
+                format!("{} 0 {turns}\n", self.used_by(process, subject).0)
+            }
+            File::Personality => {
+                self.inspect(process)?;
+                "00000000\n".into()
+            }
+            File::UserMap | File::GroupMap => format!("{:10} {:10} {:10}\n", 0, 0, u32::MAX),
+            File::SetGroups => "allow\n".into(),
+            File::TaskChildren => self.children(process, subject),
             _ => return Err(Errno::EINVAL),
         };
         Ok(text.into_bytes())
+    }
+
+    /// The name of a thread, or of a process: that of its first thread.
+    fn name(&self, process: &Process, subject: Subject<'_>) -> String {
+        match subject {
+            Subject::One(Thread { name: Some(name), .. }) => name.clone(),
+            _ => process.comm.clone(),
+        }
+    }
+
+    /// Processor time of a thread, or of all that a process has had.
+    fn used_by(&self, process: &Process, subject: Subject<'_>) -> Nanos {
+        match subject {
+            Subject::One(thread) => thread.used,
+            Subject::Whole => self.threads_of(process.pid).fold(process.ended_used, |sum, thread| sum + thread.used),
+        }
+    }
+
+    /// What a thread has done, or all that a process has had.
+    fn counters(&self, process: &Process, subject: Subject<'_>) -> Counters {
+        match subject {
+            Subject::One(thread) => thread.counters,
+            Subject::Whole => {
+                let threads = self.threads_of(process.pid);
+                threads.fold(process.ended_counters, |sum, thread| sum.with(thread.counters))
+            }
+        }
+    }
+
+    /// sched: what a scheduler with priorities would tell more of.
+    fn scheduling(&self, process: &Process, subject: Subject<'_>) -> String {
+        let (used, counters) = (self.used_by(process, subject), self.counters(process, subject));
+        let threads = self.threads_of(process.pid).count();
+        let head = format!("{} ({}, #threads: {threads})", self.name(process, subject), self.id(process, subject));
+        let mut text = format!("{head}\n{}\n", "-".repeat(67));
+        let millis = format!("{}.{:06}", used.0 / 1_000_000, used.0 % 1_000_000);
+        for (name, value) in [
+            ("se.sum_exec_runtime", millis),
+            ("nr_switches", format!("{}", counters.waits.wrapping_add(counters.preemptions))),
+            ("nr_voluntary_switches", format!("{}", counters.waits)),
+            ("nr_involuntary_switches", format!("{}", counters.preemptions)),
+            ("policy", "0".into()),
+            ("prio", "120".into()),
+        ] {
+            text += &format!("{name:<45}:{value:>21}\n");
+        }
+        text
+    }
+
+    /// The processes that a thread has started: all of the process's are the first thread's.
+    fn children(&self, process: &Process, subject: Subject<'_>) -> String {
+        if self.id(process, subject) != process.pid {
+            return String::new();
+        }
+        let children = self.processes.values().filter(|child| child.parent == process.pid);
+        children.map(|child| format!("{} ", child.pid)).collect()
+    }
+
+    /// The id of a thread or process.
+    fn id(&self, process: &Process, subject: Subject<'_>) -> Pid {
+        match subject {
+            Subject::One(thread) => thread.tid,
+            Subject::Whole => process.pid,
+        }
     }
 
     /// What a process or thread does: its letter in stat and status.
@@ -136,12 +202,11 @@ impl Proc<'_> {
 
     /// stat, as in proc(5).
     fn process_stat(&self, process: &Process, subject: Subject<'_>, tty: Tty) -> String {
-        let (id, used, children) = match subject {
-            Subject::One(thread) => (thread.tid, thread.used, Nanos(0)),
-            Subject::Whole => {
-                let used = self.threads_of(process.pid).fold(process.ended_used, |sum, thread| sum + thread.used);
-                (process.pid, used, process.children_used)
-            }
+        let (id, used) = (self.id(process, subject), self.used_by(process, subject));
+        let done = self.counters(process, subject);
+        let (children, theirs) = match subject {
+            Subject::One(_) => (Nanos(0), Counters::default()),
+            Subject::Whole => (process.children_used, process.children_counters),
         };
         let leader = match subject {
             Subject::One(thread) => Some(thread),
@@ -165,21 +230,37 @@ impl Proc<'_> {
         let low = |set: u64| set & 0x7fff_ffff;
         let exit_signal = process.exit_signal.map_or(0, Signal::number);
         let exit_code = process.zombie.map_or(0, |ending| ending.status());
+        // Fresh from fork, and nothing executed yet.
+        let flags = if process.executed.is_none() { 0x40 } else { 0 };
+        // Where things lie is for those to know who may look into the process.
+        let seen = self.inspect(process).is_ok() && space.is_some();
+        let hide = |address: u64| if seen { address } else { 0 };
+        let layout = process.layout;
         format!(
-            "{id} ({}) {} {} {} {} {terminal} {foreground} 0 0 0 0 0 {} 0 {} 0 20 0 {threads} 0 {} {bytes} {resident} \
-             {limit} 0 0 0 0 0 {} {} {} {} 0 0 0 {exit_signal} 0 0 0 0 0 0 0 0 {heap} 0 0 0 0 {exit_code}\n",
-            process.comm,
+            "{id} ({}) {} {} {} {} {terminal} {foreground} {flags} {} {} {} {} {} 0 {} 0 20 0 {threads} 0 {} {bytes} \
+             {resident} {limit} 0 0 {} 0 0 {} {} {} {} 0 0 0 {exit_signal} 0 0 0 0 0 0 0 0 {} {} {} {} {} {exit_code}\n",
+            escaped(&self.name(process, subject)),
             self.state(process, subject),
             process.parent,
             process.group,
             process.session,
+            done.minor_faults,
+            theirs.minor_faults,
+            done.major_faults,
+            theirs.major_faults,
             ticks(used),
             ticks(children),
             ticks(process.started),
+            hide(layout.stack),
             low(pending),
             low(blocked),
             low(ignored.0),
             low(caught.0),
+            hide(heap),
+            hide(layout.arguments.0),
+            hide(layout.arguments.1),
+            hide(layout.environment.0),
+            hide(layout.environment.1),
         )
     }
 
@@ -189,10 +270,7 @@ impl Proc<'_> {
             Subject::One(thread) => Some(thread),
             Subject::Whole => self.threads.get(&process.pid),
         };
-        let id = match subject {
-            Subject::One(thread) => thread.tid,
-            Subject::Whole => process.pid,
-        };
+        let (id, done) = (self.id(process, subject), self.counters(process, subject));
         let letter = self.state(process, subject);
         let word = match letter {
             'R' => "running",
@@ -205,8 +283,9 @@ impl Proc<'_> {
         let slots = self.table(process).map_or(0, |table| table.iter().count().next_multiple_of(64));
         let mut text = format!(
             "Name:\t{}\nUmask:\t{:04o}\nState:\t{letter} ({word})\nTgid:\t{}\nNgid:\t0\nPid:\t{id}\nPPid:\t{}\n\
-             TracerPid:\t0\nUid:\t{}\t{}\t{}\t{}\nGid:\t{}\t{}\t{}\t{}\nFDSize:\t{slots}\nGroups:\t{groups}\n",
-            escaped(&process.comm),
+             TracerPid:\t0\nUid:\t{}\t{}\t{}\t{}\nGid:\t{}\t{}\t{}\t{}\nFDSize:\t{slots}\nGroups:\t{groups}\n\
+             NStgid:\t{}\nNSpid:\t{id}\nNSpgid:\t{}\nNSsid:\t{}\n",
+            escaped(&self.name(process, subject)),
             process.umask,
             process.pid,
             process.parent,
@@ -218,6 +297,9 @@ impl Proc<'_> {
             k.egid,
             k.sgid,
             k.egid,
+            process.pid,
+            process.group,
+            process.session,
         );
         if let Some(space) = self.space(process) {
             let sizes = Sizes::of(space);
@@ -250,11 +332,11 @@ impl Proc<'_> {
         // Root may do everything that there is to do.
         let capabilities: u64 = if k.euid == 0 { (1 << 41) - 1 } else { 0 };
         text + &format!(
-            "Threads:\t{}\nSigQ:\t{queued}/{limit}\nSigPnd:\t{own:016x}\nShdPnd:\t{:016x}\nSigBlk:\t{blocked:016x}\n\
+            "CoreDumping:\t0\nTHP_enabled:\t1\nThreads:\t{}\nSigQ:\t{queued}/{limit}\nSigPnd:\t{own:016x}\nShdPnd:\t{:016x}\nSigBlk:\t{blocked:016x}\n\
              SigIgn:\t{:016x}\nSigCgt:\t{:016x}\nCapInh:\t{:016x}\nCapPrm:\t{capabilities:016x}\n\
              CapEff:\t{capabilities:016x}\nCapBnd:\t{:016x}\nCapAmb:\t{:016x}\nNoNewPrivs:\t0\nSeccomp:\t0\n\
              Cpus_allowed:\t1\nCpus_allowed_list:\t0\nMems_allowed:\t1\nMems_allowed_list:\t0\n\
-             voluntary_ctxt_switches:\t0\nnonvoluntary_ctxt_switches:\t0\n",
+             voluntary_ctxt_switches:\t{}\nnonvoluntary_ctxt_switches:\t{}\n",
             self.threads_of(process.pid).count(),
             process.pending.set().0,
             ignored.0,
@@ -262,6 +344,8 @@ impl Proc<'_> {
             0,
             (1_u64 << 41) - 1,
             0,
+            done.waits,
+            done.preemptions,
         )
     }
 
@@ -279,7 +363,12 @@ impl Proc<'_> {
     fn descriptor_info(&self, process: &Process, fd: u32) -> Result<String, Errno> {
         let (descriptor, description) = self.descriptor(process, fd)?;
         let close = if descriptor.on_exec == OnExec::Close { 0o2_000_000 } else { 0 };
-        Ok(format!("pos:\t{}\nflags:\t0{:o}\nmnt_id:\t1\n", description.offset, description.flags | close))
+        Ok(format!(
+            "pos:\t{}\nflags:\t0{:o}\nmnt_id:\t{ROOT_DEVICE}\nino:\t{}\n",
+            description.offset,
+            description.flags | close,
+            inode(&description.kind)
+        ))
     }
 }
 
@@ -315,79 +404,6 @@ impl Sizes {
     }
 }
 
-/// One line of maps.
-fn line(first: u64, end: u64, permissions: &str, offset: u64, inode: u64, name: &str) -> String {
-    let device = if inode == 0 { "00:00" } else { "00:01" };
-    let head = format!("{first:08x}-{end:08x} {permissions} {offset:08x} {device} {inode} ");
-    if name.is_empty() { head + "\n" } else { format!("{head:<73}{}\n", name.replace('\n', "\\012")) }
-}
-
-/// One mapping as a line of maps.
-pub(super) fn mapping(vma: &Vma) -> String {
-    let bit = |prot, letter| if vma.prot.contains(prot) { letter } else { '-' };
-    let permissions: String = [
-        bit(Prot::READ, 'r'),
-        bit(Prot::WRITE, 'w'),
-        bit(Prot::EXECUTE, 'x'),
-        if vma.sharing == Sharing::Shared { 's' } else { 'p' },
-    ]
-    .into_iter()
-    .collect();
-    let inode = match vma.source {
-        Source::Anonymous => 0,
-        Source::Object { id, .. } => id.0.into(),
-        Source::Image { nid, .. } => nid,
-    };
-    let name = match vma.name.as_str() {
-        "" if vma.flags.contains(VmaFlags::HEAP) => "[heap]",
-        "" if vma.flags.contains(VmaFlags::STACK) => "[stack]",
-        name => name,
-    };
-    let page = PAGE as u64;
-    let (first, end) = (vma.first.0.saturating_mul(page), vma.end.0.saturating_mul(page));
-    line(first, end, &permissions, vma.source.offset(), inode, name)
-}
-
-/// maps, smaps or smaps_rollup. Pages in memory are counted for the whole process only, so smaps has no such numbers
-/// for each mapping.
-fn maps(space: &AddressSpace, file: File) -> String {
-    let mut text = String::new();
-    if file == File::SmapsRollup {
-        let bounds = space.mappings().iter().fold(None, |bounds: Option<(u64, u64)>, vma| {
-            Some((bounds.map_or(vma.first.0, |(first, _)| first), vma.end.0))
-        });
-        let (first, end) = bounds.unwrap_or_default();
-        let page = PAGE as u64;
-        text += &line(first.saturating_mul(page), end.saturating_mul(page), "---p", 0, 0, "[rollup]");
-        let (resident, own) = (kib(space.resident() as u64), kib(space.owned_pages() as u64));
-        for (name, value) in [
-            ("Rss", resident),
-            ("Pss", resident),
-            ("Shared_Clean", resident.saturating_sub(own)),
-            ("Shared_Dirty", 0),
-            ("Private_Clean", 0),
-            ("Private_Dirty", own),
-            ("Anonymous", own),
-            ("AnonHugePages", 0),
-            ("Swap", 0),
-        ] {
-            text += &format!("{:<16}{value:>8} kB\n", format!("{name}:"));
-        }
-        return text;
-    }
-    for vma in space.mappings().iter() {
-        text += &mapping(vma);
-        if file == File::Smaps {
-            for (name, value) in
-                [("Size", kib(vma.pages())), ("KernelPageSize", 4), ("MMUPageSize", 4), ("AnonHugePages", 0)]
-            {
-                text += &format!("{:<16}{value:>8} kB\n", format!("{name}:"));
-            }
-        }
-    }
-    text
-}
-
 /// limits, as in proc(5).
 fn limits(process: &Process) -> String {
     let value = |limit: u64| if limit == UNLIMITED { String::from("unlimited") } else { format!("{limit}") };
@@ -396,4 +412,51 @@ fn limits(process: &Process) -> String {
         text += &format!("{name:<25} {:<20} {:<20} {unit:<10}\n", value(*soft), value(*hard));
     }
     text
+}
+
+/// The inode number that fdinfo tells.
+fn inode(kind: &Open) -> u64 {
+    match kind {
+        Open::PipeReader(pipe) | Open::PipeWriter(pipe) | Open::PipeBoth(pipe) => pipe.0.into(),
+        Open::Socket(socket) => socket.0.into(),
+        Open::Unix(socket) => socket.0.into(),
+        other => match other.node() {
+            Some(NodeId::Lower(number) | NodeId::Upper(number)) => number,
+            Some(NodeId::Synthetic { node, .. }) => node,
+            None => 0,
+        },
+    }
+}
+
+/// io, as in proc(5). Nothing is counted below the calls: the disk is the whole machine's.
+fn io(done: Counters) -> String {
+    format!(
+        "rchar: {}\nwchar: {}\nsyscr: {}\nsyscw: {}\nread_bytes: 0\nwrite_bytes: 0\ncancelled_write_bytes: 0\n",
+        done.read_bytes, done.written_bytes, done.reads, done.writes
+    )
+}
+
+/// The file systems that are mounted: what of, where, type, options, and the minor number of the device.
+const MOUNTS: [(&str, &str, &str, &str, u32); 3] = [
+    ("shimos", "/", "overlay", "rw,relatime", ROOT_DEVICE),
+    ("proc", "/proc", "proc", "rw,nosuid,nodev,noexec,relatime", ROOT_DEVICE + 1),
+    ("sysfs", "/sys", "sysfs", "ro,nosuid,nodev,noexec,relatime", ROOT_DEVICE + 2),
+];
+
+fn mounts() -> String {
+    MOUNTS.iter().map(|(what, at, kind, options, _)| format!("{what} {at} {kind} {options} 0 0\n")).collect()
+}
+
+fn mount_info() -> String {
+    let mut text = String::new();
+    for (what, at, kind, options, device) in MOUNTS {
+        let above = if at == "/" { 1 } else { ROOT_DEVICE };
+        let (state, _) = options.split_once(',').unwrap_or((options, ""));
+        text += &format!("{device} {above} 0:{device} / {at} {options} - {kind} {what} {state}\n");
+    }
+    text
+}
+
+fn mount_statistics() -> String {
+    MOUNTS.iter().map(|(what, at, kind, ..)| format!("device {what} mounted on {at} with fstype {kind}\n")).collect()
 }

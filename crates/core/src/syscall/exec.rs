@@ -48,18 +48,14 @@ pub fn run<M: Machine>(
     let exe = crate::content::path(c, &place)?;
     let wanted = Wanted { node, path: file, name: exe.clone(), arguments, environment };
     let loaded = exec::load(c, &wanted)?;
-    life::replace_image(c, loaded.space, &life::Image { entry: loaded.entry, stack: loaded.stack })?;
+    life::replace_image(c, loaded.space, &life::Image { entry: loaded.entry, stack: loaded.layout.stack })?;
     close_on_exec(c)?;
     let process = c.process_mut()?;
     process.exe = exe;
     process.comm = exec::command_name(&path);
-    process.arguments = joined(&wanted.arguments);
-    process.environment = joined(&wanted.environment);
+    process.layout = loaded.layout;
+    c.thread()?.name = None;
     Ok(())
-}
-
-fn joined(strings: &[Vec<u8>]) -> Vec<u8> {
-    strings.iter().flat_map(|string| string.iter().copied().chain([0])).collect()
 }
 
 /// Closes what is to be closed; a table that is shared is copied first.

@@ -7,7 +7,7 @@ use crate::{
     resident::{Key, Resident},
     services::Services,
     signal::{Info, Pending, SigSet, Signal},
-    thread::{AltStack, State, Thread},
+    thread::{AltStack, Counters, State, Thread},
 };
 use alloc::vec::Vec;
 use shimos_abi::{errno::Errno, ids::Pid, time::Nanos};
@@ -146,6 +146,7 @@ fn check(wish: Wish) -> Result<()> {
 
 fn add_thread<M: Machine>(c: &mut Context<'_, M>, wish: Wish, tid: Pid, process: Pid) -> Result<()> {
     let undo = if wish.flags & CLONE_SYSVSEM != 0 { super::semaphores::share_undo_list(c)? } else { None };
+    let name = c.comm();
     let Some(parent) = c.resident.program.threads.get_mut(&c.tid) else { return Err(Stop::Gone) };
     c.services.machine.save_fpu(&mut parent.fpu);
     let mut regs = parent.regs;
@@ -172,6 +173,8 @@ fn add_thread<M: Machine>(c: &mut Context<'_, M>, wish: Wish, tid: Pid, process:
         call: None,
         used: Nanos(0),
         undo,
+        name: if wish.flags & CLONE_THREAD != 0 { Some(name) } else { None },
+        counters: Counters::default(),
     };
     c.resident.program.threads.insert(tid, thread);
     Ok(())
@@ -213,6 +216,9 @@ fn add_process<M: Machine>(c: &mut Context<'_, M>, wish: Wish, pid: Pid) -> Resu
         started: now,
         children_used: Nanos(0),
         ended_used: Nanos(0),
+        ended_counters: Counters::default(),
+        children_counters: Counters::default(),
+        comm: c.comm(),
         exit_signal,
         stopped: None,
         continued: None,
@@ -263,6 +269,7 @@ fn end_thread<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>
     resident.ready.retain(|ready| *ready != tid);
     if let Some(process) = resident.program.processes.get_mut(&thread.process) {
         process.ended_used = process.ended_used + thread.used;
+        process.ended_counters = process.ended_counters.with(thread.counters);
     }
 }
 

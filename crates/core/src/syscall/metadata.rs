@@ -5,6 +5,7 @@ use crate::{
     context::{Context, Result},
     files::Kind as Open,
     names::AT_FDCWD,
+    proc,
 };
 use alloc::vec::Vec;
 use shimos_abi::{addr::PAGE, errno::Errno};
@@ -36,26 +37,35 @@ fn anonymous(kind: Kind, ino: u64) -> Metadata {
     }
 }
 
+/// Metadata, and the minor number of the device that the file is on.
+type Found = (Metadata, u32);
+
+fn of_node<M: Machine>(c: &mut Context<'_, M>, node: NodeId) -> Result<Found> {
+    Ok((c.metadata(node)?, proc::device_of(node)))
+}
+
 /// What fstat(2) tells of a descriptor.
-fn of_descriptor<M: Machine>(c: &mut Context<'_, M>, fd: u64) -> Result<Metadata> {
+fn of_descriptor<M: Machine>(c: &mut Context<'_, M>, fd: u64) -> Result<Found> {
     let kind = &c.description(fd)?.kind;
     Ok(match kind {
-        Open::PipeReader(pipe) | Open::PipeWriter(pipe) | Open::PipeBoth(pipe) => anonymous(Kind::Fifo, pipe.0.into()),
-        Open::Event(_, event) => anonymous(Kind::Fifo, event.0.into()),
-        Open::Socket(socket) => anonymous(Kind::Socket, socket.0.into()),
-        Open::Unix(socket) => anonymous(Kind::Socket, socket.0.into()),
+        Open::PipeReader(pipe) | Open::PipeWriter(pipe) | Open::PipeBoth(pipe) => {
+            (anonymous(Kind::Fifo, pipe.0.into()), proc::PIPE_DEVICE)
+        }
+        Open::Event(_, event) => (anonymous(Kind::Fifo, event.0.into()), proc::EVENT_DEVICE),
+        Open::Socket(socket) => (anonymous(Kind::Socket, socket.0.into()), proc::SOCKET_DEVICE),
+        Open::Unix(socket) => (anonymous(Kind::Socket, socket.0.into()), proc::SOCKET_DEVICE),
         other => {
             let node = other.node().ok_or(Errno::EBADF)?;
-            c.metadata(node)?
+            of_node(c, node)?
         }
     })
 }
 
 /// struct stat of x86-64.
-fn stat_bytes(m: &Metadata) -> [u8; 144] {
+fn stat_bytes((m, device): &Found) -> [u8; 144] {
     let mut bytes = [0; 144];
     let mut put = |at: usize, value: u64| bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
-    put(0, 1);
+    put(0, (*device).into());
     put(8, m.ino);
     put(16, m.nlink.into());
     put(24, u64::from(m.st_mode()) | u64::from(m.uid) << 32);
@@ -84,24 +94,24 @@ pub fn fstat<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
     let mut bytes = stat_bytes(&metadata);
     if let Open::Event(..) = c.description(a[0])?.kind {
         // No type of file at all.
-        bytes[24..28].copy_from_slice(&u32::from(metadata.mode).to_le_bytes());
+        bytes[24..28].copy_from_slice(&u32::from(metadata.0.mode).to_le_bytes());
     }
     c.write_bytes(a[1], &bytes)?;
     Ok(0)
 }
 
 /// What a path with `AT_` flags names.
-fn named<M: Machine>(c: &mut Context<'_, M>, dirfd: u64, path: &[u8], flags: u64) -> Result<Metadata> {
+fn named<M: Machine>(c: &mut Context<'_, M>, dirfd: u64, path: &[u8], flags: u64) -> Result<Found> {
     if path.is_empty() && flags & AT_EMPTY_PATH != 0 {
         if dirfd as i32 == AT_FDCWD as i32 {
             let cwd = c.process()?.cwd;
-            return c.metadata(cwd);
+            return of_node(c, cwd);
         }
         return of_descriptor(c, dirfd);
     }
     let last = if flags & AT_SYMLINK_NOFOLLOW != 0 { Last::Keep } else { Last::Follow };
     let node = c.resolve_at(dirfd, path, last)?.existing()?;
-    c.metadata(node)
+    of_node(c, node)
 }
 
 pub fn newfstatat<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
@@ -120,7 +130,7 @@ pub fn statx<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
     if a[2] & !(AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH | AT_NO_AUTOMOUNT | 0x6000) != 0 || a[3] & 0x8000_0000 != 0 {
         return Err(Errno::EINVAL.into());
     }
-    let m = named(c, a[0], &path, a[2])?;
+    let (m, device) = named(c, a[0], &path, a[2])?;
     let mut bytes = [0_u8; 256];
     bytes[0..4].copy_from_slice(&BASIC.to_le_bytes());
     bytes[4..8].copy_from_slice(&(PAGE as u32).to_le_bytes());
@@ -137,7 +147,7 @@ pub fn statx<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
     }
     bytes[128..132].copy_from_slice(&m.rdev.major.to_le_bytes());
     bytes[132..136].copy_from_slice(&m.rdev.minor.to_le_bytes());
-    bytes[140..144].copy_from_slice(&1_u32.to_le_bytes());
+    bytes[140..144].copy_from_slice(&device.to_le_bytes());
     c.write_bytes(a[4], &bytes)?;
     Ok(0)
 }
@@ -155,7 +165,7 @@ pub fn faccessat2<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u6
         return Err(Errno::EINVAL.into());
     }
     let path = c.read_path(a[1])?;
-    let metadata = named(c, a[0], &path, a[3])?;
+    let (metadata, _) = named(c, a[0], &path, a[3])?;
     let process = c.process()?;
     let who = if a[3] & AT_EACCESS != 0 { process.credentials.access() } else { process.credentials.real_access() };
     who.check(&metadata, Want::from_bits_truncate(a[2] as u8))?;
@@ -340,7 +350,7 @@ enum FileSystem {
 impl FileSystem {
     fn of(node: NodeId) -> FileSystem {
         match node {
-            NodeId::Synthetic { mount, .. } if mount == crate::proc::PROC_MOUNT.number => FileSystem::Proc,
+            NodeId::Synthetic { mount, .. } if mount == proc::PROC_MOUNT.number => FileSystem::Proc,
             NodeId::Synthetic { .. } => FileSystem::Sys,
             _ => FileSystem::Overlay,
         }

@@ -113,7 +113,7 @@ pub fn shmat<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
     let (id, flags) = (a[0] as i32, a[2] as u32 as u64);
     let mut addr = a[1];
     sweep(c.resident);
-    if addr % PAGE as u64 != 0 {
+    if !addr.is_multiple_of(PAGE as u64) {
         if flags & ROUND == 0 {
             return Err(Errno::EINVAL.into());
         }
@@ -167,7 +167,7 @@ pub fn shmat<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
 }
 
 pub fn shmdt<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
-    if a[0] % PAGE as u64 != 0 {
+    if !a[0].is_multiple_of(PAGE as u64) {
         return Err(Errno::EINVAL.into());
     }
     let start = a[0] / PAGE as u64;

@@ -3,6 +3,7 @@ use super::{Arguments, clock};
 use crate::{
     context::{Context, Result},
     process::LIMITS,
+    thread::Counters,
 };
 use alloc::{format, string::String, vec, vec::Vec};
 use shimos_abi::{
@@ -44,6 +45,9 @@ pub fn sysinfo<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> 
     let mut bytes = [0; 112];
     let mut put = |at: usize, value: u64| bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
     put(0, c.services.machine.now().0 / 1_000_000_000);
+    for (at, average) in [8, 16, 24].into_iter().zip(c.resident.program.head.load.scaled()) {
+        put(at, average);
+    }
     put(32, c.services.frames.total() as u64 * PAGE as u64);
     put(40, c.services.frames.free_count() as u64 * PAGE as u64);
     let processes = c.resident.program.processes.len() as u16;
@@ -75,16 +79,33 @@ pub fn times<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
 
 pub fn getrusage<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
     let (own, children) = used(c)?;
-    let time = match a[0] as i32 {
-        0 => own,
-        -1 => children,
-        1 => c.thread()?.used,
+    let process = c.process()?;
+    let (time, counters) = match a[0] as i32 {
+        0 => {
+            let threads = c.resident.program.threads_of(c.pid);
+            (own, threads.fold(process.ended_counters, |sum, thread| sum.with(thread.counters)))
+        }
+        -1 => (children, process.children_counters),
+        1 => {
+            let thread = c.thread()?;
+            (thread.used, thread.counters)
+        }
         _ => return Err(Errno::EINVAL.into()),
     };
-    let mut bytes = [0; 144];
-    bytes[..16].copy_from_slice(&clock::timeval(time.0));
-    c.write_bytes(a[1], &bytes)?;
+    c.write_bytes(a[1], &usage_bytes(time, counters))?;
     Ok(0)
+}
+
+/// struct rusage: all time counts as the user's.
+pub fn usage_bytes(used: Nanos, counters: Counters) -> [u8; 144] {
+    let mut bytes = [0; 144];
+    bytes[..16].copy_from_slice(&clock::timeval(used.0));
+    let mut put = |at: usize, value: u64| bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
+    put(64, counters.minor_faults);
+    put(72, counters.major_faults);
+    put(128, counters.waits);
+    put(136, counters.preemptions);
+    bytes
 }
 
 fn set_limit<M: Machine>(c: &mut Context<'_, M>, pid: Pid, which: usize, soft: u64, hard: u64) -> Result<()> {
@@ -170,10 +191,8 @@ pub fn prctl<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
     const CAPBSET_READ: u64 = 23;
     match a[0] {
         SET_NAME => {
-            let mut name = c.read_string(a[1], 4095, Errno::EFAULT)?;
-            name.truncate(15);
-            c.process_mut()?.comm = String::from_utf8_lossy(&name).into_owned();
-            Ok(0)
+            let name = c.read_string(a[1], 4095, Errno::EFAULT)?;
+            c.set_name(c.tid, &name).map(|()| 0)
         }
         GET_NAME => {
             let mut bytes = c.comm().into_bytes();

@@ -63,8 +63,12 @@ pub fn read_from<M: Machine>(
             Ok(bytes)
         }
         Kind::Snapshot(node, text) => {
+            if let Some(bytes) = crate::proc::part(c, node, at.unwrap_or(offset), count)? {
+                advance(c, id, at, bytes.len())?;
+                return Ok(bytes);
+            }
             // Reading from the start shows what is now: the file may have been opened by another program before execve.
-            let text = if at.unwrap_or(offset) == 0 { crate::proc::content(c, node)? } else { text };
+            let text = if at.unwrap_or(offset) == 0 { crate::proc::content_of_opened(c, node)? } else { text };
             if let Kind::Snapshot(_, kept) = &mut c.description_by(id)?.kind
                 && at.unwrap_or(offset) == 0
             {
@@ -202,7 +206,7 @@ pub fn write_to<M: Machine>(
     let description = c.description_by(id)?;
     check_writable(description.flags)?;
     let (flags, offset) = (description.flags, description.offset);
-    let seekable = matches!(description.kind, Kind::File(_) | Kind::Null(_) | Kind::Zero(_));
+    let seekable = matches!(description.kind, Kind::File(_) | Kind::Snapshot(..) | Kind::Null(_) | Kind::Zero(_));
     if at.is_some() && !seekable {
         return Err(Errno::ESPIPE.into());
     }
@@ -251,7 +255,11 @@ pub fn write_to<M: Machine>(
             None => Progress::Wait(Key::Event(event)),
         }),
         Kind::Event(..) => Err(Errno::EINVAL.into()),
-        Kind::Snapshot(..) => Err(Errno::EIO.into()),
+        Kind::Snapshot(node, _) => {
+            let written = crate::proc::store(c, node, bytes)?;
+            advance(c, id, at, written)?;
+            Ok(Progress::Moved(written))
+        }
         Kind::Directory(_) | Kind::PipeReader(_) | Kind::Path(_) => Err(Errno::EBADF.into()),
         Kind::Queue(_) => Err(Errno::EINVAL.into()),
     }
@@ -275,6 +283,19 @@ pub fn broken_pipe<M: Machine, T>(c: &mut Context<'_, M>) -> Result<T> {
 
 /// Writes all of `bytes`, blocking in between where the description allows it; what has been moved is kept in the call.
 pub fn write_all<M: Machine>(c: &mut Context<'_, M>, id: DescriptionId, bytes: &[u8]) -> Result<u64> {
+    let written = write_pieces(c, id, bytes)?;
+    note_written(c, written)?;
+    Ok(written)
+}
+
+fn note_written<M: Machine>(c: &mut Context<'_, M>, count: u64) -> Result<()> {
+    let counters = &mut c.thread()?.counters;
+    counters.writes = counters.writes.wrapping_add(1);
+    counters.written_bytes = counters.written_bytes.wrapping_add(count);
+    Ok(())
+}
+
+fn write_pieces<M: Machine>(c: &mut Context<'_, M>, id: DescriptionId, bytes: &[u8]) -> Result<u64> {
     let waiting = waiting(c, id, Direction::Out)?;
     // A counter takes one number at a time.
     let bytes = match c.description_by(id)?.kind {
@@ -326,6 +347,9 @@ fn read_to_user<M: Machine>(c: &mut Context<'_, M>, fd: u64, spans: &[(u64, usiz
         }
         rest = later;
     }
+    let counters = &mut c.thread()?.counters;
+    counters.reads = counters.reads.wrapping_add(1);
+    counters.read_bytes = counters.read_bytes.wrapping_add(bytes.len() as u64);
     Ok(bytes.len() as u64)
 }
 
@@ -415,7 +439,7 @@ pub fn pwritev<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> 
 
 fn write_at<M: Machine>(c: &mut Context<'_, M>, id: DescriptionId, bytes: &[u8], at: u64) -> Result<u64> {
     match write_to(c, id, bytes, Some(at))? {
-        Progress::Moved(count) => Ok(count as u64),
+        Progress::Moved(count) => note_written(c, count as u64).map(|()| count as u64),
         Progress::Wait(key) => wait_for(key),
     }
 }

@@ -1,10 +1,11 @@
 //! Waiting for children.
-use super::{Arguments, clock};
+use super::{Arguments, system::usage_bytes};
 use crate::{
     context::{Context, Result, wait_for},
     process::Ending,
     resident::Key,
     signal::Signal,
+    thread::Counters,
 };
 use shimos_abi::{errno::Errno, ids::Pid, time::Nanos};
 use shimos_hal::Machine;
@@ -36,6 +37,7 @@ struct Found {
     uid: u32,
     news: News,
     used: Nanos,
+    done: Counters,
 }
 
 /// Finds a child with something to tell; whether there are any that may get something to tell otherwise.
@@ -59,7 +61,8 @@ fn find<M: Machine>(c: &Context<'_, M>, whom: Whom, wishes: Wishes) -> core::res
             _ => continue,
         };
         let used = child.ended_used + child.children_used;
-        return Ok(Found { pid: child.pid, uid: child.credentials.uid, news, used });
+        let done = child.ended_counters.with(child.children_counters);
+        return Ok(Found { pid: child.pid, uid: child.credentials.uid, news, used, done });
     }
     Err(any)
 }
@@ -93,17 +96,10 @@ pub fn wait4<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
         c.write_u32(status_addr, status)?;
     }
     if usage_addr != 0 {
-        c.write_bytes(usage_addr, &usage_bytes(found.used))?;
+        c.write_bytes(usage_addr, &usage_bytes(found.used, found.done))?;
     }
     acknowledge(c, &found)?;
     Ok(found.pid.0.into())
-}
-
-/// struct rusage with the time used.
-fn usage_bytes(used: Nanos) -> [u8; 144] {
-    let mut usage = [0; 144];
-    usage[..16].copy_from_slice(&clock::timeval(used.0));
-    usage
 }
 
 /// waitid(2).
@@ -148,7 +144,7 @@ pub fn waitid<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
     }
     if let Some(found) = found {
         if usage_addr != 0 {
-            c.write_bytes(usage_addr, &usage_bytes(found.used))?;
+            c.write_bytes(usage_addr, &usage_bytes(found.used, found.done))?;
         }
         if options & NOWAIT == 0 {
             acknowledge(c, &found)?;
@@ -178,6 +174,7 @@ fn acknowledge<M: Machine>(c: &mut Context<'_, M>, found: &Found) -> Result<()> 
             c.resident.program.processes.remove(&pid);
             let process = c.process_mut()?;
             process.children_used = process.children_used + used;
+            process.children_counters = process.children_counters.with(found.done);
         }
         News::Stopped(_) => {
             if let Some(stopped) = c.resident.program.processes.get_mut(&pid).and_then(|p| p.stopped.as_mut()) {

@@ -15,6 +15,7 @@ mod pipes;
 mod polling;
 mod processes;
 mod procfs;
+mod procfs_more;
 mod programs;
 mod signals;
 mod sockets;
@@ -59,6 +60,7 @@ fn main() -> ExitCode {
             unix::TESTS,
             sockets::TESTS,
             procfs::TESTS,
+            procfs_more::TESTS,
             ipc::TESTS,
         ] {
             tests.extend_from_slice(family);

@@ -1,0 +1,157 @@
+//! Reading and writing files of /proc and /sys.
+use super::{
+    Proc, UNREACHABLE, ipc, memory, network,
+    nodes::{File, Node},
+    processes::Tty,
+    settings, system, view,
+};
+use crate::context::{Context, Result, Stop};
+use alloc::{format, string::String, vec::Vec};
+use shimos_abi::{errno::Errno, ids::Pid};
+use shimos_hal::Machine;
+use shimos_vfs::{Fault, Kind, NodeId};
+
+/// The text of a link of /proc with the path that only the tree knows, for readlink(2). `None` for any other file.
+pub fn link_text<M: Machine>(c: &mut Context<'_, M>, node: NodeId) -> Result<Option<Vec<u8>>> {
+    let NodeId::Synthetic { mount, node } = node else { return Ok(None) };
+    let proc = view(c);
+    let node = proc.node(mount, node)?;
+    if node.file.entry().kind != Kind::Symlink {
+        return Ok(None);
+    }
+    let text = proc.link(node)?;
+    let target = if text == UNREACHABLE { proc.target(node)? } else { None };
+    let opened = match node.file {
+        File::Fd => Some(proc.descriptor(proc.process(node)?, node.number)?.0.description),
+        _ => None,
+    };
+    let Some(target) = target else { return Ok(Some(text)) };
+    if c.metadata(target)?.kind != Kind::Directory {
+        let Some(id) = opened else { return Ok(Some(text)) };
+        let path = crate::content::path_of(c, id)?;
+        return Ok(Some(if path.is_empty() { text } else { path.into_bytes() }));
+    }
+    let root = c.process()?.root;
+    match c.with_tree(|tree, sources| tree.path_of(sources, root, target)) {
+        Ok(path) => Ok(Some(path)),
+        // Removed, or outside of the caller's root.
+        Err(Fault::Errno(_)) => Ok(Some(text)),
+        Err(fault) => Err(fault.into()),
+    }
+}
+
+/// The file of /proc or /sys that a node names, whose process may have gone.
+fn node_of<M: Machine>(c: &Context<'_, M>, node: NodeId) -> core::result::Result<Node, Errno> {
+    let NodeId::Synthetic { mount, node } = node else { return Err(Errno::EINVAL) };
+    view(c).node(mount, node)
+}
+
+/// The text of a regular file of /proc or /sys, as it is now. ENOENT if what it tells of has gone.
+pub fn content<M: Machine>(c: &mut Context<'_, M>, node: NodeId) -> Result<Vec<u8>> {
+    let node = node_of(c, node)?;
+    match node.file.of_process() {
+        File::CommandLine | File::Environ | File::Auxiliary => return memory::executed_with(c, node),
+        File::Maps | File::Smaps | File::SmapsRollup => return memory::maps(c, node),
+        File::PageMap => {
+            let proc = view(c);
+            proc.inspect(proc.process(node)?)?;
+            return Ok(Vec::new());
+        }
+        File::FreshId => {
+            let random = [c.services.machine.random(), c.services.machine.random()];
+            return Ok((settings::uuid(random) + "\n").into_bytes());
+        }
+        _ => {}
+    }
+    let (proc, program) = (view(c), &c.resident.program);
+    Ok(match node.file {
+        File::NetTcp | File::NetUdp => network::sockets(node.file, &proc, &program.net),
+        File::NetRoute => network::routes(program.net.config()),
+        file if file.within(File::NetDevice) => {
+            settings::net_device(file, node.number, &program.net.config()).ok_or(Errno::EINVAL)?.into_bytes()
+        }
+        file => {
+            if let Some(text) = ipc::text(file, program) {
+                return Ok(text.into_bytes());
+            }
+            let terminal = Tty { session: program.terminal.session, foreground: program.terminal.foreground };
+            proc.text(node, terminal)?
+        }
+    })
+}
+
+/// The same for a file that was opened: ESRCH if its process has gone.
+pub fn content_of_opened<M: Machine>(c: &mut Context<'_, M>, node: NodeId) -> Result<Vec<u8>> {
+    content(c, node).map_err(|stop| if let Stop::Errno(errno) = stop { memory::gone(errno) } else { stop })
+}
+
+/// A part of a file that has no text as a whole, from byte `at` on; `None` for files that have.
+pub fn part<M: Machine>(c: &mut Context<'_, M>, node: NodeId, at: u64, count: usize) -> Result<Option<Vec<u8>>> {
+    let NodeId::Synthetic { mount, node: id } = node else { return Ok(None) };
+    if Node::from_id(mount, id).map(|node| node.file) != Ok(File::PageMap) {
+        return Ok(None);
+    }
+    let node = node_of(c, node).map_err(memory::gone)?;
+    memory::page_words(c, node, at, count).map(Some)
+}
+
+/// Writes to a file of /proc; returns how many bytes it took.
+pub fn store<M: Machine>(c: &mut Context<'_, M>, node: NodeId, bytes: &[u8]) -> Result<usize> {
+    let node = node_of(c, node).map_err(memory::gone)?;
+    match node.file.of_process() {
+        File::Comm => {
+            // A name is what comes up to a zero; only the process's own threads may give one.
+            let name = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
+            if node.pid != c.pid {
+                return Err(Errno::EINVAL.into());
+            }
+            let thread = if node.file == File::TaskComm { Pid(node.number) } else { node.pid };
+            c.set_name(thread, name.get(..15).unwrap_or(name)).map_err(|_| Errno::ESRCH)?;
+        }
+        File::LoginUser => {
+            if node.pid != c.pid {
+                return Err(Errno::EPERM.into());
+            }
+            let text = core::str::from_utf8(bytes).map_err(|_| Errno::EINVAL)?;
+            let user: u32 = text.trim_end_matches(['\n', '\0']).parse().map_err(|_| Errno::EINVAL)?;
+            c.process_mut()?.login = (user != u32::MAX).then_some(user);
+        }
+        file if file.within(File::Process) => return Err(Errno::EINVAL.into()),
+        _ => return Err(Errno::EIO.into()),
+    }
+    Ok(bytes.len())
+}
+
+impl Proc<'_> {
+    /// The text of a regular file, as far as it can be told without reading memory.
+    pub(super) fn text(&self, node: Node, tty: Tty) -> core::result::Result<Vec<u8>, Errno> {
+        if let Some(text) = self.setting(node.file) {
+            return Ok(text.into_bytes());
+        }
+        let text: String = match node.file {
+            File::Stat => self.stat(),
+            File::MemInfo => self.memory_info(),
+            File::CpuInfo => self.cpu_info(),
+            File::Uptime => self.uptime(),
+            File::LoadAvg => self.load(),
+            File::Filesystems => "nodev\tsysfs\nnodev\tproc\nnodev\toverlay\n\terofs\n".into(),
+            File::Version => self.version(),
+            File::BootLine => format!("shimos kernel={}\n", self.life),
+            File::VmStat => self.memory_counters(),
+            // Programs have no disk, no swap and no modules; no symbol of the kernel is told.
+            File::DiskStats | File::Modules | File::Symbols => String::new(),
+            File::Partitions => "major minor  #blocks  name\n\n".into(),
+            File::Swaps => "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n".into(),
+            File::Interrupts => "           CPU0       \n".into(),
+            File::DeviceNumbers => system::DEVICES.into(),
+            File::TerminalDrivers => system::TERMINAL_DRIVERS.into(),
+            File::NetDev => network::devices(),
+            File::NetUnix => network::UNIX_HEADER.into(),
+            File::NetTcp6 | File::NetUdp6 | File::NetRaw => network::header(node.file),
+            // There is no IPv6.
+            File::NetIfInet6 => String::new(),
+            _ => return self.process_text(node, tty),
+        };
+        Ok(text.into_bytes())
+    }
+}
