@@ -12,7 +12,7 @@ mod system;
 mod tests;
 mod texts;
 
-pub use texts::{content, content_of_opened, link_text, part, store};
+pub use texts::{check_open_for_write, content, content_of_opened, link_text, part, store};
 
 use crate::{
     context::Context,

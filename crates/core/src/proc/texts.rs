@@ -46,6 +46,13 @@ fn node_of<M: Machine>(c: &Context<'_, M>, node: NodeId) -> core::result::Result
     view(c).node(mount, node)
 }
 
+/// EACCES where a file of /proc/sys that cannot be written is opened for that: there root has no more rights than others.
+pub fn check_open_for_write<M: Machine>(c: &Context<'_, M>, node: NodeId) -> Result<()> {
+    let node = node_of(c, node)?;
+    let fixed = node.file.within(File::Settings) && node.file.entry().mode & 0o222 == 0;
+    if fixed { Err(Errno::EACCES.into()) } else { Ok(()) }
+}
+
 /// The text of a regular file of /proc or /sys, as it is now. ENOENT if what it tells of has gone.
 pub fn content<M: Machine>(c: &mut Context<'_, M>, node: NodeId) -> Result<Vec<u8>> {
     let node = node_of(c, node)?;

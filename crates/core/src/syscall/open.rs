@@ -116,6 +116,9 @@ fn open_node<M: Machine>(c: &mut Context<'_, M>, node: NodeId, place: Place, fla
     let kind = match metadata.kind {
         Kind::Regular => {
             if let NodeId::Synthetic { .. } = node {
+                if writes {
+                    crate::proc::check_open_for_write(c, node)?;
+                }
                 let text = crate::proc::content(c, node)?;
                 Open::Snapshot(node, text)
             } else {
