@@ -139,6 +139,12 @@ pub enum Command {
         #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
         rounds: u32,
     },
+    /// Build, import, list and remove root images.
+    Image {
+        /// What to do.
+        #[command(subcommand)]
+        command: ImageCommand,
+    },
     /// Run the simulator: kernels in one process, every schedule from a seed.
     Sim {
         /// The seed.
@@ -159,6 +165,42 @@ pub enum Command {
     },
     /// Stop the running machine.
     Stop,
+}
+
+/// What to do with root images.
+#[derive(Subcommand, Debug)]
+pub enum ImageCommand {
+    /// Make an image from Debian's packages and all that they need, configured as they are on Debian.
+    Build {
+        /// The packages, with commas between them.
+        #[arg(long, required = true, value_delimiter = ',', value_name = "A,B,C")]
+        packages: Vec<String>,
+        /// What to call it; the first package's name otherwise.
+        #[arg(long)]
+        name: Option<String>,
+    },
+    /// Make an image from a directory, a tar archive, what docker save writes, or an OCI image layout.
+    Import {
+        /// The file or directory.
+        source: PathBuf,
+        /// What to call it.
+        #[arg(long)]
+        name: Option<String>,
+        /// Which one, if it holds several.
+        #[arg(long = "ref", value_name = "NAME")]
+        wanted: Option<String>,
+    },
+    /// Show the images there are.
+    List {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove an image.
+    Rm {
+        /// Its name, or its digest or the start of that.
+        image: String,
+    },
 }
 
 /// What to measure.

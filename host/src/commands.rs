@@ -81,6 +81,10 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
             }
             Ok(ExitCode::SUCCESS)
         }
+        Command::Image { command } => {
+            show(&images::commands::run(&paths, command)?);
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Sim { seed, steps, more } => testing::simulate(&paths, seed, steps, &more),
         Command::Bench { what: Bench::Core { rounds, json } } => {
             let files = Files { kernel: artifacts::kernel(&paths)?, image: image::root(&paths)? };

@@ -140,9 +140,9 @@ pub fn place(directory: &Path, identity: &str, image: &Path) -> Result<Extent> {
     Ok(extent)
 }
 
-/// Whether an image lies on the disk of a machine.
-pub fn holds(directory: &Path, identity: &str) -> bool {
-    read_list(directory).is_some_and(|list| list.images.iter().any(|(known, _)| known == identity))
+/// Whether an image whose identity begins so lies on the disk of a machine.
+pub fn holds(directory: &Path, start: &str) -> bool {
+    read_list(directory).is_some_and(|list| list.images.iter().any(|(known, _)| known.starts_with(start)))
 }
 
 /// Removes the disk of a machine that has ended.

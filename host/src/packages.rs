@@ -16,6 +16,26 @@ const SKIPPED: [&str; 5] = ["base-files", "debianutils", "dpkg", "gcc-12-base", 
 /// A package name with more dependencies than this is a mistake of ours.
 const MOST: usize = 100;
 
+/// Where Debian's packages come from when the host does not say.
+const MIRROR: &str = "http://deb.debian.org/debian";
+
+/// The mirror that the host takes a release of Debian from.
+pub fn mirror(release: &str) -> String {
+    let format = "$(ORIGIN) $(CODENAME) $(COMPONENT) $(REPO_URI)";
+    let arguments = ["indextargets", "--format", format, "Created-By: Packages"];
+    let output = Command::new("apt-get").args(arguments).env("LC_ALL", "C").stdin(Stdio::null()).output();
+    let said = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    mirror_in(&said, release).unwrap_or(MIRROR).to_string()
+}
+
+fn mirror_in<'a>(targets: &'a str, release: &str) -> Option<&'a str> {
+    targets.lines().find_map(|line| {
+        let mut words = line.split(' ');
+        let of_release = [words.next()?, words.next()?, words.next()?] == ["Debian", release, "main"];
+        words.next().filter(|address| of_release && !address.is_empty())
+    })
+}
+
 /// Apt, with the lists of the host or with lists of our own (which needs no root).
 struct Apt {
     options: Vec<String>,
@@ -221,6 +241,14 @@ mod tests {
                     \x20 Recommends: <r>\n    provider\n";
         assert_eq!(dependencies_in(text), ["libc6", "libtinfo6", "one", "mawk"]);
         assert!(dependencies_in("").is_empty());
+    }
+
+    #[test]
+    fn the_mirror_is_that_of_the_release() {
+        let targets = "Debian trixie main http://a/\nUbuntu bookworm main http://b/\nodd\n\
+                       Debian bookworm contrib http://c/\nDebian bookworm main http://d/debian/\n";
+        assert_eq!(mirror_in(targets, "bookworm"), Some("http://d/debian/"));
+        assert_eq!(mirror_in("", "bookworm"), None);
     }
 
     #[test]

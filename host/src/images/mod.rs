@@ -1,13 +1,31 @@
 //! Root images that users bring: built from Debian's packages or imported, kept by their content, put on the disks of
 //! running machines.
+pub mod archive;
+pub mod blob;
+pub mod build;
+pub mod bundle;
+pub mod commands;
 pub mod config;
+pub mod directory;
+pub mod erofs;
+pub mod furnish;
+pub mod import;
+pub mod layers;
 pub mod reader;
 pub mod store;
+pub mod tree;
 pub mod users;
 
-use crate::{disk, machine, paths::Paths, registry::Entry};
-use anyhow::{Context, Result};
+use crate::{
+    disk, machine,
+    paths::Paths,
+    registry::{self, Entry},
+};
+use anyhow::{Context, Result, bail};
+use blob::Limits;
 use config::Config;
+use furnish::Agents;
+use import::Import;
 use reader::Reader;
 use shimos_abi::control::{Extent, User};
 use std::{
@@ -15,7 +33,7 @@ use std::{
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
-use store::Store;
+use store::{Kept, Store};
 
 /// Largest table of users or groups that is read.
 const MAX_TABLE: u64 = 1 << 20;
@@ -48,10 +66,30 @@ pub fn resolve(paths: &Paths, wanted: &str) -> Result<Image> {
     let path = Path::new(wanted);
     let store = Store::of(paths);
     match store.find(wanted) {
-        Ok(kept) => Ok(kept.image()),
+        Ok(kept) => Ok(renew(paths, kept)?.image()),
         Err(_) if path.is_file() => of_file(path),
         Err(error) => Err(error),
     }
+}
+
+/// Gives an image of the store the agents of this checkout, as they were built last.
+fn renew(paths: &Paths, kept: Kept) -> Result<Kept> {
+    let Ok(agents) = Agents::present(paths) else { return Ok(kept) };
+    if kept.agents == agents.digest() {
+        return Ok(kept);
+    }
+    let lock = Store::of(paths).lock()?;
+    let mut kept = lock.store.get(&kept.digest).context("the image is gone")?;
+    if kept.agents == agents.digest() {
+        return Ok(kept);
+    }
+    eprintln!("shimos: putting the agents of this build into the image {}", kept.short());
+    let mut tree = Reader::open(&kept.file())?.tree(&kept.file())?;
+    agents.install(&mut tree)?;
+    let root = lock.work().join("root");
+    erofs::write(&tree, &root)?;
+    lock.renew(&mut kept, &root, agents.digest())?;
+    Ok(kept)
 }
 
 /// An image outside of the store. It says nothing about programs.
@@ -67,6 +105,30 @@ pub fn of_file(path: &Path) -> Result<Image> {
 /// The image that a machine was booted with: it lies at the start of its disk.
 pub fn of_machine(machine: &Entry) -> Image {
     Image { file: disk::of(&machine.directory), digest: String::new(), config: Config::default() }
+}
+
+/// Imports a file or directory.
+pub fn import(paths: &Paths, source: &Path, name: Option<&str>, wanted: Option<&str>) -> Result<Kept> {
+    let agents = Agents::built(paths)?;
+    let import = Import { source, name, wanted, limits: Limits::default() };
+    import::run(&Store::of(paths), &agents, import)
+}
+
+/// Removes an image, unless a running machine has it on its disk.
+pub fn remove(paths: &Paths, wanted: &str) -> Result<Kept> {
+    let lock = Store::of(paths).lock()?;
+    let kept = lock.store.find(wanted)?;
+    // Of several names only this one goes.
+    if kept.names.len() > 1 && kept.names.iter().any(|name| name == wanted) {
+        return lock.unname(kept, wanted);
+    }
+    for machine in registry::all(paths) {
+        if disk::holds(&machine.directory, &kept.digest) {
+            bail!("the image {wanted} is in use by the machine {}; end that first with: ./shimos stop", machine.id);
+        }
+    }
+    lock.remove(&kept)?;
+    Ok(kept)
 }
 
 /// Puts an image on the disk of a running machine, unless it is there already; says where.

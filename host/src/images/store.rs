@@ -253,6 +253,13 @@ impl Locked {
         Ok(kept)
     }
 
+    /// Takes one of its names from an image.
+    pub fn unname(&self, mut kept: Kept, name: &str) -> Result<Kept> {
+        kept.names.retain(|known| known != name);
+        kept.write()?;
+        Ok(kept)
+    }
+
     /// Removes an image.
     pub fn remove(&self, kept: &Kept) -> Result<()> {
         let gone = self.work.join("gone");
