@@ -45,6 +45,12 @@ pub fn fork(work: impl FnOnce() -> i32) -> io::Result<i32> {
     }
 }
 
+/// Takes a descriptor over that a system call has just returned.
+pub fn own(fd: i32) -> OwnedFd {
+    // SAFETY: the tests pass what a call has returned, once.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
 /// Waits for a child: its id and status word.
 pub fn wait(pid: i32, options: i32) -> io::Result<(i32, i32)> {
     let mut status = 0;

@@ -223,6 +223,11 @@ impl<M: Machine> Context<'_, M> {
         let call = self.thread()?.call.get_or_insert_with(Call::default);
         Ok(*call.deadline.get_or_insert(at))
     }
+    /// Moves the deadline of a call that waits for more of what comes piece by piece.
+    pub fn move_deadline(&mut self, at: Nanos) -> Result<()> {
+        self.thread()?.call.get_or_insert_with(Call::default).deadline = Some(at);
+        Ok(())
+    }
     /// What the call has moved before it blocked.
     pub fn moved(&mut self) -> Result<u64> {
         Ok(self.thread()?.call.map_or(0, |call| call.moved))

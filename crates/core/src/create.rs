@@ -229,6 +229,7 @@ impl<M: Machine> Kernel<M> {
             tree,
             net: Stack::new(config, seed),
             terminal: Terminal::new(),
+            pairs: BTreeMap::new(),
             held: VecDeque::new(),
             locks: Default::default(),
             fifos: BTreeMap::new(),
@@ -239,15 +240,17 @@ impl<M: Machine> Kernel<M> {
         program.tables.insert(files, FileTable::new());
         program.processes.insert(pid, first_process(pid, files, root, now));
         program.threads.insert(pid, first_thread(pid));
-        program.terminal.session = Some(pid);
-        program.terminal.foreground = Some(pid);
+        program.terminal.tty.session = Some(pid);
+        program.terminal.tty.foreground = Some(pid);
         Ok(program)
     }
 }
 
 /// Prepares the writable layer: devices, mounts.
 fn furnish(tree: &mut Tree, sources: &mut Sources<'_>, wall: i64) -> Result<(), Fault> {
-    tree.populate_dev(sources, wall)?;
+    let dev = tree.populate_dev(sources, wall)?;
+    let pts = tree.ensure_directory(sources, wall, dev, b"pts", 0o755)?;
+    tree.mount(sources, pts, crate::devpts::PTS_MOUNT)?;
     let root = tree.root();
     for (name, mount) in [(b"proc", crate::proc::PROC_MOUNT), (b"sys\0", crate::proc::SYS_MOUNT)] {
         let name = name.strip_suffix(b"\0").unwrap_or(name);
@@ -314,6 +317,7 @@ fn first_process(pid: Pid, files: FilesId, root: NodeId, now: Nanos) -> Process 
         ended_counters: Default::default(),
         children_counters: Default::default(),
         login: None,
+        detached: None,
     }
 }
 

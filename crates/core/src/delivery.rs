@@ -12,6 +12,8 @@ use alloc::{vec, vec::Vec};
 use shimos_abi::{addr::UserAddr, errno::Errno, ids::Pid};
 use shimos_hal::{Machine, Regs};
 
+const CLD_STOPPED: i32 = 5;
+const CLD_CONTINUED: i32 = 6;
 const SA_NODEFER: u64 = 0x4000_0000;
 const SA_RESETHAND: u64 = 0x8000_0000;
 const SA_RESTART: u64 = 0x1000_0000;
@@ -67,13 +69,17 @@ fn accept<M: Machine>(resident: &mut Resident<M>, pid: Pid, signal: Signal) -> b
             process.pending.discard(stop);
         }
         if process.stopped.take().is_some() {
-            process.continued = Some(Untold);
-            let parent = process.parent;
+            let continues = signal == Signal::CONT;
+            if continues {
+                process.continued = Some(Untold);
+            }
             let tids: Vec<Pid> = resident.program.threads_of(pid).map(|thread| thread.tid).collect();
             for tid in tids {
                 resident.resume(tid);
             }
-            resident.wake(Key::Child(parent));
+            if continues {
+                tell_of_stop(resident, pid, CLD_CONTINUED, Signal::CONT);
+            }
         }
     } else if stops.contains(&signal) {
         process.pending.discard(Signal::CONT);
@@ -141,6 +147,8 @@ pub fn deliver<M: Machine>(
         }
         match signal.default_effect() {
             Effect::Ignore | Effect::Continue => {}
+            // Nobody could continue it.
+            Effect::Stop if signal != Signal::STOP && is_orphaned(resident, pid) => {}
             Effect::Stop => {
                 stop(resident, pid, signal);
                 return Delivery::Gone;
@@ -195,10 +203,30 @@ fn finish_call<M: Machine>(resident: &mut Resident<M>, tid: Pid, in_call: InCall
     thread.call = None;
 }
 
+fn is_orphaned<M: Machine>(resident: &Resident<M>, pid: Pid) -> bool {
+    let program = &resident.program;
+    program.processes.get(&pid).is_some_and(|process| program.is_orphaned(process.group, None))
+}
+
+/// Tells a parent that a child has stopped or goes on, unless it does not want to hear of that.
+fn tell_of_stop<M: Machine>(resident: &mut Resident<M>, pid: Pid, code: i32, status: Signal) {
+    const SA_NOCLDSTOP: u64 = 1;
+    let Some(process) = resident.program.processes.get(&pid) else { return };
+    let (parent, uid) = (process.parent, process.credentials.uid);
+    let Some(action) = resident.program.processes.get(&parent).and_then(|p| p.actions.get(Signal::CHLD.index())) else {
+        return;
+    };
+    if action.handler != Action::IGNORE && action.flags & SA_NOCLDSTOP == 0 {
+        let info = Info { code, pid: pid.0, uid, value: status.number().into(), ..Info::default() };
+        send_to_process(resident, parent, Signal::CHLD, info);
+    }
+    resident.wake(Key::Child(parent));
+}
+
 fn stop<M: Machine>(resident: &mut Resident<M>, pid: Pid, signal: Signal) {
     let Some(process) = resident.program.processes.get_mut(&pid) else { return };
     process.stopped = Some(Stopped { signal, untold: Some(Untold) });
-    let parent = process.parent;
+    process.continued = None;
     let tids: Vec<Pid> = resident.program.threads_of(pid).map(|thread| thread.tid).collect();
     for tid in tids {
         resident.ready.retain(|ready| *ready != tid);
@@ -206,8 +234,7 @@ fn stop<M: Machine>(resident: &mut Resident<M>, pid: Pid, signal: Signal) {
             thread.state = State::Stopped;
         }
     }
-    send_to_process(resident, parent, Signal::CHLD, Info { code: 5, pid: pid.0, ..Info::default() });
-    resident.wake(Key::Child(parent));
+    tell_of_stop(resident, pid, CLD_STOPPED, signal);
 }
 
 /// Bytes of the fixed part of the frame: return address, ucontext, siginfo.

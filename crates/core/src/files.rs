@@ -4,6 +4,7 @@ use crate::{
     ipc::queue::QueueId,
     pipe::PipeId,
     resident::Key,
+    tty::PairId,
 };
 use alloc::{collections::BTreeMap, vec::Vec};
 use minicbor::{Decode, Encode};
@@ -126,6 +127,22 @@ pub enum Kind {
     /// An event object.
     #[n(30)]
     Event(#[n(0)] EventClass, #[n(1)] EventId),
+    /// The master of a pair of pseudo terminals.
+    #[n(50)]
+    Master(#[n(0)] NodeId, #[n(1)] PairId),
+    /// The slave of a pair; it works as long as the terminal was not hung up since.
+    #[n(51)]
+    Slave {
+        /// The name that it was opened by.
+        #[n(0)]
+        node: NodeId,
+        /// The pair.
+        #[n(1)]
+        pair: PairId,
+        /// How often the terminal had been hung up before.
+        #[n(2)]
+        hangups: u32,
+    },
 }
 
 impl Kind {
@@ -141,6 +158,8 @@ impl Kind {
             | Kind::Random(node)
             | Kind::Shimos(node, _)
             | Kind::Snapshot(node, _)
+            | Kind::Master(node, _)
+            | Kind::Slave { node, .. }
             | Kind::Path(node) => Some(*node),
             Kind::PipeReader(_)
             | Kind::PipeWriter(_)
@@ -157,6 +176,7 @@ impl Kind {
         match self {
             Kind::PipeReader(pipe) | Kind::PipeWriter(pipe) | Kind::PipeBoth(pipe) => Some(Key::Pipe(*pipe)),
             Kind::Console(_) => Some(Key::Terminal),
+            Kind::Master(_, pair) | Kind::Slave { pair, .. } => Some(Key::Pair(*pair)),
             Kind::Shimos(_, conversation) => conversation.pending.map(Key::Control),
             Kind::Socket(socket) => Some(Key::Socket(*socket)),
             Kind::Unix(socket) => Some(Key::Unix(*socket)),

@@ -2,6 +2,7 @@
 use crate::{
     blocks::BlockReader,
     context::{Context, Result},
+    devpts::{Pts, Trees},
     files::{Kind as Open, Place},
     proc::Proc,
 };
@@ -35,7 +36,7 @@ impl<M: Machine> Context<'_, M> {
         let wall = self.services.machine.wall_clock();
         let memory = crate::proc::Frames::now(self.services);
         let program = &mut self.resident.program;
-        let synthetic = Proc {
+        let proc = Proc {
             caller: self.pid,
             thread: self.tid,
             head: &program.head,
@@ -51,6 +52,7 @@ impl<M: Machine> Context<'_, M> {
             wall,
             memory,
         };
+        let synthetic = Trees { proc, pts: Pts { pairs: &program.pairs } };
         let mut blocks = BlockReader { cache: &mut self.services.blocks, machine: &self.services.machine };
         let mut sources = Sources { blocks: &mut blocks, synthetic: &synthetic };
         work(&mut program.tree, &mut sources)

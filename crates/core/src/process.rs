@@ -107,6 +107,9 @@ pub struct Process {
     /// The user who logged in (/proc/PID/loginuid).
     #[n(30)]
     pub login: Option<u32>,
+    /// It has given its session's controlling terminal up, for itself alone (TIOCNOTTY).
+    #[n(40)]
+    pub detached: Option<Untold>,
 }
 
 /// Where execve(2) has put what a program is executed with. Programs overwrite it to say what they do.

@@ -15,6 +15,7 @@ use crate::{
     process::{Process, SpaceId},
     terminal::Terminal,
     thread::Thread,
+    tty::{Pair, PairId},
     unix::UnixSocket,
 };
 use alloc::{
@@ -64,6 +65,8 @@ pub struct Program {
     pub net: Stack,
     /// Its console.
     pub terminal: Terminal,
+    /// Its pseudo terminals.
+    pub pairs: BTreeMap<PairId, Pair>,
     /// File locks.
     pub locks: Locks,
     /// Pipes behind named pipes that are open.
@@ -141,6 +144,7 @@ impl Program {
             self.head.last_pid = self.head.last_pid % (PIDS_PER_PROGRAM - 1) + 1;
             let pid = Pid(base + self.head.last_pid);
             let in_use = self.threads.contains_key(&pid)
+                || self.ttys().any(|(_, tty)| tty.session == Some(pid) || tty.foreground == Some(pid))
                 || self.processes.values().any(|p| p.pid == pid || p.group == pid || p.session == pid);
             if !in_use {
                 return Ok(pid);

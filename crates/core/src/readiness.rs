@@ -4,6 +4,7 @@ use crate::{
     files::{Description, DescriptionId, Kind, UnixId},
     pipe::{ATOMIC, Pipe},
     program::Program,
+    syscall::terminals,
     unix::{QUEUE_LIMIT, UnixKind, UnixState},
 };
 use shimos_abi::{ids::Pid, time::Nanos};
@@ -44,9 +45,9 @@ fn look(program: &Program, who: Viewer, id: DescriptionId, looks: &mut u32) -> u
         Kind::PipeReader(pipe) => program.pipes.get(pipe).map_or(bits::ERR, reading_end),
         Kind::PipeWriter(pipe) => program.pipes.get(pipe).map_or(bits::ERR, writing_end),
         Kind::PipeBoth(pipe) => program.pipes.get(pipe).map_or(bits::ERR, |pipe| reading_end(pipe) | writing_end(pipe)),
-        Kind::Console(_) => {
-            let typed = if program.terminal.input.0.is_empty() { 0 } else { bits::READ };
-            typed | bits::WRITE
+        Kind::Master(_, pair) => terminals::master_readiness(program, *pair),
+        kind @ (Kind::Console(_) | Kind::Slave { .. }) => {
+            terminals::opened(program, kind).map_or(bits::ERR, |opened| terminals::readiness(program, opened))
         }
         Kind::Shimos(_, conversation) => {
             let answer = if conversation.answer.is_empty() { 0 } else { bits::READ };

@@ -12,6 +12,7 @@ use crate::{
     program::{Head, Held, Program},
     terminal::Terminal,
     thread::Thread,
+    tty::{Pair, PairId},
     unix::UnixSocket,
 };
 use alloc::{
@@ -46,6 +47,7 @@ mod kind {
     pub const QUEUE: u16 = 33;
     pub const EVENT: u16 = 30;
     pub const SEALS: u16 = 31;
+    pub const PAIR: u16 = 50;
 }
 
 /// Version of all records; fields may be added without a new one, as they are numbered.
@@ -85,6 +87,7 @@ pub fn encode(program: &Program, buffer: Vec<u8>) -> Vec<u8> {
     for held in &program.held {
         add(&mut writer, kind::HELD, held);
     }
+    add_all(&mut writer, kind::PAIR, &program.pairs);
     add(&mut writer, kind::LOCKS, &program.locks);
     add(&mut writer, kind::FIFOS, &program.fifos);
     add(&mut writer, kind::IPC, &program.ipc);
@@ -108,6 +111,7 @@ struct Parts {
     tree: Option<Tree>,
     net: Option<Stack>,
     terminal: Option<Terminal>,
+    pairs: BTreeMap<PairId, Pair>,
     held: VecDeque<Held>,
     locks: Locks,
     fifos: BTreeMap<NodeId, PipeId>,
@@ -145,6 +149,7 @@ impl Parts {
             kind::NET => self.net = Some(decode(payload)?),
             kind::TERMINAL => self.terminal = Some(decode(payload)?),
             kind::HELD => self.held.push_back(decode(payload)?),
+            kind::PAIR => pair(&mut self.pairs, payload)?,
             kind::LOCKS => self.locks = decode(payload)?,
             kind::FIFOS => self.fifos = decode(payload)?,
             kind::IPC => self.ipc = decode(payload)?,
@@ -193,6 +198,7 @@ pub fn decode_program(image: &Image, id: ProgramId) -> Result<Program, BadRecord
         tree: parts.tree.ok_or(missing)?,
         net: parts.net.ok_or(missing)?,
         terminal: parts.terminal.ok_or(missing)?,
+        pairs: parts.pairs,
         held: parts.held,
         locks: parts.locks,
         fifos: parts.fifos,
@@ -237,8 +243,12 @@ fn validate(program: &Program, id: ProgramId) -> Result<(), BadRecords> {
     program.objects.validate().map_err(BadRecords)?;
     program.ipc.validate().map_err(BadRecords)?;
     program.tree.validate().map_err(BadRecords)?;
-    if program.terminal.settings.len() != Terminal::SETTINGS {
-        return Err(BadRecords("a terminal without settings"));
+    let lost = |kind: &Kind| match kind {
+        Kind::Master(_, pair) => !program.pairs.contains_key(pair),
+        _ => false,
+    };
+    if program.descriptions.values().any(|description| lost(&description.kind)) {
+        return Err(BadRecords("a master of no pair"));
     }
     Ok(())
 }

@@ -29,8 +29,10 @@ pub enum Key {
     Unix(crate::files::UnixId),
     /// A network socket's readiness changes.
     Socket(SocketId),
-    /// The console has input.
+    /// The console has input, or room.
     Terminal,
+    /// A pair of pseudo terminals has input, output, room, or loses an end.
+    Pair(crate::tty::PairId),
     /// A child of this process ends, stops or goes on.
     Child(Pid),
     /// A futex word: address space or object, and the place in it.

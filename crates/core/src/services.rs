@@ -5,6 +5,7 @@ use crate::{
     device::{console::ConsoleOwner, disk::DiskOwner},
     event::{Event, EventId, watches::Watch},
     files::{DescriptionId, FilesId, Kind},
+    jobs,
     pending::{Lost, PendingPages, Place},
     process::SpaceId,
     resident::{Key, Resident},
@@ -260,6 +261,8 @@ impl<M: Machine> Services<M> {
                 let _ = resident.program.net.close(now, socket);
             }
             Kind::Event(_, event) => end_event(resident, event),
+            Kind::Master(_, pair) => jobs::master_closed(resident, pair),
+            Kind::Slave { pair, .. } => jobs::slave_closed(resident, pair),
             Kind::Unix(socket) => {
                 for dropped in syscall::unix_closed(resident, socket) {
                     self.release_description(resident, dropped);

@@ -10,6 +10,9 @@ pub struct Signal(#[n(0)] u8);
 
 #[allow(missing_docs, reason = "the names are those of signal(7)")]
 impl Signal {
+    pub const HUP: Signal = Signal(1);
+    pub const INT: Signal = Signal(2);
+    pub const QUIT: Signal = Signal(3);
     pub const ILL: Signal = Signal(4);
     pub const TRAP: Signal = Signal(5);
     pub const BUS: Signal = Signal(7);

@@ -1,10 +1,13 @@
-//! The program's console as a terminal: a numbered stream of output bytes, and a line discipline for input.
-use crate::pipe::Bytes;
+//! The program's console: a terminal whose output is a numbered stream of bytes.
+use crate::{pipe::Bytes, tty::Tty};
 use alloc::vec::Vec;
 use minicbor::{Decode, Encode};
-use shimos_abi::ids::{Life, Pid};
+use shimos_abi::ids::Life;
 
-/// A terminal.
+/// Bytes of output that may wait to be printed.
+pub const UNPRINTED_LIMIT: usize = 1 << 20;
+
+/// A console.
 #[derive(Clone, Debug, Encode, Decode)]
 pub struct Terminal {
     /// Bytes written since the program began: the place of the next byte in its output stream.
@@ -23,54 +26,35 @@ pub struct Terminal {
     /// Which owner that was: another one gets everything that is not known to be printed.
     #[cbor(skip)]
     pub sent_to: Option<Life>,
-    /// Typed and ready to be read.
-    #[n(1)]
-    pub input: Bytes,
-    /// The structure of TCGETS, as programs set it.
-    #[n(2)]
-    #[cbor(with = "minicbor::bytes")]
-    pub settings: Vec<u8>,
-    /// Rows, columns, and their sizes in pixels.
-    #[n(3)]
-    pub window: [u16; 4],
-    /// Foreground process group.
-    #[n(4)]
-    pub foreground: Option<Pid>,
-    /// Session that has it as controlling terminal.
-    #[n(5)]
-    pub session: Option<Pid>,
+    /// Settings, input, controlled session. The numbers 1 to 5 were parts of it.
+    #[n(7)]
+    #[cbor(default)]
+    pub tty: Tty,
 }
 
 impl Terminal {
-    /// Size of the kernel's termios structure.
-    pub const SETTINGS: usize = 36;
-
-    /// A terminal in its usual settings.
+    /// A console in its usual settings.
     pub fn new() -> Terminal {
-        // c_iflag ICRNL|IXON, c_oflag OPOST|ONLCR, c_cflag B38400|CS8|CREAD, c_lflag ISIG|ICANON|ECHO|ECHOE|ECHOK|IEXTEN.
-        let mut settings = Vec::with_capacity(Self::SETTINGS);
-        for flags in [0x500_u32, 0x5, 0xbf, 0x8a3b & !0x8000 | 0x8000] {
-            settings.extend_from_slice(&flags.to_le_bytes());
-        }
-        settings.push(0);
-        settings.extend_from_slice(&[3, 28, 127, 21, 4, 0, 1, 0, 17, 19, 26, 0, 18, 15, 23, 22, 0, 0, 0]);
-        Terminal {
-            written: 0,
-            unprinted: Bytes::default(),
-            released: 0,
-            sent: 0,
-            sent_to: None,
-            input: Bytes::default(),
-            settings,
-            window: [24, 80, 0, 0],
-            foreground: None,
-            session: None,
-        }
+        Terminal { written: 0, unprinted: Bytes::default(), released: 0, sent: 0, sent_to: None, tty: Tty::new(24, 80) }
     }
 
     /// The place of the first byte that is not known to be printed.
     pub fn printed(&self) -> u64 {
         self.written.saturating_sub(self.unprinted.0.len() as u64)
+    }
+
+    /// Adds bytes to the stream. They are not processed as `c_oflag` says: the machine's console prints lines. Bytes that
+    /// find no room are lost; who may not lose any asks [`Terminal::has_room`] before.
+    pub fn show(&mut self, bytes: &[u8]) {
+        if self.has_room() {
+            self.unprinted.0.extend(bytes);
+            self.written = self.written.wrapping_add(bytes.len() as u64);
+        }
+    }
+
+    /// Whether output may be added.
+    pub fn has_room(&self) -> bool {
+        self.unprinted.0.len() < UNPRINTED_LIMIT
     }
 
     /// Everything written so far may leave.
@@ -94,12 +78,6 @@ impl Terminal {
     pub fn note_printed(&mut self, place: u64) {
         let count = place.min(self.sent).saturating_sub(self.printed());
         self.unprinted.0.drain(..count as usize);
-    }
-
-    /// Takes up to a line of input out, at most `most` bytes.
-    pub fn read(&mut self, most: usize) -> Vec<u8> {
-        let line = self.input.0.iter().position(|byte| *byte == b'\n').map_or(self.input.0.len(), |at| at + 1);
-        self.input.0.drain(..line.min(most)).collect()
     }
 }
 

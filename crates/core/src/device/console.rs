@@ -21,8 +21,6 @@ use shimos_ikc::Endpoint;
 const PIECE: usize = 1024;
 /// Bytes of an unfinished line that the owner keeps.
 const LINE_LIMIT: usize = 4096;
-/// Bytes of a program's output that may wait to be printed.
-const UNPRINTED_LIMIT: usize = 1 << 20;
 /// Packets kept while the owner is away.
 const UNSENT_LIMIT: usize = 4096;
 
@@ -211,7 +209,7 @@ pub fn work<M: Machine>(services: &mut Services<M>, resident: &mut Resident<M>) 
         return;
     }
     if let Some(owner) = owner {
-        let full = program.terminal.unprinted.0.len() >= UNPRINTED_LIMIT;
+        let full = !program.terminal.has_room();
         let stream = program.head.started.0;
         program.terminal.note_printed(services.ikc.area().printed(owner.kernel, program.head.id, stream));
         if full {
@@ -255,11 +253,10 @@ pub fn receive<M: Machine>(services: &mut Services<M>, bytes: &[u8]) {
 pub fn write<M: Machine>(c: &mut Context<'_, M>, bytes: &[u8]) -> Progress {
     let holds = c.resident.program.holds_output();
     let terminal = &mut c.resident.program.terminal;
-    if terminal.unprinted.0.len() >= UNPRINTED_LIMIT {
+    if !terminal.has_room() {
         return Progress::Wait(Key::Terminal);
     }
-    terminal.unprinted.0.extend(bytes);
-    terminal.written += bytes.len() as u64;
+    terminal.show(bytes);
     if !holds {
         terminal.release();
         work(c.services, c.resident);

@@ -51,6 +51,7 @@ pub const EVENT_DEVICE: u32 = 14;
 /// The number of the device that a file is on.
 pub fn device_of(node: NodeId) -> u32 {
     match node {
+        NodeId::Synthetic { mount, .. } if mount == crate::devpts::PTS_MOUNT.number => ROOT_DEVICE + 3,
         NodeId::Synthetic { mount, node } => match Node::from_id(mount, node).map(|node| node.file) {
             Ok(File::OpenPipe) => PIPE_DEVICE,
             Ok(File::OpenSocket | File::OpenUnix) => SOCKET_DEVICE,
@@ -280,6 +281,7 @@ impl Proc<'_> {
                     Open::Full(_) => b"/dev/full".to_vec(),
                     Open::Random(_) => b"/dev/urandom".to_vec(),
                     Open::Shimos(..) => b"/dev/shimos".to_vec(),
+                    Open::Master(..) => b"/dev/ptmx".to_vec(),
                     _ => UNREACHABLE.to_vec(),
                 }
             }

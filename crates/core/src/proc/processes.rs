@@ -1,7 +1,9 @@
 //! Texts of /proc that tell of one process or thread.
 use super::{File, Node, Proc, ROOT_DEVICE, memory::kib, system::ticks};
 use crate::{
+    devpts::SLAVE_MAJOR,
     files::{Kind as Open, OnExec},
+    jobs::TtyName,
     process::{Process, UNLIMITED},
     signal::{Action, SigSet, Signal},
     thread::{Counters, State, Thread},
@@ -9,19 +11,25 @@ use crate::{
 use alloc::{format, string::String, vec::Vec};
 use shimos_abi::{addr::PAGE, errno::Errno, ids::Pid, time::Nanos};
 use shimos_memory::{AddressSpace, Prot, Sharing, VmaFlags};
-use shimos_vfs::NodeId;
+use shimos_vfs::{NodeId, Rdev};
 
-/// The program's console as a controlling terminal.
+/// A controlling terminal.
 #[derive(Clone, Copy)]
 pub(super) struct Tty {
-    /// The session it controls.
-    pub session: Option<Pid>,
+    /// Which.
+    pub name: TtyName,
     /// The process group in the foreground.
     pub foreground: Option<Pid>,
 }
 
-/// Number of /dev/console.
-const CONSOLE: u32 = 5 << 8 | 1;
+/// The number of a terminal, as stat shows it.
+fn device_number(name: TtyName) -> u64 {
+    match name {
+        TtyName::Console => Rdev { major: 5, minor: 1 },
+        TtyName::Slave(pair) => Rdev { major: SLAVE_MAJOR, minor: pair.0 },
+    }
+    .encoded()
+}
 
 /// One thread of a process, or the process as a whole.
 #[derive(Clone, Copy)]
@@ -71,7 +79,7 @@ fn escaped(name: &str) -> String {
 
 impl Proc<'_> {
     /// The text of a file of a process. EISDIR and EINVAL for what has none.
-    pub(super) fn process_text(&self, node: Node, tty: Tty) -> Result<Vec<u8>, Errno> {
+    pub(super) fn process_text(&self, node: Node, tty: Option<Tty>) -> Result<Vec<u8>, Errno> {
         if !node.file.within(File::Process) {
             return Err(Errno::EINVAL);
         }
@@ -201,7 +209,7 @@ impl Proc<'_> {
     }
 
     /// stat, as in proc(5).
-    fn process_stat(&self, process: &Process, subject: Subject<'_>, tty: Tty) -> String {
+    fn process_stat(&self, process: &Process, subject: Subject<'_>, tty: Option<Tty>) -> String {
         let (id, used) = (self.id(process, subject), self.used_by(process, subject));
         let done = self.counters(process, subject);
         let (children, theirs) = match subject {
@@ -212,11 +220,9 @@ impl Proc<'_> {
             Subject::One(thread) => Some(thread),
             Subject::Whole => self.threads.get(&process.pid),
         };
-        let controlled = process.zombie.is_none() && tty.session == Some(process.session);
-        let (terminal, foreground) = match tty.foreground {
-            _ if !controlled => (0, -1),
-            None => (CONSOLE, -1),
-            Some(group) => (CONSOLE, i64::from(group.0)),
+        let (terminal, foreground) = match tty.filter(|_| process.zombie.is_none()) {
+            None => (0, -1),
+            Some(tty) => (device_number(tty.name), tty.foreground.map_or(-1, |group| i64::from(group.0))),
         };
         let threads = self.threads_of(process.pid).count();
         let space = self.space(process);
@@ -437,10 +443,11 @@ fn io(done: Counters) -> String {
 }
 
 /// The file systems that are mounted: what of, where, type, options, and the minor number of the device.
-const MOUNTS: [(&str, &str, &str, &str, u32); 3] = [
+const MOUNTS: [(&str, &str, &str, &str, u32); 4] = [
     ("shimos", "/", "overlay", "rw,relatime", ROOT_DEVICE),
     ("proc", "/proc", "proc", "rw,nosuid,nodev,noexec,relatime", ROOT_DEVICE + 1),
     ("sysfs", "/sys", "sysfs", "ro,nosuid,nodev,noexec,relatime", ROOT_DEVICE + 2),
+    ("devpts", "/dev/pts", "devpts", "rw,nosuid,noexec,relatime,gid=5,mode=620,ptmxmode=000", ROOT_DEVICE + 3),
 ];
 
 fn mounts() -> String {

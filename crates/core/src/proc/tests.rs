@@ -80,6 +80,7 @@ fn process(pid: Pid, parent: Pid, user: u32) -> Process {
         ended_counters: Default::default(),
         children_counters: Default::default(),
         login: None,
+        detached: None,
     }
 }
 
@@ -175,7 +176,7 @@ fn walk(proc: &Proc<'_>, mount: u8, path: &str) -> Result<u64, Fault> {
 
 fn text(proc: &Proc<'_>, mount: u8, path: &str) -> Result<String, Errno> {
     let id = walk(proc, mount, path).map_err(|_| Errno::ENOENT)?;
-    let tty = Tty { session: Some(INIT), foreground: Some(CHILD) };
+    let tty = Some(Tty { name: crate::jobs::TtyName::Console, foreground: Some(CHILD) });
     proc.text(proc.node(mount, id)?, tty).map(|text| String::from_utf8_lossy(&text).into_owned())
 }
 
@@ -223,7 +224,7 @@ fn ids_name_what_they_were_made_for() {
 fn every_listed_file_can_be_looked_up_stated_and_read() {
     let world = World::new();
     let proc = world.seen_by(INIT);
-    let tty = Tty { session: None, foreground: None };
+    let tty = None;
     let mut count = 0;
     let mut todo = vec![(0, PROC_MOUNT.root), (1, SYS_MOUNT.root)];
     while let Some((mount, dir)) = todo.pop() {

@@ -81,7 +81,10 @@ pub fn content<M: Machine>(c: &mut Context<'_, M>, node: NodeId) -> Result<Vec<u
             if let Some(text) = ipc::text(file, program) {
                 return Ok(text.into_bytes());
             }
-            let terminal = Tty { session: program.terminal.session, foreground: program.terminal.foreground };
+            let process = program.processes.get(&node.pid);
+            let name = process.and_then(|process| program.controlling(process));
+            let tty = name.and_then(|name| program.tty(name).map(|tty| (name, tty)));
+            let terminal = tty.map(|(name, tty)| Tty { name, foreground: tty.foreground });
             proc.text(node, terminal)?
         }
     })
@@ -131,7 +134,7 @@ pub fn store<M: Machine>(c: &mut Context<'_, M>, node: NodeId, bytes: &[u8]) -> 
 
 impl Proc<'_> {
     /// The text of a regular file, as far as it can be told without reading memory.
-    pub(super) fn text(&self, node: Node, tty: Tty) -> core::result::Result<Vec<u8>, Errno> {
+    pub(super) fn text(&self, node: Node, tty: Option<Tty>) -> core::result::Result<Vec<u8>, Errno> {
         if let Some(text) = self.setting(node.file) {
             return Ok(text.into_bytes());
         }

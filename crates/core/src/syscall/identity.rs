@@ -216,6 +216,7 @@ pub fn setsid<M: Machine>(c: &mut Context<'_, M>, _: Arguments) -> Result<u64> {
     let process = c.process_mut()?;
     process.session = pid;
     process.group = pid;
+    process.detached = None;
     Ok(pid.0.into())
 }
 

@@ -3,6 +3,7 @@ use super::Arguments;
 use crate::{
     context::{Context, Result, Stop},
     delivery,
+    jobs::{self, Leaving},
     process::{Ending, Process, SpaceId},
     resident::{Key, Resident},
     services::Services,
@@ -295,6 +296,8 @@ pub fn end_process<M: Machine>(resident: &mut Resident<M>, services: &mut Servic
         resident.ended = Some(ending.status());
         return;
     }
+    jobs::give_up(resident, pid, Leaving::Ends);
+    jobs::cut_ties(resident, pid, parent, Some(pid));
     let mut ended = Vec::new();
     for child in resident.program.processes.values_mut().filter(|child| child.parent == pid) {
         child.parent = init;
@@ -302,6 +305,10 @@ pub fn end_process<M: Machine>(resident: &mut Resident<M>, services: &mut Servic
         if let Some(ending) = child.zombie {
             ended.push((child.pid, ending));
         }
+    }
+    let children: Vec<Pid> = resident.program.children_of(init).map(|child| child.pid).collect();
+    for child in children {
+        jobs::cut_ties(resident, child, pid, None);
     }
     for (child, ending) in ended {
         tell_parent(resident, child, init, Some(Signal::CHLD), ending);

@@ -3,6 +3,7 @@ use super::{Arguments, clock, transfer::flags};
 use crate::{
     content,
     context::{Context, Result},
+    devpts::{self, Change},
     files::Kind as Open,
     names::AT_FDCWD,
     proc,
@@ -182,6 +183,9 @@ fn node_at<M: Machine>(c: &mut Context<'_, M>, dirfd: u64, path: &[u8], flags: u
 }
 
 fn set_mode<M: Machine>(c: &mut Context<'_, M>, node: NodeId, mode: u64) -> Result<u64> {
+    if devpts::change(c, node, Change::Mode(mode as u16))?.is_some() {
+        return Ok(0);
+    }
     c.change(|tree, sources, actor| tree.set_mode(sources, actor, node, mode as u16 & 0o7777))?;
     Ok(0)
 }
@@ -203,6 +207,9 @@ pub fn fchmodat<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64>
 
 fn set_owner<M: Machine>(c: &mut Context<'_, M>, node: NodeId, uid: u64, gid: u64) -> Result<u64> {
     let id = |value: u64| (value as u32 != u32::MAX).then_some(value as u32);
+    if devpts::change(c, node, Change::Owner(id(uid), id(gid)))?.is_some() {
+        return Ok(0);
+    }
     c.change(|tree, sources, actor| tree.set_owner(sources, actor, node, id(uid), id(gid)))?;
     Ok(0)
 }
@@ -240,6 +247,11 @@ fn set_times<M: Machine>(c: &mut Context<'_, M>, node: NodeId, atime: Stamp, mti
         (Stamp::Keep, Stamp::Keep) => return Ok(0),
         (atime, mtime) => Times { atime: concrete(atime, now), mtime: concrete(mtime, now) },
     };
+    if let Some(time) = times.mtime.or(times.atime)
+        && devpts::change(c, node, Change::Touched(time))?.is_some()
+    {
+        return Ok(0);
+    }
     c.change(|tree, sources, actor| tree.set_times(sources, actor, node, times))?;
     Ok(0)
 }
@@ -343,6 +355,7 @@ enum FileSystem {
     Overlay,
     Proc,
     Sys,
+    Pts,
     Pipes,
     Sockets,
 }
@@ -351,6 +364,7 @@ impl FileSystem {
     fn of(node: NodeId) -> FileSystem {
         match node {
             NodeId::Synthetic { mount, .. } if mount == proc::PROC_MOUNT.number => FileSystem::Proc,
+            NodeId::Synthetic { mount, .. } if mount == devpts::PTS_MOUNT.number => FileSystem::Pts,
             NodeId::Synthetic { .. } => FileSystem::Sys,
             _ => FileSystem::Overlay,
         }
@@ -360,6 +374,7 @@ impl FileSystem {
             FileSystem::Overlay => 0x794c_7630,
             FileSystem::Proc => 0x9fa0,
             FileSystem::Sys => 0x6265_6572,
+            FileSystem::Pts => 0x1cd1,
             FileSystem::Pipes => 0x5049_5045,
             FileSystem::Sockets => 0x534f_434b,
         }

@@ -34,8 +34,10 @@ mod shared;
 mod signalfd;
 mod signals;
 mod system;
+pub mod terminals;
 mod timerfd;
 mod transfer;
+mod tty_control;
 mod unix;
 mod wait;
 
@@ -112,8 +114,8 @@ table! {
     14 rt_sigprocmask => signals::rt_sigprocmask;
     15 rt_sigreturn => signals::rt_sigreturn;
     16 ioctl => ioctl::ioctl,
-        partial "terminals: `TCGETS` to `TCSETSF`, `TIOCSCTTY`, `TIOCNOTTY`, `TIOC[GS]PGRP`, `TIOCGSID`, \
-         `TIOC[GS]WINSZ`; descriptors: `FIONREAD`, `FIONBIO`, `FIOCLEX`, `FIONCLEX`; nothing else \
+        partial "terminals: all of ioctl_tty(2) but locked settings, modem lines, `TIOCCONS` and the requests of \
+         virtual consoles and serial lines; descriptors: `FIONREAD`, `FIONBIO`, `FIOCLEX`, `FIONCLEX`; nothing else \
          (`ENOTTY`)";
     17 pread64 => transfer::pread64;
     18 pwrite64 => transfer::pwrite64;
@@ -254,6 +256,7 @@ table! {
     145 sched_getscheduler => scheduling::sched_getscheduler;
     146 sched_get_priority_max => scheduling::sched_get_priority_max;
     147 sched_get_priority_min => scheduling::sched_get_priority_min;
+    153 vhangup => tty_control::vhangup;
     157 prctl => system::prctl,
         partial "`PR_[GS]ET_NAME`, `PR_[GS]ET_DUMPABLE`, `PR_CAPBSET_READ`; nothing else (`EINVAL`)";
     158 arch_prctl => system::arch_prctl, partial "`ARCH_[GS]ET_FS`, `ARCH_[GS]ET_GS`; nothing else (`EINVAL`)";

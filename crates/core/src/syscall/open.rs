@@ -1,9 +1,16 @@
 //! Opening files.
-use super::{Arguments, descriptors::on_exec, transfer::flags};
+use super::{
+    Arguments,
+    descriptors::on_exec,
+    terminals::{self, Control},
+    transfer::flags,
+};
 use crate::{
     content,
     context::{Context, Result},
+    devpts,
     files::{Conversation, Descriptor, Kind as Open, Place},
+    jobs::{self, TtyName},
     names::AT_FDCWD,
     pipe::{Pipe, PipeId},
     resident::Key,
@@ -144,27 +151,36 @@ fn install<M: Machine>(c: &mut Context<'_, M>, node: NodeId, place: Place, kind:
 }
 
 fn device<M: Machine>(c: &mut Context<'_, M>, node: NodeId, metadata: &Metadata, flags: u64) -> Result<Open> {
+    // Who may only write to a terminal does not get its signals.
+    let reads = flags as u32 & flags::ACCESS_MODE != flags::WRITE_ONLY;
+    let control = if flags & O_NOCTTY == 0 && reads { Control::Take } else { Control::Leave };
     Ok(match metadata.rdev {
         Rdev { major: 1, minor: 3 } => Open::Null(node),
         Rdev { major: 1, minor: 5 } => Open::Zero(node),
         Rdev { major: 1, minor: 7 } => Open::Full(node),
         Rdev { major: 1, minor: 8 | 9 } => Open::Random(node),
         Rdev { major: 5, minor: 0 } => {
-            let session = c.process()?.session;
-            if c.resident.program.terminal.session != Some(session) {
-                return Err(Errno::ENXIO.into());
+            // It is the caller's already, so nothing is acquired.
+            match terminals::own(c)? {
+                TtyName::Console => Open::Console(node),
+                TtyName::Slave(pair) => {
+                    let hangups = terminals::open_slave(c, pair, Control::Leave)?;
+                    Open::Slave { node, pair, hangups }
+                }
+            }
+        }
+        Rdev { major: 5, minor: 1 } => {
+            let free = c.resident.program.terminal.tty.session.is_none();
+            if control == Control::Take && free && jobs::may_acquire(c)? {
+                jobs::acquire(c, TtyName::Console)?;
             }
             Open::Console(node)
         }
-        Rdev { major: 5, minor: 1 } => {
-            let process = c.process()?;
-            let (session, pid, group) = (process.session, process.pid, process.group);
-            let terminal = &mut c.resident.program.terminal;
-            if flags & O_NOCTTY == 0 && session == pid && terminal.session.is_none() {
-                terminal.session = Some(session);
-                terminal.foreground = Some(group);
-            }
-            Open::Console(node)
+        Rdev { major: 5, minor: 2 } => Open::Master(node, terminals::open_master(c)?),
+        Rdev { major: devpts::SLAVE_MAJOR, .. } => {
+            let pair = devpts::pair_of(node).ok_or(Errno::EIO)?;
+            let hangups = terminals::open_slave(c, pair, control)?;
+            Open::Slave { node, pair, hangups }
         }
         Rdev { major: 10, minor: 220 } => {
             if c.process()?.credentials.euid != 0 {

@@ -1,5 +1,5 @@
 //! Moving bytes: read, write and their relatives.
-use super::Arguments;
+use super::{Arguments, terminals};
 use crate::{
     content,
     context::{Context, MAX_TRANSFER, Result, Stop, wait_for},
@@ -106,9 +106,10 @@ pub fn read_from<M: Machine>(
             advance(c, id, at, to - from)?;
             Ok(text[from..to].to_vec())
         }
-        Kind::Console(_) => {
-            let bytes = c.resident.program.terminal.read(count);
-            if bytes.is_empty() && count != 0 { wait_if(c, waiting, Key::Terminal) } else { Ok(bytes) }
+        Kind::Master(_, pair) => terminals::read_master(c, pair, count, waiting),
+        Kind::Console(_) | Kind::Slave { .. } => {
+            let opened = terminals::opened(&c.resident.program, &kind).ok_or(Errno::EIO)?;
+            terminals::read(c, opened, count, waiting)
         }
         Kind::Shimos(..) => device::shimos::read(c, id, count),
         Kind::Socket(socket) => {
@@ -222,7 +223,11 @@ pub fn write_to<M: Machine>(
         }
         Kind::Null(_) | Kind::Zero(_) | Kind::Random(_) => Ok(Progress::Moved(bytes.len())),
         Kind::Full(_) => Err(Errno::ENOSPC.into()),
-        Kind::Console(_) => Ok(device::console::write(c, bytes)),
+        Kind::Master(_, pair) => terminals::write_master(c, pair, bytes),
+        kind @ (Kind::Console(_) | Kind::Slave { .. }) => {
+            let opened = terminals::opened(&c.resident.program, &kind).ok_or(Errno::EIO)?;
+            terminals::write(c, opened, bytes)
+        }
         Kind::PipeWriter(pipe) | Kind::PipeBoth(pipe) => {
             let state = c.resident.program.pipes.get_mut(&pipe).ok_or(Errno::EBADF)?;
             if state.readers == 0 {

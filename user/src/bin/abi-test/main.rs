@@ -9,6 +9,7 @@ mod epoll;
 mod events;
 mod files;
 mod ipc;
+mod jobs;
 mod memory;
 mod names;
 mod pipes;
@@ -20,6 +21,7 @@ mod programs;
 mod signals;
 mod sockets;
 mod times;
+mod ttys;
 mod unix;
 
 use shimos_user::raw;
@@ -54,6 +56,8 @@ fn main() -> ExitCode {
             pipes::TESTS,
             memory::TESTS,
             times::TESTS,
+            ttys::TESTS,
+            jobs::TESTS,
             polling::TESTS,
             epoll::TESTS,
             events::TESTS,
