@@ -236,6 +236,7 @@ impl<M: Machine> Kernel<M> {
             ipc: Default::default(),
             queues: BTreeMap::new(),
             seals: BTreeMap::new(),
+            timers: BTreeMap::new(),
         };
         program.tables.insert(files, FileTable::new());
         program.processes.insert(pid, first_process(pid, files, root, now));
@@ -305,7 +306,6 @@ fn first_process(pid: Pid, files: FilesId, root: NodeId, now: Nanos) -> Process 
         exe: String::new(),
         comm: exec::command_name(b"init"),
         limits: initial_limits(),
-        alarm: None,
         started: now,
         children_used: Nanos(0),
         ended_used: Nanos(0),

@@ -7,6 +7,7 @@ use crate::{
     signal::{Action, Effect, Info, SigSet, Signal},
     syscall,
     thread::State,
+    timers,
 };
 use alloc::{vec, vec::Vec};
 use shimos_abi::{addr::UserAddr, errno::Errno, ids::Pid};
@@ -129,8 +130,9 @@ pub fn deliver<M: Machine>(
         if next.is_none() {
             next = process.pending.take(allowed);
         }
-        let Some((signal, info)) = next else { return outcome };
+        let Some((signal, mut info)) = next else { return outcome };
         let action = process.actions.get(signal.index()).copied().unwrap_or_default();
+        timers::note_delivery(&mut resident.program, pid, &mut info);
         if action.handler == Action::IGNORE {
             continue;
         }

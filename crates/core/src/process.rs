@@ -68,9 +68,6 @@ pub struct Process {
     /// Resource limits: soft and hard, by `RLIMIT_` number.
     #[n(18)]
     pub limits: Vec<(u64, u64)>,
-    /// ITIMER_REAL: next expiry and period.
-    #[n(19)]
-    pub alarm: Option<(Nanos, Nanos)>,
     /// When it started.
     #[n(20)]
     pub started: Nanos,

@@ -3,7 +3,10 @@
 //! Plain data with ids instead of pointers. What can be derived (page tables, wait lists, ready lists) lives beside it
 //! in [`crate::resident::Resident`].
 use crate::{
-    event::{Event, EventId},
+    event::{
+        Event, EventId,
+        timer::{Timer, TimerKey},
+    },
     files::{Description, DescriptionId, Descriptor, FileTable, FilesId, Kind, UnixId},
     ipc::{
         Ipc,
@@ -59,6 +62,8 @@ pub struct Program {
     pub unix: BTreeMap<UnixId, UnixSocket>,
     /// Its event objects.
     pub events: BTreeMap<EventId, Event>,
+    /// Timers that send signals.
+    pub timers: BTreeMap<TimerKey, Timer>,
     /// Its names of files.
     pub tree: Tree,
     /// Its network.
@@ -171,6 +176,12 @@ impl Program {
     /// The threads of a process.
     pub fn threads_of(&self, process: Pid) -> impl Iterator<Item = &Thread> {
         self.threads.values().filter(move |thread| thread.process == process)
+    }
+
+    /// Processor time that a process has used.
+    pub fn used_by(&self, process: Pid) -> Nanos {
+        let ended = self.processes.get(&process).map_or(Nanos(0), |process| process.ended_used);
+        self.threads_of(process).fold(ended, |sum, thread| sum + thread.used)
     }
 
     /// Whether a process has another thread than `tid`.

@@ -1,6 +1,9 @@
 //! A program as the records of an image, and back. What is read back is hostile input.
 use crate::{
-    event::{Event, EventId},
+    event::{
+        Event, EventId,
+        timer::{Timer, TimerKey},
+    },
     files::{Description, DescriptionId, FileTable, FilesId, Kind, UnixId},
     ipc::{
         Ipc,
@@ -48,6 +51,7 @@ mod kind {
     pub const EVENT: u16 = 30;
     pub const SEALS: u16 = 31;
     pub const PAIR: u16 = 50;
+    pub const TIMER: u16 = 34;
 }
 
 /// Version of all records; fields may be added without a new one, as they are numbered.
@@ -81,6 +85,7 @@ pub fn encode(program: &Program, buffer: Vec<u8>) -> Vec<u8> {
     add_all(&mut writer, kind::PIPE, &program.pipes);
     add_all(&mut writer, kind::UNIX, &program.unix);
     add_all(&mut writer, kind::EVENT, &program.events);
+    add_all(&mut writer, kind::TIMER, &program.timers);
     add(&mut writer, kind::TREE, &program.tree);
     add(&mut writer, kind::NET, &program.net);
     add(&mut writer, kind::TERMINAL, &program.terminal);
@@ -108,6 +113,7 @@ struct Parts {
     pipes: BTreeMap<PipeId, Pipe>,
     unix: BTreeMap<UnixId, UnixSocket>,
     events: BTreeMap<EventId, Event>,
+    timers: BTreeMap<TimerKey, Timer>,
     tree: Option<Tree>,
     net: Option<Stack>,
     terminal: Option<Terminal>,
@@ -145,6 +151,7 @@ impl Parts {
             kind::PIPE => pair(&mut self.pipes, payload)?,
             kind::UNIX => pair(&mut self.unix, payload)?,
             kind::EVENT => pair(&mut self.events, payload)?,
+            kind::TIMER => pair(&mut self.timers, payload)?,
             kind::TREE => self.tree = Some(decode(payload)?),
             kind::NET => self.net = Some(decode(payload)?),
             kind::TERMINAL => self.terminal = Some(decode(payload)?),
@@ -195,6 +202,7 @@ pub fn decode_program(image: &Image, id: ProgramId) -> Result<Program, BadRecord
         pipes: parts.pipes,
         unix: parts.unix,
         events: parts.events,
+        timers: parts.timers,
         tree: parts.tree.ok_or(missing)?,
         net: parts.net.ok_or(missing)?,
         terminal: parts.terminal.ok_or(missing)?,
@@ -261,6 +269,10 @@ fn validate_events(program: &Program) -> Result<(), BadRecords> {
         {
             return Err(BadRecords("a descriptor of no event"));
         }
+    }
+    let alive = |pid| program.processes.get(pid).is_some_and(|process| process.zombie.is_none());
+    if program.timers.keys().any(|key| !alive(&key.process)) {
+        return Err(BadRecords("a timer of no process"));
     }
     for event in program.events.values() {
         if let Event::Epoll(epoll) = event {

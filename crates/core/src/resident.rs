@@ -249,9 +249,8 @@ impl<M: Machine> Resident<M> {
     /// The earliest time at which something happens by itself.
     pub fn next_deadline(&self) -> Option<Nanos> {
         let threads = self.deadlines.first().map(|(deadline, _)| *deadline);
-        let alarms = self.program.processes.values().filter_map(|p| p.alarm.map(|(at, _)| at)).min();
         let net = self.program.net.next_deadline();
-        [threads, alarms, net, self.timers.next(), self.guard.next_checkpoint()].into_iter().flatten().min()
+        [threads, net, self.timers.next(), self.guard.next_checkpoint()].into_iter().flatten().min()
     }
 
     /// Whether it has a thread to run.

@@ -8,6 +8,7 @@ use crate::{
     signal::{Info, Signal},
     syscall::{self, Faulted},
     thread::State,
+    timers,
 };
 use shimos_abi::{ids::Pid, time::Nanos};
 use shimos_hal::{Machine, Trap};
@@ -46,10 +47,13 @@ fn in_call_of<M: Machine>(resident: &Resident<M>, tid: Pid) -> InCall {
 
 /// Runs one thread until its turn is over: it blocks, ends, or `until` comes.
 pub fn run<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>, tid: Pid, until: Nanos) -> Turn {
-    let turn = go_on(resident, services, tid, until);
+    let mut since = services.machine.now();
+    let turn = go_on(resident, services, tid, until, &mut since);
+    let now = services.machine.now();
     // Whichever thread runs next replaces the vector registers. They are forgotten as well: the next program with this
     // thread id may come from an image.
     if let Some(thread) = resident.program.threads.get_mut(&tid) {
+        thread.used = thread.used + (now - since);
         services.machine.save_fpu(&mut thread.fpu);
         let turns = if turn == Turn::Off { &mut thread.counters.waits } else { &mut thread.counters.preemptions };
         *turns = turns.wrapping_add(1);
@@ -58,7 +62,14 @@ pub fn run<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>, t
     turn
 }
 
-fn go_on<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>, tid: Pid, until: Nanos) -> Turn {
+/// Goes on with a thread. What is before `since` is in its account; its calls are its own use as well.
+fn go_on<M: Machine>(
+    resident: &mut Resident<M>,
+    services: &mut Services<M>,
+    tid: Pid,
+    until: Nanos,
+    since: &mut Nanos,
+) -> Turn {
     let Some(thread) = resident.program.threads.get(&tid) else { return Turn::Off };
     if thread.call.is_some() {
         let kind = in_call_of(resident, tid);
@@ -76,6 +87,14 @@ fn go_on<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>, tid
         if has_signals(resident, tid) && delivery::deliver(resident, services, tid, InCall::No) == Delivery::Gone {
             return Turn::Off;
         }
+        let left = if resident.timers.count_use() {
+            let Some(process) = resident.program.threads.get(&tid).map(|thread| thread.process) else {
+                return Turn::Off;
+            };
+            timers::left_to_use(&resident.program, &resident.timers, process, tid)
+        } else {
+            None
+        };
         // execve may have given the thread its process's id; then its turn is over.
         let Some(thread) = resident.program.threads.get_mut(&tid) else { return Turn::Off };
         if thread.state != State::Ready || resident.pending.damage().is_some() {
@@ -84,10 +103,16 @@ fn go_on<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>, tid
         let Some(process) = resident.program.processes.get(&thread.process) else { return Turn::Off };
         let Some(tables) = resident.tables.get(&process.space) else { return Turn::Off };
         let (pid, space) = (process.pid, process.space);
-        let started = services.machine.now();
+        // Timers that a call has set come on time, and so do those that count what the thread uses.
+        let until = resident.timers.next().map_or(until, |at| at.min(until));
+        let until = left.map_or(until, |left| until.min(services.machine.now() + left));
         let trap = services.machine.run(tables, &mut thread.regs, &mut thread.fpu, until);
         let now = services.machine.now();
-        thread.used = thread.used + (now - started);
+        thread.used = thread.used + (now - *since);
+        *since = now;
+        if left.is_some() {
+            timers::expire_used(resident, now);
+        }
         match trap {
             Trap::Interrupted => return Turn::Yielded,
             Trap::Syscall => {

@@ -22,6 +22,8 @@ impl Signal {
     pub const PIPE: Signal = Signal(13);
     pub const ALRM: Signal = Signal(14);
     pub const CHLD: Signal = Signal(17);
+    pub const VTALRM: Signal = Signal(26);
+    pub const PROF: Signal = Signal(27);
     pub const CONT: Signal = Signal(18);
     pub const STOP: Signal = Signal(19);
     pub const TSTP: Signal = Signal(20);
@@ -164,6 +166,10 @@ impl Pending {
         if !known && self.queue.len() < Self::LIMIT {
             self.queue.push((signal, info));
         }
+    }
+    /// Whether a signal is pending with such an info.
+    pub fn has(&self, signal: Signal, such: impl Fn(&Info) -> bool) -> bool {
+        self.queue.iter().any(|(pending, info)| *pending == signal && such(info))
     }
     /// The pending set.
     pub fn set(&self) -> SigSet {

@@ -1,6 +1,7 @@
 //! Timers: when they are due, how often they have been, and the descriptors that tell it.
+use crate::signal::Signal;
 use minicbor::{Decode, Encode};
-use shimos_abi::time::Nanos;
+use shimos_abi::{ids::Pid, time::Nanos};
 
 /// When something is due, and how often again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
@@ -57,6 +58,102 @@ impl TimerFd {
     /// When somebody is to be told: not before what was told is read.
     pub fn deadline(&self) -> Option<Nanos> {
         if self.ticks > 0 { None } else { self.schedule.map(|schedule| schedule.at).filter(|at| *at != Nanos::NEVER) }
+    }
+}
+
+/// Names a timer of a process.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Encode, Decode)]
+pub struct TimerKey {
+    /// Whose it is.
+    #[n(0)]
+    pub process: Pid,
+    /// Which one.
+    #[n(1)]
+    pub slot: Slot,
+}
+
+/// The timers that a process has: three of setitimer(2), and those of timer_create(2).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Encode, Decode)]
+pub enum Slot {
+    /// ITIMER_REAL, which is also alarm(2)'s.
+    #[n(0)]
+    Real,
+    /// ITIMER_VIRTUAL.
+    #[n(1)]
+    Virtual,
+    /// ITIMER_PROF.
+    #[n(2)]
+    Profile,
+    /// One with an id.
+    #[n(3)]
+    Posix(#[n(0)] u32),
+}
+
+/// What a timer runs by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
+pub enum Clock {
+    /// The machine's clock.
+    #[n(0)]
+    Machine,
+    /// The same, but a point in time is one of the wall clock.
+    #[n(1)]
+    Wall,
+    /// Processor time of a process.
+    #[n(2)]
+    Process(#[n(0)] Pid),
+    /// Processor time of a thread.
+    #[n(3)]
+    Thread(#[n(0)] Pid),
+}
+
+impl Clock {
+    /// Whether it stands still while nothing runs.
+    pub fn counts_use(self) -> bool {
+        matches!(self, Clock::Process(_) | Clock::Thread(_))
+    }
+}
+
+/// Who is told that a timer is due.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
+pub enum Tells {
+    /// Nobody (SIGEV_NONE).
+    #[n(0)]
+    Nobody,
+    /// The process.
+    #[n(1)]
+    Process(#[n(0)] Signal),
+    /// One of its threads (SIGEV_THREAD_ID).
+    #[n(2)]
+    Thread(#[n(0)] Signal, #[n(1)] Pid),
+}
+
+/// A timer that sends signals.
+#[derive(Clone, Copy, Debug, Encode, Decode)]
+pub struct Timer {
+    /// What it runs by.
+    #[n(0)]
+    pub clock: Clock,
+    /// When it is due by its clock; none if it is not set.
+    #[n(1)]
+    pub schedule: Option<Schedule>,
+    /// Who is told.
+    #[n(2)]
+    pub tells: Tells,
+    /// What is told along.
+    #[n(3)]
+    pub value: u64,
+    /// How often it was due since its signal was sent and not yet delivered.
+    #[n(4)]
+    pub missed: u64,
+    /// How many of those the signal that was delivered last stood for (timer_getoverrun(2)).
+    #[n(5)]
+    pub overrun: u32,
+}
+
+impl Timer {
+    /// Overruns as they are told: never more than this (DELAYTIMER_MAX).
+    pub fn told(missed: u64) -> u32 {
+        missed.min(i32::MAX as u64) as u32
     }
 }
 

@@ -1,13 +1,6 @@
 //! Programs between their turns: their start, what they need besides running, their end.
 use super::Kernel;
-use crate::{
-    device::console,
-    process::Ending,
-    protect,
-    resident::{Key, Resident},
-    signal::{Info, Signal},
-    syscall,
-};
+use crate::{device::console, process::Ending, protect, resident::Key, signal::Signal, syscall};
 use alloc::{format, vec::Vec};
 use shimos_abi::{
     ids::{Pid, ProgramId},
@@ -39,7 +32,6 @@ impl<M: Machine> Kernel<M> {
         }
         resident.expire(now);
         resident.program.head.load.note(now, resident.ready.len());
-        ring_alarms(resident, now);
         resident.program.net.poll(now);
         while let Some(socket) = resident.program.net.take_changed() {
             resident.wake(Key::Socket(socket));
@@ -84,24 +76,5 @@ impl<M: Machine> Kernel<M> {
             let _ = area.move_home(id, seen, Home::Free);
         }
         self.publish();
-    }
-}
-
-fn ring_alarms<M: Machine>(resident: &mut Resident<M>, now: Nanos) {
-    let mut due = Vec::new();
-    for process in resident.program.processes.values_mut() {
-        if let Some((at, period)) = process.alarm
-            && at <= now
-        {
-            // The phase is kept, also over the gap of a takeover; what was missed is told once.
-            process.alarm = (period != Nanos(0)).then(|| {
-                let missed = (now - at).0 / period.0 + 1;
-                (at + period.times(missed), period)
-            });
-            due.push(process.pid);
-        }
-    }
-    for pid in due {
-        crate::delivery::send_to_process(resident, pid, Signal::ALRM, Info::from_kernel());
     }
 }

@@ -68,7 +68,6 @@ fn process(pid: Pid, parent: Pid, user: u32) -> Process {
         exe: "/bin/sh".into(),
         comm: "a) b\n".into(),
         limits: initial_limits(),
-        alarm: None,
         started: Nanos::secs(2),
         children_used: Nanos(0),
         ended_used: Nanos(0),

@@ -1,10 +1,11 @@
-//! Clocks, sleeping, interval timers.
+//! Clocks and sleeping.
 use super::Arguments;
 use crate::{
     context::{Context, Result, Stop},
-    event::timer::Schedule,
+    event::timer::{Clock, Schedule},
     resident::Resident,
     services::Services,
+    timers,
 };
 use alloc::vec::Vec;
 use shimos_abi::{addr::UserAddr, errno::Errno, ids::Pid, time::Nanos};
@@ -18,12 +19,19 @@ pub const MONOTONIC: u32 = 1;
 pub const PROCESS_CPUTIME: u32 = 2;
 /// Processor time of the thread.
 pub const THREAD_CPUTIME: u32 = 3;
+/// Time since the machine started, never adjusted.
+pub const MONOTONIC_RAW: u32 = 4;
+/// The wall clock, read in a hurry.
+pub const REALTIME_COARSE: u32 = 5;
+/// Time since the machine started, read in a hurry.
+pub const MONOTONIC_COARSE: u32 = 6;
 /// Time since the machine started; it never sleeps.
 pub const BOOTTIME: u32 = 7;
 /// The wall clock; timers of it would wake a machine that sleeps.
 pub const REALTIME_ALARM: u32 = 8;
 /// The same for the time since the start.
 pub const BOOTTIME_ALARM: u32 = 9;
+const TAI: u32 = 11;
 const TIMER_ABSTIME: u64 = 1;
 
 /// Reads a struct timespec; `EINVAL` where it is no time.
@@ -57,10 +65,14 @@ pub fn wall<M: Machine>(c: &Context<'_, M>) -> Nanos {
     Nanos(c.services.machine.wall_clock())
 }
 
-/// struct itimerspec of a timer: its period, and the time left.
+/// struct itimerspec: a period and the time left.
+pub fn span_bytes((period, left): (Nanos, Nanos)) -> Vec<u8> {
+    [timespec(period.0), timespec(left.0)].concat()
+}
+
+/// The same for a timer.
 pub fn timer_spec(schedule: Option<Schedule>, now: Nanos) -> Vec<u8> {
-    let (period, left) = schedule.map_or((0, 0), |schedule| (schedule.period.0, schedule.left(now).0));
-    [timespec(period), timespec(left)].concat()
+    span_bytes(schedule.map(|schedule| (schedule.period, schedule.left(now))).unwrap_or_default())
 }
 
 fn timespec(nanos: u64) -> [u8; 16] {
@@ -72,20 +84,41 @@ pub fn timeval(nanos: u64) -> [u8; 16] {
     pair(nanos / 1_000_000_000, nanos / 1_000 % 1_000_000)
 }
 
-fn read_clock<M: Machine>(c: &mut Context<'_, M>, clock: u64) -> Result<u64> {
-    match clock as u32 {
-        // CLOCK_REALTIME and its coarse and TAI forms.
-        REALTIME | 5 | REALTIME_ALARM | 11 => Ok(c.services.machine.wall_clock()),
-        // CLOCK_MONOTONIC, _RAW, _COARSE, CLOCK_BOOTTIME.
-        MONOTONIC | 4 | 6 | BOOTTIME | BOOTTIME_ALARM => Ok(c.services.machine.now().0),
-        PROCESS_CPUTIME => {
-            let pid = c.pid;
-            let ended = c.process()?.ended_used;
-            Ok(c.resident.program.threads_of(pid).fold(ended, |sum, thread| sum + thread.used).0)
-        }
-        THREAD_CPUTIME => Ok(c.thread()?.used.0),
-        _ => Err(Errno::EINVAL.into()),
+/// The clock of a number; negative numbers are those of other processes and threads (clock_getcpuclockid(3)).
+pub fn by_number<M: Machine>(c: &mut Context<'_, M>, number: u64) -> Result<Clock> {
+    const OF_DESCRIPTOR: i32 = 3;
+    const OF_THREAD: i32 = 4;
+    let number = number as i32;
+    if number >= 0 {
+        return match number as u32 {
+            REALTIME | REALTIME_COARSE | REALTIME_ALARM | TAI => Ok(Clock::Wall),
+            MONOTONIC | MONOTONIC_RAW | MONOTONIC_COARSE | BOOTTIME | BOOTTIME_ALARM => Ok(Clock::Machine),
+            PROCESS_CPUTIME => Ok(Clock::Process(c.pid)),
+            THREAD_CPUTIME => Ok(Clock::Thread(c.tid)),
+            _ => Err(Errno::EINVAL.into()),
+        };
     }
+    let (id, program) = (Pid(!(number >> 3) as u32), &c.resident.program);
+    match number & 7 {
+        kind if kind & OF_DESCRIPTOR == OF_DESCRIPTOR => Err(Errno::EINVAL.into()),
+        kind if kind & OF_THREAD != 0 => {
+            let id = if id == Pid(0) { c.tid } else { id };
+            let own = program.threads.get(&id).is_some_and(|thread| thread.process == c.pid);
+            if own { Ok(Clock::Thread(id)) } else { Err(Errno::EINVAL.into()) }
+        }
+        _ => {
+            let id = if id == Pid(0) { c.pid } else { id };
+            if program.processes.contains_key(&id) { Ok(Clock::Process(id)) } else { Err(Errno::EINVAL.into()) }
+        }
+    }
+}
+
+fn read_clock<M: Machine>(c: &mut Context<'_, M>, number: u64) -> Result<u64> {
+    Ok(match by_number(c, number)? {
+        Clock::Wall => wall(c).0,
+        Clock::Machine => c.services.machine.now().0,
+        clock => timers::read(&c.resident.program, clock, c.now).0,
+    })
 }
 
 pub fn clock_gettime<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
@@ -95,9 +128,12 @@ pub fn clock_gettime<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result
 }
 
 pub fn clock_getres<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
+    /// A tick of the coarse clocks.
+    const TICK: u64 = 4_000_000;
     read_clock(c, a[0])?;
     if a[1] != 0 {
-        c.write_bytes(a[1], &timespec(1))?;
+        let coarse = [REALTIME_COARSE, MONOTONIC_COARSE].contains(&(a[0] as u32));
+        c.write_bytes(a[1], &timespec(if coarse { TICK } else { 1 }))?;
     }
     Ok(0)
 }
@@ -152,57 +188,53 @@ pub fn note_time_left<M: Machine>(resident: &mut Resident<M>, services: &mut Ser
 }
 
 pub fn clock_nanosleep<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
-    let span = read_timespec(c, a[2])?;
-    if a[0] as u32 == THREAD_CPUTIME {
-        return Err(Errno::EINVAL.into());
+    let clock = by_number(c, a[0])?;
+    if [THREAD_CPUTIME, MONOTONIC_RAW, REALTIME_COARSE, MONOTONIC_COARSE].contains(&(a[0] as u32)) {
+        return Err(Errno::EOPNOTSUPP.into());
     }
-    let clock = read_clock(c, a[0])?;
-    let deadline = if a[1] & TIMER_ABSTIME != 0 {
-        let left = Nanos(span.0.saturating_sub(clock));
-        c.deadline_in(left)?
-    } else {
-        c.deadline_in(span)?
+    let span = read_timespec(c, a[2])?;
+    let now = c.now;
+    let left = match clock {
+        Clock::Thread(_) => return Err(Errno::EINVAL.into()),
+        Clock::Process(_) => return sleep_used(c, clock, a[1], span),
+        Clock::Wall if a[1] & TIMER_ABSTIME != 0 => span - wall(c),
+        Clock::Machine if a[1] & TIMER_ABSTIME != 0 => span - now,
+        _ => span,
     };
+    let deadline = c.deadline_in(left)?;
     sleep_until(c, deadline)
 }
 
-pub fn alarm<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
-    let now = c.now;
-    let process = c.process_mut()?;
-    let left = process.alarm.map_or(0, |(at, _)| (at - now).0.div_ceil(1_000_000_000));
-    let seconds = a[0] as u32;
-    process.alarm = (seconds != 0).then(|| (now + Nanos::secs(seconds.into()), Nanos(0)));
-    Ok(left)
-}
-
-fn timer_bytes(now: Nanos, alarm: Option<(Nanos, Nanos)>) -> Vec<u8> {
-    let (left, period) = alarm.map_or((Nanos(0), Nanos(0)), |(at, period)| ((at - now).max(Nanos(1000)), period));
-    [timeval(period.0), timeval(left.0)].concat()
-}
-
-pub fn getitimer<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
-    if a[0] != 0 {
-        return Err(Errno::EINVAL.into());
-    }
-    let bytes = timer_bytes(c.now, c.process()?.alarm);
-    c.write_bytes(a[1], &bytes)?;
-    Ok(0)
-}
-
-pub fn setitimer<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
-    if a[0] != 0 {
-        return Err(Errno::EINVAL.into());
-    }
-    let (period, first) = if a[1] == 0 {
-        (Nanos(0), Nanos(0))
+/// Sleeps until a process has used so much time. It looks again when it could have.
+fn sleep_used<M: Machine>(c: &mut Context<'_, M>, clock: Clock, flags: u64, span: Nanos) -> Result<u64> {
+    let used = timers::read(&c.resident.program, clock, c.now);
+    let until = if flags & TIMER_ABSTIME != 0 {
+        span
     } else {
-        (read_timeval(c, a[1])?, read_timeval(c, a[1].wrapping_add(16))?)
+        let until = if c.moved()? == 0 { (used + span).0.max(1) } else { c.moved()? };
+        c.set_moved(until)?;
+        Nanos(until)
     };
-    if a[2] != 0 {
-        let bytes = timer_bytes(c.now, c.process()?.alarm);
-        c.write_bytes(a[2], &bytes)?;
+    if used >= until {
+        return Ok(0);
     }
-    let at = c.now + first;
-    c.process_mut()?.alarm = (first != Nanos(0)).then_some((at, period));
-    Ok(0)
+    let deadline = c.now + (until - used);
+    c.thread()?.call.get_or_insert_default().deadline = Some(deadline);
+    Err(Stop::Block(Vec::new()))
+}
+
+/// clock_settime(2): there is one wall clock for all programs, and none of them sets it.
+pub fn clock_settime<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
+    let clock = by_number(c, a[0])?;
+    read_timespec(c, a[1])?;
+    let of_others = clock.counts_use() && (a[0] as i32) < 0;
+    if of_others || a[0] as u32 == REALTIME { Err(Errno::EPERM.into()) } else { Err(Errno::EINVAL.into()) }
+}
+
+/// settimeofday(2).
+pub fn settimeofday<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
+    if a[0] != 0 {
+        read_timeval(c, a[0])?;
+    }
+    Err(Errno::EPERM.into())
 }

@@ -9,6 +9,7 @@ use crate::{
     services::Services,
     signal::{Info, Pending, SigSet, Signal},
     thread::{AltStack, Counters, State, Thread},
+    timers,
 };
 use alloc::vec::Vec;
 use shimos_abi::{errno::Errno, ids::Pid, time::Nanos};
@@ -213,7 +214,6 @@ fn add_process<M: Machine>(c: &mut Context<'_, M>, wish: Wish, pid: Pid) -> Resu
         pending: Pending::default(),
         zombie: None,
         vfork_waiter: (wish.flags & CLONE_VFORK != 0).then_some(c.tid),
-        alarm: None,
         started: now,
         children_used: Nanos(0),
         ended_used: Nanos(0),
@@ -287,10 +287,10 @@ pub fn end_process<M: Machine>(resident: &mut Resident<M>, services: &mut Servic
     resident.wake(Key::Lock);
     services.drop_space_of(resident, space, pid);
     services.drop_table(resident, files);
+    timers::forget(resident, pid, timers::Which::All);
     let init = resident.program.init();
     let Some(process) = resident.program.processes.get_mut(&pid) else { return };
     process.zombie = Some(ending);
-    process.alarm = None;
     let (parent, exit_signal, waiter) = (process.parent, process.exit_signal, process.vfork_waiter.take());
     if pid == init {
         resident.ended = Some(ending.status());
@@ -364,6 +364,7 @@ pub fn replace_image<M: Machine>(c: &mut Context<'_, M>, space: SpaceId, image: 
     super::futex::give_up(c.resident, c.services, tid);
     let old = c.process()?.space;
     c.services.drop_space_of(c.resident, old, pid);
+    timers::forget(c.resident, pid, timers::Which::Posix);
     let process = c.process_mut()?;
     process.space = space;
     for action in &mut process.actions {

@@ -36,6 +36,7 @@ mod signals;
 mod system;
 pub mod terminals;
 mod timerfd;
+mod timers;
 mod transfer;
 mod tty_control;
 mod unix;
@@ -137,9 +138,9 @@ table! {
     33 dup2 => descriptors::dup2;
     34 pause => signals::pause;
     35 nanosleep => clock::nanosleep;
-    36 getitimer => clock::getitimer, partial "`ITIMER_VIRTUAL`, `ITIMER_PROF` (`EINVAL`)";
-    37 alarm => clock::alarm;
-    38 setitimer => clock::setitimer, partial "`ITIMER_VIRTUAL`, `ITIMER_PROF` (`EINVAL`)";
+    36 getitimer => timers::getitimer, partial "`ITIMER_VIRTUAL`, `ITIMER_PROF` (`EINVAL`)";
+    37 alarm => timers::alarm;
+    38 setitimer => timers::setitimer, partial "`ITIMER_VIRTUAL`, `ITIMER_PROF` (`EINVAL`)";
     39 getpid => identity::getpid;
     40 sendfile => bulk::sendfile, partial "from regular files only (`EINVAL`)";
     41 socket => network::socket,
@@ -262,6 +263,7 @@ table! {
     158 arch_prctl => system::arch_prctl, partial "`ARCH_[GS]ET_FS`, `ARCH_[GS]ET_GS`; nothing else (`EINVAL`)";
     160 setrlimit => system::setrlimit;
     162 sync => bulk::sync;
+    164 settimeofday => clock::settimeofday, partial "refused to all (`EPERM`)";
     170 sethostname => system::sethostname, partial "refused to all (`EPERM`)";
     186 gettid => identity::gettid;
     188 setxattr => attributes::of_path, partial "no attribute can be had (`EOPNOTSUPP`)";
@@ -286,12 +288,15 @@ table! {
     218 set_tid_address => identity::set_tid_address;
     220 semtimedop => semaphores::semtimedop;
     221 fadvise64 => bulk::fadvise64;
-    228 clock_gettime => clock::clock_gettime,
-        partial "CPU clocks of other processes and threads, descriptors as clocks, the `_ALARM` clocks";
-    229 clock_getres => clock::clock_getres,
-        partial "CPU clocks of other processes and threads, descriptors as clocks, the `_ALARM` clocks";
-    230 clock_nanosleep => clock::clock_nanosleep,
-        partial "CPU clocks of other processes and threads, descriptors as clocks, the `_ALARM` clocks";
+    222 timer_create => timers::timer_create, partial "the `_ALARM` clocks (`EOPNOTSUPP`)";
+    223 timer_settime => timers::timer_settime;
+    224 timer_gettime => timers::timer_gettime;
+    225 timer_getoverrun => timers::timer_getoverrun;
+    226 timer_delete => timers::timer_delete;
+    227 clock_settime => clock::clock_settime, partial "refused to all (`EPERM`)";
+    228 clock_gettime => clock::clock_gettime, partial "descriptors as clocks (`EINVAL`)";
+    229 clock_getres => clock::clock_getres, partial "descriptors as clocks (`EINVAL`)";
+    230 clock_nanosleep => clock::clock_nanosleep;
     231 exit_group => life::exit_group;
     232 epoll_wait => epoll::epoll_wait;
     233 epoll_ctl => epoll::epoll_ctl;

@@ -2,6 +2,7 @@
 use super::{Arguments, clock, shared::who, transfer::flags};
 use crate::{
     context::{Context, Result, wait_for},
+    event::epoll::bits,
     files::{Descriptor, Kind, OnExec},
     ipc::queue::{
         COST, HARD_MESSAGES, HARD_SIZE, MAX_QUEUES, MAX_TOTAL, MESSAGES, Message, Notify, PRIORITIES, Queue, QueueId,
@@ -224,7 +225,7 @@ pub fn mq_timedsend<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<
     {
         tell(c, notify)?;
     }
-    c.wake(Key::Queue(id));
+    c.resident.wake_as(Key::Queue(id), bits::READ);
     Ok(0)
 }
 
@@ -251,10 +252,12 @@ pub fn mq_timedreceive<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Resu
     if priority != 0 {
         c.write_u32(priority, message.priority)?;
     }
+    let mut events = 0;
     if let Some(queue) = c.resident.program.queues.get_mut(&id) {
+        events = if queue.is_full() { bits::WRITE } else { 0 };
         queue.messages.pop_front();
     }
-    c.wake(Key::Queue(id));
+    c.resident.wake_as(Key::Queue(id), events);
     Ok(message.bytes.len() as u64)
 }
 

@@ -7,6 +7,7 @@ use crate::{
     resident::Key,
     signal::{Action, Effect, Info, SigSet, Signal},
     thread::AltStack,
+    timers,
 };
 use alloc::vec::Vec;
 use shimos_abi::{errno::Errno, ids::Pid};
@@ -251,10 +252,13 @@ pub fn tgkill<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
 impl<M: Machine> Context<'_, M> {
     /// Takes a pending signal of a set that the caller could take: its own first, then the process's.
     pub fn take_signal(&mut self, set: SigSet) -> Result<Option<(Signal, Info)>> {
-        let own = self.thread()?.pending.take(set);
-        match own {
-            Some(taken) => Ok(Some(taken)),
-            None => Ok(self.process_mut()?.pending.take(set)),
+        let mut taken = self.thread()?.pending.take(set);
+        if taken.is_none() {
+            taken = self.process_mut()?.pending.take(set);
         }
+        if let Some((_, info)) = &mut taken {
+            timers::note_delivery(&mut self.resident.program, self.pid, info);
+        }
+        Ok(taken)
     }
 }

@@ -20,6 +20,7 @@ mod procfs_more;
 mod programs;
 mod signals;
 mod sockets;
+mod timers;
 mod times;
 mod ttys;
 mod unix;
@@ -61,6 +62,7 @@ fn main() -> ExitCode {
             polling::TESTS,
             epoll::TESTS,
             events::TESTS,
+            timers::TESTS,
             unix::TESTS,
             sockets::TESTS,
             procfs::TESTS,
