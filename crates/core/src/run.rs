@@ -71,17 +71,9 @@ fn go_on<M: Machine>(
     since: &mut Nanos,
 ) -> Turn {
     let Some(thread) = resident.program.threads.get(&tid) else { return Turn::Off };
-    if thread.call.is_some() {
-        let kind = in_call_of(resident, tid);
-        match delivery::deliver(resident, services, tid, kind) {
-            Delivery::Gone => return Turn::Off,
-            Delivery::Interrupted => {}
-            Delivery::None => {
-                if call(resident, services, tid) == Turn::Off {
-                    return Turn::Off;
-                }
-            }
-        }
+    // What the call waits for counts before a signal that came meanwhile: the call is issued again first.
+    if thread.call.is_some() && call(resident, services, tid) == Turn::Off {
+        return Turn::Off;
     }
     loop {
         if has_signals(resident, tid) && delivery::deliver(resident, services, tid, InCall::No) == Delivery::Gone {
@@ -202,17 +194,23 @@ fn call<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>, tid:
         Err(Stop::Resume) => finish(resident, tid, None),
         Err(Stop::Gone) => Turn::Off,
         Err(Stop::Block(keys)) => {
-            resident.block(tid, &keys);
-            // A call that lent the thread another mask may have let in a signal that waits already.
-            let interrupts = match in_call_of(resident, tid) {
-                InCall::Uninterruptible => false,
-                InCall::Killable => delivery::is_being_killed(resident, tid),
-                _ => has_signals(resident, tid),
-            };
-            if interrupts {
-                resident.rouse(tid);
+            if let Some(thread) = resident.program.threads.get_mut(&tid) {
+                thread.call.get_or_insert_default();
             }
-            Turn::Off
+            // A signal that waits already, or that the call has let in by lending the thread another mask, interrupts it.
+            let outcome = if has_signals(resident, tid) {
+                delivery::deliver(resident, services, tid, in_call_of(resident, tid))
+            } else {
+                Delivery::None
+            };
+            match outcome {
+                Delivery::Interrupted => Turn::Yielded,
+                Delivery::Gone => Turn::Off,
+                Delivery::None => {
+                    resident.block(tid, &keys);
+                    Turn::Off
+                }
+            }
         }
     };
     services.settle(resident);
