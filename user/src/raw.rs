@@ -216,3 +216,46 @@ pub fn word(addr: u64) -> &'static AtomicU32 {
     // SAFETY: the tests pass aligned addresses of mappings that they keep.
     unsafe { &*(addr as *const AtomicU32) }
 }
+
+/// Makes a process or thread by clone3(2) without a stack of its own for it; 0 in the child, which ends by [`leave`].
+///
+/// The arguments are struct clone_args without the memory-sharing flags: the child is a copy, as after fork.
+pub fn clone3(arguments: &[u64; 11]) -> Answer {
+    assert!(arguments[0] & libc::CLONE_VM as u64 == 0);
+    call(libc::SYS_clone3, [arguments.as_ptr() as u64, 88, 0, 0, 0, 0])
+}
+
+/// Ends a child that [`clone3`] or a bare `fork` call made, without running what belongs to the parent.
+pub fn leave(status: i32) -> ! {
+    // SAFETY: ends the process.
+    unsafe { libc::_exit(status) }
+}
+
+/// Runs `work` in a thread made by clone(2) with these flags besides those that every thread needs, on a stack of its
+/// own, and waits for its end. `work` may use nothing but system calls: it shares its maker's thread-local memory.
+pub fn bare_thread(flags: i32, work: fn()) -> io::Result<()> {
+    extern "C" fn begin(work: *mut libc::c_void) -> i32 {
+        // SAFETY: the argument is the function that `bare_thread` was given.
+        let work: fn() = unsafe { std::mem::transmute(work) };
+        work();
+        // SAFETY: ends this thread alone.
+        unsafe { libc::syscall(libc::SYS_exit, 0) };
+        0
+    }
+    let stack = Map::anonymous(1 << 16, libc::MAP_PRIVATE)?;
+    let alive = AtomicU32::new(1);
+    let flags = flags | libc::CLONE_VM | libc::CLONE_SIGHAND | libc::CLONE_THREAD | libc::CLONE_CHILD_CLEARTID;
+    // SAFETY: the stack outlives the thread, which is waited for; its word is cleared by the kernel at its end.
+    let made = unsafe {
+        let top = stack.base.add(stack.len).cast();
+        let nothing = std::ptr::null_mut::<libc::c_void>();
+        libc::clone(begin, top, flags, work as *mut libc::c_void, nothing, nothing, alive.as_ptr())
+    };
+    if made < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    while alive.load(Ordering::SeqCst) != 0 {
+        std::thread::yield_now();
+    }
+    Ok(())
+}

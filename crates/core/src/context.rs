@@ -104,7 +104,7 @@ impl<M: Machine> Context<'_, M> {
 
     /// The caller's descriptor table.
     pub fn table(&mut self) -> Result<&mut FileTable> {
-        let files = self.process()?.files;
+        let files = self.files()?;
         self.resident.program.tables.get_mut(&files).ok_or(Stop::Gone)
     }
     /// What descriptor `fd` refers to.

@@ -318,6 +318,8 @@ fn first_process(pid: Pid, files: FilesId, root: NodeId, now: Nanos) -> Process 
         children_counters: Default::default(),
         login: None,
         detached: None,
+        place_group: None,
+        action_group: None,
     }
 }
 
@@ -335,6 +337,8 @@ fn first_thread(pid: Pid) -> Thread {
         clear_tid: 0,
         robust_list: 0,
         undo: None,
+        whereabouts: None,
+        files: None,
         call: None,
         used: Nanos(0),
         name: None,

@@ -35,6 +35,7 @@ mod records;
 mod resident;
 mod run;
 mod services;
+pub mod sharing;
 mod signal;
 mod status;
 mod syscall;

@@ -76,14 +76,14 @@ impl<M: Machine> Context<'_, M> {
     /// Walks a path from the directory that `dirfd` names.
     pub fn resolve_at(&mut self, dirfd: u64, path: &[u8], last: Last) -> Result<Resolved> {
         let cwd = if dirfd as i32 == AT_FDCWD as i32 || path.first() == Some(&b'/') {
-            self.process()?.cwd
+            self.whereabouts()?.cwd
         } else {
             match self.description(dirfd)?.kind {
                 Open::Directory(node) | Open::Path(node) => node,
                 _ => return Err(Errno::ENOTDIR.into()),
             }
         };
-        let start = Start { root: self.process()?.root, cwd };
+        let start = Start { root: self.whereabouts()?.root, cwd };
         let who = self.access()?;
         Ok(self.with_tree(|tree, sources| walk(tree, sources, &who, &start, path, last))?)
     }
@@ -117,7 +117,7 @@ pub fn make_socket<M: Machine>(c: &mut Context<'_, M>, path: &[u8]) -> Result<No
     if found.node.is_some() {
         return Err(Errno::EADDRINUSE.into());
     }
-    let mode = 0o777 & !c.process()?.umask as u16;
+    let mode = 0o777 & !c.whereabouts()?.umask as u16;
     let node =
         c.change(|tree, sources, actor| tree.mknod(sources, actor, found.parent, &found.name, mode, Special::Socket))?;
     Ok(c.resident.program.tree.canonical(node))

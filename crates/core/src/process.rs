@@ -107,6 +107,12 @@ pub struct Process {
     /// It has given its session's controlling terminal up, for itself alone (TIOCNOTTY).
     #[n(40)]
     pub detached: Option<Untold>,
+    /// Processes of the same group share their directories and their mask.
+    #[n(50)]
+    pub place_group: Option<u32>,
+    /// Processes of the same group share what they do at signals.
+    #[n(51)]
+    pub action_group: Option<u32>,
 }
 
 /// Where execve(2) has put what a program is executed with. Programs overwrite it to say what they do.

@@ -158,6 +158,18 @@ impl Program {
         Err(Errno::EAGAIN)
     }
 
+    /// A process id that is wanted, if it is free.
+    pub fn claim_pid(&mut self, pid: Pid) -> Result<Pid, Errno> {
+        if self.threads.len() + self.processes.len() >= MAX_THREADS {
+            return Err(Errno::EAGAIN);
+        }
+        let in_use = |p: &Process| p.pid == pid || p.group == pid || p.session == pid;
+        if self.threads.contains_key(&pid) || self.processes.values().any(in_use) {
+            return Err(Errno::EEXIST);
+        }
+        Ok(pid)
+    }
+
     /// Adds a description with one reference to come.
     pub fn add_description(&mut self, kind: Kind, flags: u32) -> DescriptionId {
         let id = DescriptionId(self.fresh_id());

@@ -240,6 +240,9 @@ fn validate(program: &Program, id: ProgramId) -> Result<(), BadRecords> {
         if *tid != thread.tid || ProgramId::of(*tid) != id || owner.is_none_or(|owner| owner.zombie.is_some()) {
             return Err(BadRecords("a thread without a process"));
         }
+        if thread.files.is_some_and(|files| !program.tables.contains_key(&files)) {
+            return Err(BadRecords("a thread without files"));
+        }
     }
     for table in program.tables.values() {
         if table.iter().any(|(_, descriptor)| !program.descriptions.contains_key(&descriptor.description)) {

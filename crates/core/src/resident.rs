@@ -65,6 +65,8 @@ pub struct Resident<M: Machine> {
     pub ready: VecDeque<Pid>,
     /// Who waits for what.
     waits: BTreeMap<Key, Vec<Pid>>,
+    /// The same by thread.
+    waiting: BTreeMap<Pid, Vec<Key>>,
     /// Deadlines of blocked threads.
     deadlines: BTreeSet<(Nanos, Pid)>,
     /// Who is told of what by epoll sets.
@@ -93,6 +95,7 @@ impl<M: Machine> Resident<M> {
             tables: BTreeMap::new(),
             ready,
             waits: BTreeMap::new(),
+            waiting: BTreeMap::new(),
             deadlines: BTreeSet::new(),
             watches,
             timers,
@@ -110,46 +113,60 @@ impl<M: Machine> Resident<M> {
         if let Some(deadline) = call.deadline {
             self.deadlines.insert((deadline, tid));
         }
-        for key in keys {
-            let waiting = self.waits.entry(*key).or_default();
-            if !waiting.contains(&tid) {
-                waiting.push(tid);
-            }
-        }
+        self.leave(tid);
+        self.stand(tid, keys);
     }
 
     /// Lets a thread wait for a page that its next instruction needs. It is in no call.
     pub fn wait_for_page(&mut self, tid: Pid, key: Key) {
         let Some(thread) = self.program.threads.get_mut(&tid) else { return };
         thread.state = State::Blocked;
-        let waiting = self.waits.entry(key).or_default();
-        if !waiting.contains(&tid) {
-            waiting.push(tid);
+        self.wait_elsewhere(tid, key);
+    }
+
+    /// The threads that wait for `key`, first come first.
+    pub fn waiters(&self, key: Key) -> Vec<Pid> {
+        let blocked = |tid: &&Pid| self.program.threads.get(tid).is_some_and(|thread| thread.state == State::Blocked);
+        self.waits.get(&key).map(|waiting| waiting.iter().filter(blocked).copied().collect()).unwrap_or_default()
+    }
+
+    /// Lets a blocked thread wait for another key than before.
+    pub fn wait_elsewhere(&mut self, tid: Pid, key: Key) {
+        self.leave(tid);
+        self.stand(tid, &[key]);
+    }
+
+    /// Lets a thread stand where `keys` are woken.
+    fn stand(&mut self, tid: Pid, keys: &[Key]) {
+        for key in keys {
+            let waiting = self.waits.entry(*key).or_default();
+            if !waiting.contains(&tid) {
+                waiting.push(tid);
+            }
+        }
+        self.waiting.insert(tid, keys.to_vec());
+    }
+
+    /// A thread waits for nothing any more.
+    fn leave(&mut self, tid: Pid) {
+        for key in self.waiting.remove(&tid).unwrap_or_default() {
+            if let Some(waiting) = self.waits.get_mut(&key) {
+                waiting.retain(|other| *other != tid);
+                if waiting.is_empty() {
+                    self.waits.remove(&key);
+                }
+            }
         }
     }
 
-    /// Wakes at most `most` threads that wait for a futex word; their calls return when they are issued again.
-    pub fn wake_futex(&mut self, key: Key, most: usize) -> usize {
-        let Some(waiting) = self.waits.get_mut(&key) else { return 0 };
-        // Threads that were woken by something else may still be listed.
-        let mut woken = Vec::new();
-        waiting.retain(|tid| {
-            let waits = self.program.threads.get(tid).is_some_and(|thread| thread.state == State::Blocked);
-            if waits && woken.len() < most {
-                woken.push(*tid);
-            }
-            waits && !woken.contains(tid)
-        });
-        if waiting.is_empty() {
-            self.waits.remove(&key);
+    /// A thread is no more: nothing here may name it.
+    pub fn forget(&mut self, tid: Pid) {
+        self.leave(tid);
+        let deadline = self.program.threads.get(&tid).and_then(|thread| thread.call).and_then(|call| call.deadline);
+        if let Some(deadline) = deadline {
+            self.deadlines.remove(&(deadline, tid));
         }
-        for tid in &woken {
-            if let Some(thread) = self.program.threads.get_mut(tid) {
-                thread.call.get_or_insert_with(Call::default).moved = crate::syscall::FUTEX_WOKEN;
-            }
-            self.rouse(*tid);
-        }
-        woken.len()
+        self.ready.retain(|ready| *ready != tid);
     }
 
     /// Wakes all threads that wait for `key`. They issue their calls again, and block again if that was not it.
@@ -220,6 +237,7 @@ impl<M: Machine> Resident<M> {
             if let Some(deadline) = thread.call.and_then(|call| call.deadline) {
                 self.deadlines.remove(&(deadline, tid));
             }
+            self.leave(tid);
             self.ready.push_back(tid);
         }
     }

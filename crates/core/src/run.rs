@@ -42,7 +42,14 @@ fn in_call(number: u64) -> InCall {
 fn in_call_of<M: Machine>(resident: &Resident<M>, tid: Pid) -> InCall {
     let Some(thread) = resident.program.threads.get(&tid) else { return InCall::No };
     let granted = thread.call.is_some_and(|call| syscall::is_settled(thread.regs.rax, call.moved));
-    if granted { InCall::Uninterruptible } else { in_call(thread.regs.rax) }
+    match in_call(thread.regs.rax) {
+        _ if granted => InCall::Uninterruptible,
+        // A wait for a futex with a time limit would begin its time anew.
+        InCall::Restartable if thread.regs.rax == 202 && thread.call.is_some_and(|call| call.deadline.is_some()) => {
+            InCall::Interruptible
+        }
+        kind => kind,
+    }
 }
 
 /// Runs one thread until its turn is over: it blocks, ends, or `until` comes.

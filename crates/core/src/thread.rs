@@ -1,5 +1,9 @@
 //! Threads: registers, and what a blocked call has done so far.
-use crate::signal::{Pending, SigSet};
+use crate::{
+    files::FilesId,
+    sharing::Whereabouts,
+    signal::{Pending, SigSet},
+};
 use alloc::string::String;
 use minicbor::{Decode, Encode};
 use shimos_abi::{ids::Pid, time::Nanos};
@@ -57,6 +61,12 @@ pub struct Thread {
     #[n(14)]
     #[cbor(default)]
     pub counters: Counters,
+    /// Directories and mask of its own, if it does not share those of its process.
+    #[n(21)]
+    pub whereabouts: Option<Whereabouts>,
+    /// A descriptor table of its own, if it does not share that of its process.
+    #[n(22)]
+    pub files: Option<FilesId>,
 }
 
 /// What threads have done: for getrusage(2) and /proc.
@@ -129,6 +139,9 @@ pub struct Call {
     /// Bytes it has moved already, or another count of progress.
     #[n(1)]
     pub moved: u64,
+    /// The key of the futex that it was moved to, or was woken at.
+    #[n(2)]
+    pub queue: Option<(u64, u64)>,
 }
 
 /// sigaltstack(2).

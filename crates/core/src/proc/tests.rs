@@ -80,6 +80,8 @@ fn process(pid: Pid, parent: Pid, user: u32) -> Process {
         children_counters: Default::default(),
         login: None,
         detached: None,
+        place_group: None,
+        action_group: None,
     }
 }
 
@@ -97,6 +99,8 @@ fn thread(tid: Pid, process: Pid) -> Thread {
         clear_tid: 0,
         robust_list: 0,
         undo: None,
+        whereabouts: None,
+        files: None,
         call: None,
         used: Nanos::millis(250),
         name: None,

@@ -33,6 +33,9 @@ pub fn close_range<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u
     if first > last || flags & !(UNSHARE | CLOEXEC) != 0 {
         return Err(Errno::EINVAL.into());
     }
+    if flags & UNSHARE != 0 {
+        c.part_files()?;
+    }
     let inside: Vec<u32> = c.table()?.iter().map(|(fd, _)| fd).filter(|fd| (first..=last).contains(fd)).collect();
     for fd in inside {
         if flags & CLOEXEC != 0 {

@@ -60,11 +60,11 @@ pub fn run<M: Machine>(
 
 /// Closes what is to be closed; a table that is shared is copied first.
 fn close_on_exec<M: Machine>(c: &mut Context<'_, M>) -> Result<()> {
-    let files = c.process()?.files;
+    let files = c.files()?;
     if c.table()?.users > 1 {
-        let copy = life::copy_table(c.resident, files);
+        let copy = super::copy_table(c.resident, files);
         c.services.drop_table(c.resident, files);
-        c.process_mut()?.files = copy;
+        c.set_files(copy)?;
     }
     let closing: Vec<u32> =
         c.table()?.iter().filter(|(_, descriptor)| descriptor.on_exec == OnExec::Close).map(|(fd, _)| fd).collect();

@@ -1,6 +1,9 @@
 //! Who a process is: ids, users, groups, sessions.
 use super::Arguments;
-use crate::context::{Context, Result};
+use crate::{
+    context::{Context, Result},
+    sharing::Whereabouts,
+};
 use alloc::vec::Vec;
 use shimos_abi::{errno::Errno, ids::Pid};
 use shimos_hal::Machine;
@@ -221,22 +224,12 @@ pub fn setsid<M: Machine>(c: &mut Context<'_, M>, _: Arguments) -> Result<u64> {
 }
 
 pub fn umask<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
-    let process = c.process_mut()?;
-    let old = process.umask;
-    process.umask = a[0] as u32 & 0o777;
-    Ok(old.into())
+    let now = c.whereabouts()?;
+    c.move_to(Whereabouts { umask: a[0] as u32 & 0o777, ..now })?;
+    Ok(now.umask.into())
 }
 
 pub fn set_tid_address<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
     c.thread()?.clear_tid = a[0];
     Ok(c.tid.0.into())
-}
-
-pub fn set_robust_list<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
-    // The size of struct robust_list_head; Linux takes no other.
-    if a[1] != 24 {
-        return Err(Errno::EINVAL.into());
-    }
-    c.thread()?.robust_list = a[0];
-    Ok(0)
 }

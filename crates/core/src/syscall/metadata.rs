@@ -105,7 +105,7 @@ pub fn fstat<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
 fn named<M: Machine>(c: &mut Context<'_, M>, dirfd: u64, path: &[u8], flags: u64) -> Result<Found> {
     if path.is_empty() && flags & AT_EMPTY_PATH != 0 {
         if dirfd as i32 == AT_FDCWD as i32 {
-            let cwd = c.process()?.cwd;
+            let cwd = c.whereabouts()?.cwd;
             return of_node(c, cwd);
         }
         return of_descriptor(c, dirfd);

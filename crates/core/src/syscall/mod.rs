@@ -10,6 +10,7 @@ use shimos_hal::Machine;
 mod attributes;
 mod bulk;
 mod clock;
+mod clone;
 mod descriptors;
 mod epoll;
 mod eventfd;
@@ -26,8 +27,10 @@ mod names;
 mod network;
 mod open;
 mod options;
+mod pi;
 mod poll;
 mod queues;
+mod robust;
 mod scheduling;
 mod semaphores;
 mod shared;
@@ -43,8 +46,8 @@ mod unix;
 mod wait;
 
 pub use clock::note_time_left;
+pub use clone::copy_table;
 pub use exec::{bytes_of as strings, run as execute};
-pub use futex::WOKEN as FUTEX_WOKEN;
 pub use life::end_process;
 pub use memfd::{check as check_seals, seal};
 pub use memory::{Faulted, page_fault};
@@ -57,7 +60,7 @@ pub use unix::closed as unix_closed;
 pub fn is_settled(number: u64, note: u64) -> bool {
     match number {
         65 | 220 => semaphores::is_settled(note),
-        202 => note == FUTEX_WOKEN,
+        202 | 449 => futex::is_woken(number, note),
         _ => open::is_granted(note),
     }
 }
@@ -172,11 +175,9 @@ table! {
          `SO_RCVBUF`, `SO_KEEPALIVE`, `SO_LINGER`, `SO_ACCEPTCONN`, `SO_PROTOCOL`, `SO_DOMAIN`, \
          `SO_RCVTIMEO`, `SO_SNDTIMEO`, `SO_PEERCRED`, `TCP_NODELAY`, `TCP_MAXSEG`, `TCP_CORK`, \
          `TCP_KEEP*`, `TCP_DEFER_ACCEPT`, `TCP_QUICKACK`; no other (`ENOPROTOOPT`)";
-    56 clone => life::clone,
-        partial "`CLONE_NEW*`, `CLONE_PIDFD`, `CLONE_PTRACE`, `CLONE_UNTRACED`, `CLONE_IO`, threads with files or \
-         directory of their own (`EINVAL`)";
-    57 fork => life::fork;
-    58 vfork => life::vfork;
+    56 clone => clone::clone, partial "`CLONE_PIDFD` (`EINVAL`), `CLONE_NEW*` (`EPERM`)";
+    57 fork => clone::fork;
+    58 vfork => clone::vfork;
     59 execve => exec::execve;
     60 exit => life::exit;
     61 wait4 => wait::wait4, partial "`__WCLONE`, `__WALL`, `__WNOTHREAD` (no effect)";
@@ -280,7 +281,7 @@ table! {
     199 fremovexattr => attributes::of_descriptor, partial "no attribute can be had (`EOPNOTSUPP`)";
     200 tkill => signals::tkill;
     201 time => clock::time;
-    202 futex => futex::futex, partial "`FUTEX_WAKE_OP`, `FUTEX_LOCK_PI` and the other `_PI` operations (`ENOSYS`)";
+    202 futex => futex::futex;
     203 sched_setaffinity => scheduling::sched_setaffinity;
     204 sched_getaffinity => scheduling::sched_getaffinity;
     213 epoll_create => epoll::epoll_create;
@@ -324,7 +325,9 @@ table! {
     269 faccessat => metadata::faccessat;
     270 pselect6 => poll::pselect6;
     271 ppoll => poll::ppoll;
-    273 set_robust_list => identity::set_robust_list;
+    272 unshare => clone::unshare, partial "`CLONE_NEW*` (`EPERM`)";
+    273 set_robust_list => robust::set_robust_list;
+    274 get_robust_list => robust::get_robust_list;
     280 utimensat => metadata::utimensat;
     281 epoll_pwait => epoll::epoll_pwait;
     282 signalfd => signalfd::signalfd;
@@ -342,13 +345,16 @@ table! {
     295 preadv => transfer::preadv;
     296 pwritev => transfer::pwritev;
     302 prlimit64 => system::prlimit64;
+    308 setns => clone::setns, partial "descriptors of name spaces (`EINVAL`)";
     309 getcpu => scheduling::getcpu;
     316 renameat2 => names::renameat2, partial "`RENAME_WHITEOUT` (`EINVAL`)";
     318 getrandom => system::getrandom;
     319 memfd_create => memfd::memfd_create;
     332 statx => metadata::statx, partial "`STATX_BTIME`, `STATX_MNT_ID` (not in the mask)";
-    435 clone3 => life::clone3, partial "as clone; `set_tid`, `cgroup`, `CLONE_CLEAR_SIGHAND` (`E2BIG`, `EINVAL`)";
-    436 close_range => descriptors::close_range, partial "`CLOSE_RANGE_UNSHARE` (no effect)";
+    435 clone3 => clone::clone3,
+        partial "`CLONE_PIDFD` (`EINVAL`), `CLONE_NEW*` (`EPERM`), `CLONE_INTO_CGROUP` (`EBADF`)";
+    436 close_range => descriptors::close_range;
     439 faccessat2 => metadata::faccessat2;
     441 epoll_pwait2 => epoll::epoll_pwait2;
+    449 futex_waitv => futex::futex_waitv;
 }

@@ -4,6 +4,7 @@ use crate::{
     context::{Context, Result},
     files::Kind as Open,
     names::AT_FDCWD,
+    sharing::Whereabouts,
 };
 use alloc::vec::Vec;
 use shimos_abi::errno::Errno;
@@ -18,7 +19,7 @@ pub fn mkdirat<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> 
     let path = c.read_path(a[1])?;
     let found = c.resolve_at(a[0], &path, Last::Name)?;
     found.check_new_directory()?;
-    let mode = a[2] as u16 & 0o1777 & !c.process()?.umask as u16;
+    let mode = a[2] as u16 & 0o1777 & !c.whereabouts()?.umask as u16;
     c.change(|tree, sources, actor| tree.mkdir(sources, actor, found.parent, &found.name, mode))?;
     Ok(0)
 }
@@ -31,7 +32,7 @@ pub fn mknodat<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> 
     let path = c.read_path(a[1])?;
     let found = c.resolve_at(a[0], &path, Last::Name)?;
     found.check_new()?;
-    let mode = a[2] as u16 & 0o7777 & !c.process()?.umask as u16;
+    let mode = a[2] as u16 & 0o7777 & !c.whereabouts()?.umask as u16;
     let rdev = Rdev::decoded(a[3]);
     let special = match a[2] as u32 & 0o170_000 {
         0 | 0o100_000 => {
@@ -173,7 +174,7 @@ pub fn readlinkat<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u6
 }
 
 pub fn getcwd<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
-    let (root, cwd) = (c.process()?.root, c.process()?.cwd);
+    let Whereabouts { root, cwd, .. } = c.whereabouts()?;
     let mut path = c.with_tree(|tree, sources| tree.path_of(sources, root, cwd))?;
     path.push(0);
     if path.len() as u64 > a[1] {
@@ -189,7 +190,8 @@ fn enter<M: Machine>(c: &mut Context<'_, M>, node: shimos_vfs::NodeId) -> Result
         return Err(Errno::ENOTDIR.into());
     }
     c.access()?.check(&metadata, Want::EXECUTE)?;
-    c.process_mut()?.cwd = node;
+    let now = c.whereabouts()?;
+    c.move_to(Whereabouts { cwd: node, ..now })?;
     Ok(0)
 }
 

@@ -41,7 +41,7 @@ pub fn creat<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
 pub fn openat<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
     let [dirfd, path, flags, mode, ..] = a;
     let path = c.read_path(path)?;
-    let mode = mode as u16 & 0o7777 & !c.process()?.umask as u16;
+    let mode = mode as u16 & 0o7777 & !c.whereabouts()?.umask as u16;
     if flags & O_TMPFILE == O_TMPFILE {
         return temporary(c, dirfd, &path, flags, mode);
     }

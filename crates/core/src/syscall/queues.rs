@@ -76,7 +76,7 @@ fn make<M: Machine>(c: &mut Context<'_, M>, name: Vec<u8>, mode: u64, attributes
     if charged.saturating_add(Queue::charge(most, size)) > allowed {
         return Err(Errno::EMFILE.into());
     }
-    let mode = mode as u32 & 0o777 & !process.umask;
+    let mode = mode as u32 & 0o777 & !c.whereabouts()?.umask;
     let made = c.services.machine.wall_clock() as i64;
     let program = &mut c.resident.program;
     let id = QueueId(program.fresh_id());

@@ -149,6 +149,15 @@ fn undo_list<M: Machine>(c: &mut Context<'_, M>) -> Result<u32> {
     Ok(list)
 }
 
+/// Gives the caller a list of its own (unshare(2)): what is left to undo of the old one is undone with its last user.
+pub fn part_undo_list<M: Machine>(c: &mut Context<'_, M>) -> Result<()> {
+    let (pid, now) = (c.pid, seconds(c));
+    if let Some(list) = c.thread()?.undo.take() {
+        end_list(c.resident, list, pid, now);
+    }
+    Ok(())
+}
+
 /// The list that a thread made with CLONE_SYSVSEM shares with its maker.
 pub fn share_undo_list<M: Machine>(c: &mut Context<'_, M>) -> Result<Option<u32>> {
     undo_list(c).map(Some)

@@ -42,12 +42,9 @@ pub fn rt_sigaction<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<
     }
     if let Some(new) = new {
         let ignored = new.handler == Action::IGNORE || new.handler == 0 && signal.default_effect() == Effect::Ignore;
-        let process = c.process_mut()?;
-        if let Some(slot) = process.actions.get_mut(signal.index()) {
-            *slot = new;
-        }
+        c.set_action(signal.index(), new)?;
         if ignored {
-            process.pending.discard(signal);
+            c.process_mut()?.pending.discard(signal);
             let pid = c.pid;
             for thread in c.resident.program.threads.values_mut().filter(|thread| thread.process == pid) {
                 thread.pending.discard(signal);

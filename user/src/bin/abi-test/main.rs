@@ -8,6 +8,7 @@ mod check;
 mod epoll;
 mod events;
 mod files;
+mod futexes;
 mod ipc;
 mod jobs;
 mod memory;
@@ -68,6 +69,7 @@ fn main() -> ExitCode {
             procfs::TESTS,
             procfs_more::TESTS,
             ipc::TESTS,
+            futexes::TESTS,
         ] {
             tests.extend_from_slice(family);
         }
