@@ -1,6 +1,7 @@
 //! What a machine is made of, built by cargo: the kernel and the programs that run inside.
 use crate::{children::Child, paths::Paths};
 use anyhow::{Context, Result, bail};
+use shimos_abi::session;
 use std::{
     io::{BufRead, BufReader},
     path::PathBuf,
@@ -8,9 +9,10 @@ use std::{
 };
 
 /// Programs of `user/` and where they lie inside.
-pub const USER_PROGRAMS: [(&str, &str); 6] = [
+pub const USER_PROGRAMS: [(&str, &str); 7] = [
     ("shimosd", "/usr/sbin/shimosd"),
     ("shimosctl", "/usr/bin/shimosctl"),
+    ("agent", session::AGENT),
     ("touchpages", "/usr/bin/touchpages"),
     ("abi-test", "/usr/bin/abi-test"),
     ("fuzz-calls", "/usr/bin/fuzz-calls"),

@@ -20,13 +20,14 @@ fn live() -> MutexGuard<'static, Vec<Pid>> {
     LIVE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// From now on, a signal that ends this tool ends its children first.
+/// From now on, a signal that ends this tool ends its children first. While somebody takes signals, they end nothing.
 pub fn end_with_us() {
     let Ok(mut signals) = Signals::new([SIGINT, SIGTERM, SIGHUP]) else {
         return;
     };
     thread::spawn(move || {
-        if let Some(signal) = signals.forever().next() {
+        if let Some(signal) = signals.forever().find(|signal| !crate::signals::pass(*signal)) {
+            crate::terminal::restore();
             // Keeps the lock: nothing is started any more.
             let groups = live();
             for group in groups.iter() {

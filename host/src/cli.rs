@@ -1,6 +1,7 @@
 //! The command line.
 use crate::{
     machine::{Kind, Options},
+    run_args::{ExecArgs, RunArgs, ShellArgs},
     testing,
     units::{self, Published},
     versus,
@@ -163,8 +164,43 @@ pub enum Command {
         #[command(subcommand)]
         what: Bench,
     },
-    /// Stop the running machine.
-    Stop,
+    /// Run a command in a program of its own, with input and output here; boots a machine if none runs.
+    ///
+    /// The exit status is the command's, or 128 and the signal's number; 125 if it is the tool that fails, 126 if the command
+    /// cannot be executed, 127 if it is not there. Keys like ^C are passed on.
+    Run(RunArgs),
+    /// An interactive shell, in a new program or in a running one.
+    Shell(ShellArgs),
+    /// Run a command inside a running program, with input and output here.
+    Exec(ExecArgs),
+    /// Show programs and their processes.
+    Ps {
+        /// Only this program, by process id or name.
+        #[arg(value_parser = units::target)]
+        target: Option<Target>,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show what a program said, also after its end.
+    Logs {
+        /// The program's name.
+        name: String,
+        /// Go on until the program ends.
+        #[arg(short, long)]
+        follow: bool,
+    },
+    /// Stop a program, or the running machine if none is named.
+    ///
+    /// The program's first process gets SIGTERM. What is still there when the time is over is killed.
+    Stop {
+        /// A process id or a name.
+        #[arg(value_parser = units::target)]
+        target: Option<Target>,
+        /// How long the program may take.
+        #[arg(long, value_parser = units::duration, default_value = "10s", requires = "target")]
+        timeout: Nanos,
+    },
 }
 
 /// What to do with root images.
@@ -337,6 +373,15 @@ mod tests {
             "shimos start name",
             "shimos start 12 -- /bin/true",
             "shimos sim --seed x",
+            "shimos run --kernel k99 -- ls",
+            "shimos run --name 7 -- ls",
+            "shimos run --publish 80 -- ls",
+            "shimos run image ls",
+            "shimos exec web",
+            "shimos exec -- ls",
+            "shimos shell web --image x",
+            "shimos stop web --timeout soon",
+            "shimos logs",
         ] {
             let why = wrong(line);
             assert!(!why.contains('\n') && why.ends_with("--help") || line == "shimos", "{line}: {why}");
@@ -354,6 +399,15 @@ mod tests {
         assert_eq!((name.as_str(), protect, output), ("web", Some(Nanos::millis(50)), Output::Commit));
         assert_eq!(publish, [(8080, 80)]);
         assert_eq!(argv, ["/bin/busybox", "httpd", "-f"]);
+        let line = "shimos run -t -e A=b -p 80:8080 --protect 20ms image -- ls -l -- --help";
+        let Command::Run(args) = parse(line.split(' ')).expect("right").command else { panic!("run") };
+        assert_eq!((args.image.as_deref(), args.argv.join(" ").as_str()), (Some("image"), "ls -l -- --help"));
+        assert!(args.program.how.terminal && args.program.protection().is_some());
+        assert!(matches!(parse(["shimos", "run", "image"]).expect("right").command, Command::Run(_)));
+        let Command::Exec(args) = parse(["shimos", "exec", "-T", "web", "--", "ps"]).expect("right").command else {
+            panic!("exec")
+        };
+        assert_eq!((args.target, args.how.no_terminal), (Target::Name("web".to_string()), true));
         let cli = parse("shimos demo --json --kernels 8 --machine microvm".split(' ')).expect("right");
         let Command::Demo { json: true, machine, .. } = cli.command else { panic!("demo") };
         assert_eq!((machine.kernels, machine.machine), (8, Kind::Microvm));

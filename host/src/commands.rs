@@ -3,12 +3,15 @@ use crate::{
     artifacts, bench,
     cli::{Bench, Cli, Command, MachineArgs},
     control::Control,
-    demo, image, images,
+    demo, image, images, logs,
     machine::{self, Files, Machine},
     paths::Paths,
+    ps,
     qmp::Qmp,
     registry::{self, Entry},
-    status, testing,
+    run, status,
+    stop::{self, Went},
+    testing,
     units::Published,
     usage::usage,
     versus,
@@ -23,12 +26,12 @@ use std::{
 };
 
 /// Longest that a boot may take.
-const BOOT: Duration = Duration::from_secs(60);
+pub(crate) const BOOT: Duration = Duration::from_secs(60);
 /// Longest that a machine may take to stop by itself.
 const STOP: Duration = Duration::from_secs(3);
 
 /// Does what the command line says.
-pub fn run(cli: Cli) -> Result<ExitCode> {
+pub fn perform(cli: Cli) -> Result<ExitCode> {
     let paths = Paths::find()?;
     match cli.command {
         Command::Demo { json, interval, machine } => {
@@ -101,7 +104,24 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
             show(&if json { format!("{}\n", report.json()) } else { report.table() });
             Ok(if report.held() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
-        Command::Stop => stop(&paths),
+        Command::Run(args) => Ok(run::run(&paths, &args)),
+        Command::Shell(args) => Ok(run::shell(&paths, &args)),
+        Command::Exec(args) => Ok(run::exec(&paths, &args)),
+        Command::Ps { target, json } => {
+            let rows = ps::ask(&mut client(&paths)?, target.as_ref())?;
+            show(&if json { format!("{}\n", ps::json(&rows)) } else { ps::table(&rows) });
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Logs { name, follow } => done(logs::show(&paths, &name, follow)),
+        Command::Stop { target: None, .. } => stop_machine(&paths),
+        Command::Stop { target: Some(target), timeout } => {
+            let (name, went) = stop::program(&mut client(&paths)?, &target, Duration::from_nanos(timeout.0))?;
+            show(&match went {
+                Went::Asked => format!("{name} has ended\n"),
+                Went::Killed => format!("{name} did not end by SIGTERM and was killed\n"),
+            });
+            Ok(ExitCode::SUCCESS)
+        }
     }
 }
 
@@ -130,6 +150,12 @@ fn files(paths: &Paths, machine: &MachineArgs) -> Result<Files> {
         None => image::root(paths)?,
     };
     Ok(Files { kernel, image })
+}
+
+/// Kernel and image for a machine that nobody has described.
+pub(crate) fn usual_files(paths: &Paths) -> Result<Files> {
+    machine::emulator()?;
+    Ok(Files { kernel: artifacts::kernel(paths)?, image: image::root(paths)? })
 }
 
 fn boot(paths: &Paths, machine: &MachineArgs, publish: Vec<Published>) -> Result<ExitCode> {
@@ -185,7 +211,7 @@ fn start(entry: &Entry, start: Start, publish: &[(u16, u16)]) -> Result<ExitCode
 }
 
 /// Asks the machine to stop; ends the emulator if it does not.
-fn stop(paths: &Paths) -> Result<ExitCode> {
+fn stop_machine(paths: &Paths) -> Result<ExitCode> {
     let entry = registry::current(paths)?;
     Control::new(entry.control_port).power_off();
     if !gone(&entry, STOP)

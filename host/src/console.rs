@@ -1,6 +1,7 @@
 //! The machine's console: every line, by who said it, in memory and in a log file.
 //!
 //! The console's owner prints `[k1] text` for a kernel's log and `name| text` for a line of a program.
+use crate::logs::Splitter;
 use std::{
     fs::File,
     io::{BufRead, BufReader, Read, Write},
@@ -62,11 +63,13 @@ pub struct Console {
 }
 
 impl Console {
-    /// Reads lines from `from` until it ends, in a thread of its own; each also goes to the file `log`.
+    /// Reads lines from `from` until it ends, in a thread of its own; each also goes to the file `log`, and those of programs
+    /// to logs of their own beside it.
     pub fn read(from: impl Read + Send + 'static, log: &Path) -> std::io::Result<Console> {
         let mut file = File::create(log)?;
         let console = Console::default();
         let writer = console.clone();
+        let mut logs = Splitter::new(log.parent().unwrap_or(Path::new(".")));
         thread::spawn(move || {
             let mut reader = BufReader::new(from);
             let mut bytes = Vec::new();
@@ -74,6 +77,9 @@ impl Console {
                 let text = String::from_utf8_lossy(&bytes);
                 let text = text.trim_end_matches(['\n', '\r']);
                 let _ = writeln!(file, "{text}");
+                if let (Source::Program(name), said) = parse(text) {
+                    logs.line(&name, said);
+                }
                 writer.push(text);
                 bytes.clear();
             }
@@ -169,7 +175,9 @@ mod tests {
 
     #[test]
     fn a_console_is_read_to_its_end() {
-        let log = std::env::temp_dir().join(format!("shimos-console-{}", std::process::id()));
+        let directory = std::env::temp_dir().join(format!("shimos-console-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).expect("directory");
+        let log = directory.join("console.log");
         let console = Console::read(&b"[k0] one\r\ncounter| 1\ncounter| 2"[..], &log).expect("log file");
         let line = console.wait_for(Duration::from_secs(5), |line| line.text == "2").expect("comes");
         assert_eq!(line.source, Source::Program("counter".to_string()));
@@ -178,6 +186,7 @@ mod tests {
         assert_eq!(console.of_program("counter"), ["1", "2"]);
         assert_eq!(console.last(1), ["counter| 2"]);
         assert_eq!(std::fs::read_to_string(&log).expect("written"), "[k0] one\ncounter| 1\ncounter| 2\n");
-        let _ = std::fs::remove_file(log);
+        assert_eq!(std::fs::read_to_string(directory.join("logs/counter.log")).expect("written"), "1\n2\n");
+        let _ = std::fs::remove_dir_all(directory);
     }
 }

@@ -1,7 +1,9 @@
 //! The client of the control protocol: asks `shimosd` over TCP.
 use anyhow::{Context, Result, anyhow, bail};
 use shimos_abi::{
-    control::{Fault, Figure, MAX_MESSAGE, MachineStatus, Protection, Request, Response, Start, Target, VERSION},
+    control::{
+        Fault, Figure, MAX_MESSAGE, MachineStatus, Processes, Protection, Request, Response, Start, Target, VERSION,
+    },
     ids::{Incarnation, KernelId, Pid, ProgramId},
     time::Nanos,
 };
@@ -83,6 +85,39 @@ impl Control {
             Response::Started { program, pid, kernel } => Ok(Started { program, pid, kernel }),
             other => Err(unexpected(&other)),
         }
+    }
+
+    /// Starts one more process in a running program.
+    pub fn exec(&mut self, target: Target, argv: Vec<String>, env: Vec<String>) -> Result<Started> {
+        match self.ask(&Request::Exec { target, argv, env }, &Repeat::Never, PATIENCE)? {
+            Response::Started { program, pid, kernel } => Ok(Started { program, pid, kernel }),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// The processes of a program.
+    pub fn processes(&mut self, program: ProgramId) -> Result<Processes> {
+        let mut all: Option<Processes> = None;
+        let mut from = Pid(0);
+        loop {
+            match self.ask(&Request::Processes { program, from }, &Repeat::Harmless, ANSWER)? {
+                Response::Processes(mut part) => {
+                    let next = part.next.filter(|next| *next > from);
+                    part.list.splice(..0, all.map(|all| all.list).unwrap_or_default());
+                    match next {
+                        None => return Ok(part),
+                        Some(next) => from = next,
+                    }
+                    all = Some(part);
+                }
+                other => return Err(unexpected(&other)),
+            }
+        }
+    }
+
+    /// Sends a signal to one process.
+    pub fn signal(&mut self, pid: Pid, signal: u8) -> Result<()> {
+        self.done(&Request::Signal { pid, signal }, &Repeat::Never)
     }
 
     /// Sends a signal to all processes of a program.

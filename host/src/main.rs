@@ -1,7 +1,7 @@
 //! The `shimos` tool.
 #![forbid(unsafe_code)]
 
-use shimos::{children, cli, commands, usage};
+use shimos::{children, cli, commands, terminal, usage};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -17,7 +17,7 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let code = match commands::run(arguments) {
+    let code = match commands::perform(arguments) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("shimos: {}", usage::one_line(&error));
@@ -25,5 +25,6 @@ fn main() -> ExitCode {
         }
     };
     children::end_all();
+    terminal::restore();
     code
 }

@@ -1,5 +1,5 @@
 //! Names of the control protocol's values, as people write and read them.
-use shimos_abi::control::{DeathCause, DetectedBy, Device, Fault, FencedBy, KernelState, Output};
+use shimos_abi::control::{DeathCause, DetectedBy, Device, Fault, FencedBy, KernelState, Output, ProcessState};
 
 /// All faults by name.
 pub const FAULTS: [(&str, Fault); 11] = [
@@ -74,5 +74,15 @@ pub fn output(output: Output) -> &'static str {
     match output {
         Output::Commit => "commit",
         Output::Free => "free",
+    }
+}
+
+/// What a process does.
+pub fn process(state: ProcessState) -> &'static str {
+    match state {
+        ProcessState::Running => "running",
+        ProcessState::Sleeping => "sleeping",
+        ProcessState::Stopped => "stopped",
+        ProcessState::Zombie => "zombie",
     }
 }

@@ -302,6 +302,54 @@ pub enum Request {
     /// Stop the machine.
     #[n(9)]
     PowerOff,
+    /// Start one more process in a running program, with root's rights and in the working directory of the program's first
+    /// process. Nobody is its parent.
+    #[n(10)]
+    Exec {
+        /// Which program.
+        #[n(0)]
+        target: Target,
+        /// Argument vector; the first is the path of the file to execute.
+        #[n(1)]
+        argv: Vec<String>,
+        /// Environment.
+        #[n(2)]
+        env: Vec<String>,
+    },
+    /// Send a signal to one process.
+    #[n(11)]
+    Signal {
+        /// Which.
+        #[n(0)]
+        pid: Pid,
+        /// Signal number.
+        #[n(1)]
+        signal: u8,
+    },
+    /// List the processes of a program, as many as one answer holds.
+    #[n(12)]
+    Processes {
+        /// Which.
+        #[n(0)]
+        program: ProgramId,
+        /// From this id on.
+        #[n(1)]
+        from: Pid,
+    },
+}
+
+impl Request {
+    /// Requests that this version knows are numbered from 0 to here.
+    pub const LAST: u32 = 12;
+
+    /// The number of an encoded request, if it is one of this version or a later one.
+    pub fn number(bytes: &[u8]) -> Option<u32> {
+        let mut decoder = minicbor::Decoder::new(bytes);
+        match decoder.datatype().ok()? {
+            minicbor::data::Type::Array => decoder.array().ok().and_then(|_| decoder.u32().ok()),
+            _ => decoder.u32().ok(),
+        }
+    }
 }
 
 /// An answer.
@@ -349,7 +397,80 @@ pub enum Response {
     /// Figures of a measurement.
     #[n(6)]
     Figures(#[n(0)] Vec<Figure>),
+    /// Processes of a program.
+    #[n(7)]
+    Processes(#[n(0)] Processes),
 }
+
+/// Processes of a program, by their ids.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Processes {
+    /// Where the program is.
+    #[n(0)]
+    pub kernel: KernelId,
+    /// The machine's time.
+    #[n(1)]
+    pub now: Nanos,
+    /// When the program started.
+    #[n(2)]
+    pub started: Nanos,
+    /// The processes.
+    #[n(3)]
+    pub list: Vec<ProcessInfo>,
+    /// The id to go on from, if there are more.
+    #[n(4)]
+    pub next: Option<Pid>,
+}
+
+/// What a process does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
+#[cbor(index_only)]
+pub enum ProcessState {
+    /// It runs or could run.
+    #[n(0)]
+    Running,
+    /// It waits.
+    #[n(1)]
+    Sleeping,
+    /// Job control has stopped it.
+    #[n(2)]
+    Stopped,
+    /// It has ended, and nobody has asked how.
+    #[n(3)]
+    Zombie,
+}
+
+/// One process, for ps.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct ProcessInfo {
+    /// Its id.
+    #[n(0)]
+    pub pid: Pid,
+    /// Its parent's.
+    #[n(1)]
+    pub parent: Pid,
+    /// What it does.
+    #[n(2)]
+    pub state: ProcessState,
+    /// Processor time of all its threads.
+    #[n(3)]
+    pub used: Nanos,
+    /// When it started.
+    #[n(4)]
+    pub started: Nanos,
+    /// Threads.
+    #[n(5)]
+    pub threads: u32,
+    /// Resident pages.
+    #[n(6)]
+    pub pages: u32,
+    /// Its command line, cut to [`MAX_COMMAND`] bytes; its name in brackets if there is none.
+    #[n(7)]
+    pub command: String,
+}
+
+/// Longest command line that a list of processes tells, in bytes.
+pub const MAX_COMMAND: usize = 256;
 
 /// One measured figure.
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]

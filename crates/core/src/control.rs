@@ -45,7 +45,7 @@ impl<M: Machine> Kernel<M> {
             self.asked.insert(request.number, (request.program, None));
             let me = self.me.kernel;
             match minicbor::decode::<Request>(&request.bytes) {
-                Err(_) => self.fail(request.number, "the request cannot be understood".to_string()),
+                Err(_) => self.fail(request.number, not_understood(&request.bytes)),
                 Ok(decoded) => match self.business_of(&decoded) {
                     Business::Here => {
                         if let Some(answer) = self.serve(request.number, me, &request.bytes) {
@@ -107,18 +107,26 @@ impl<M: Machine> Kernel<M> {
     fn business_of(&self, request: &Request) -> Business {
         match request {
             Request::Start(start) => self.place_for(start),
-            Request::Kill { target, .. } | Request::Protect { target, .. } | Request::Unprotect { target } => {
-                match self.find(target) {
-                    Err(why) => Business::Nobody(why),
-                    Ok(program) => match self.services.ikc.area().home(program).life() {
-                        Some(life) if life.kernel == self.me.kernel => Business::Here,
-                        Some(life) => Business::Of(life.kernel),
-                        None => Business::Nobody(format!("there is no program {program}")),
-                    },
-                }
-            }
+            Request::Kill { target, .. }
+            | Request::Protect { target, .. }
+            | Request::Unprotect { target }
+            | Request::Exec { target, .. } => match self.find(target) {
+                Err(why) => Business::Nobody(why),
+                Ok(program) => self.at_home(program),
+            },
+            Request::Signal { pid, .. } => self.at_home(ProgramId::of(*pid)),
+            Request::Processes { program, .. } => self.at_home(*program),
             Request::Inject { kernel, .. } => self.of_kernel(*kernel),
             _ => Business::Here,
+        }
+    }
+
+    /// The kernel that a program lives on.
+    fn at_home(&self, program: ProgramId) -> Business {
+        match self.services.ikc.area().home(program).life() {
+            Some(life) if life.kernel == self.me.kernel => Business::Here,
+            Some(life) => Business::Of(life.kernel),
+            None => Business::Nobody(format!("there is no program {program}")),
         }
     }
 
@@ -212,7 +220,7 @@ impl<M: Machine> Kernel<M> {
     /// Works on a request that is this kernel's business. No answer means that it comes later.
     pub(crate) fn serve(&mut self, number: u64, asker: KernelId, bytes: &[u8]) -> Option<Response> {
         let Ok(request) = minicbor::decode::<Request>(bytes) else {
-            return Some(Response::Failed("the request cannot be understood".to_string()));
+            return Some(Response::Failed(not_understood(bytes)));
         };
         Some(match request {
             Request::Hello => Response::Hello { version: VERSION },
@@ -247,6 +255,15 @@ impl<M: Machine> Kernel<M> {
             }
             Request::BenchIkc { rounds } => self.bench_ikc(rounds),
             Request::PowerOff => self.services.machine.power_off(),
+            Request::Exec { target, argv, env } => match self.here(&target) {
+                Err(answer) => answer,
+                Ok(program) => match self.begin_joining(program, argv, env, (number, asker)) {
+                    Ok(()) => return None,
+                    Err(why) => Response::Failed(why),
+                },
+            },
+            Request::Signal { pid, signal } => self.signal(pid, signal),
+            Request::Processes { program, from } => self.processes(program, from),
         })
     }
 
@@ -272,6 +289,20 @@ impl<M: Machine> Kernel<M> {
             for pid in pids {
                 delivery::send_to_process(resident, pid, signal, Info::from_kernel());
             }
+        }
+        Response::Done
+    }
+
+    fn signal(&mut self, pid: Pid, signal: u8) -> Response {
+        let Some(signal) = Signal::new(signal.into()) else {
+            return Response::Failed("signals have numbers from 1 to 64".to_string());
+        };
+        let program = match self.here(&Target::Pid(pid)) {
+            Ok(program) => program,
+            Err(answer) => return answer,
+        };
+        if let Some(resident) = self.residents.get_mut(&program) {
+            delivery::send_to_process(resident, pid, signal, Info::from_kernel());
         }
         Response::Done
     }
@@ -310,6 +341,19 @@ impl<M: Machine> Kernel<M> {
         }
         self.publish();
         Response::Done
+    }
+}
+
+/// Why a request is not understood: whoever asks may be newer than this kernel.
+fn not_understood(bytes: &[u8]) -> String {
+    match Request::number(bytes) {
+        Some(number) if number > Request::LAST => {
+            let last = Request::LAST;
+            format!(
+                "request {number} is unknown here: version {VERSION} of this kernel knows 0 to {last}; build both anew"
+            )
+        }
+        _ => "the request cannot be understood".to_string(),
     }
 }
 

@@ -127,12 +127,7 @@ impl<M: Machine> Kernel<M> {
             };
             self.publish();
             match starting.asker {
-                Some((number, kernel)) if kernel == self.me.kernel => {
-                    self.answered(number, crate::control::encode(&answer));
-                }
-                Some((number, kernel)) => {
-                    self.tell(kernel, &Message::Answer(number, crate::control::encode(&answer)));
-                }
+                Some(asker) => self.answer(asker, &answer),
                 None => {
                     if let Response::Failed(why) = answer {
                         self.services.log(&why);
@@ -158,6 +153,16 @@ impl<M: Machine> Kernel<M> {
                 self.services.blocks.forget(&mut self.services.frames, first);
                 Err(Trouble::Image(format!("the image at block {first} of the disk cannot be used: {error}")))
             }
+        }
+    }
+
+    /// Gives an answer to whoever asked, here or by way of another kernel.
+    pub(crate) fn answer(&mut self, (number, kernel): (u64, KernelId), answer: &Response) {
+        let bytes = crate::control::encode(answer);
+        if kernel == self.me.kernel {
+            self.answered(number, bytes);
+        } else {
+            self.tell(kernel, &Message::Answer(number, bytes));
         }
     }
 
@@ -270,11 +275,14 @@ fn enter<M: Machine>(c: &mut Context<'_, M>, start: &Start) -> Result<(), Stop> 
         let cwd = names::resolve(c, start.cwd.as_bytes())?;
         c.process_mut()?.cwd = cwd;
     }
+    execute(c, &start.argv, &start.env)
+}
+
+/// Executes a file in a process that is being made, and gives it the program's console.
+pub(crate) fn execute<M: Machine>(c: &mut Context<'_, M>, argv: &[String], env: &[String]) -> Result<(), Stop> {
     let console = names::resolve(c, b"/dev/console")?;
-    let path = start.argv.first().map(String::as_bytes).unwrap_or_default().to_vec();
-    let arguments = syscall::strings(&start.argv);
-    let environment = syscall::strings(&start.env);
-    syscall::execute(c, path, arguments, environment)?;
+    let path = argv.first().map(String::as_bytes).unwrap_or_default().to_vec();
+    syscall::execute(c, path, syscall::strings(argv), syscall::strings(env))?;
     let description = c.resident.program.add_description(Kind::Console(console), syscall::status_flags::READ_WRITE);
     c.resident.program.tree.pin(console);
     for _ in 0..3 {
@@ -287,7 +295,8 @@ fn enter<M: Machine>(c: &mut Context<'_, M>, start: &Start) -> Result<(), Stop> 
     Ok(())
 }
 
-fn first_process(pid: Pid, files: FilesId, root: NodeId, now: Nanos) -> Process {
+/// A process that has executed nothing yet.
+pub(crate) fn first_process(pid: Pid, files: FilesId, root: NodeId, now: Nanos) -> Process {
     Process {
         pid,
         parent: Pid(0),
@@ -323,7 +332,8 @@ fn first_process(pid: Pid, files: FilesId, root: NodeId, now: Nanos) -> Process 
     }
 }
 
-fn first_thread(pid: Pid) -> Thread {
+/// Its thread.
+pub(crate) fn first_thread(pid: Pid) -> Thread {
     Thread {
         tid: pid,
         process: pid,

@@ -7,6 +7,7 @@ extern crate alloc;
 
 mod bench;
 mod blocks;
+mod census;
 mod content;
 mod context;
 mod control;
@@ -20,6 +21,7 @@ mod exec;
 mod files;
 mod ipc;
 mod jobs;
+mod join;
 mod kernel;
 mod load;
 mod locks;

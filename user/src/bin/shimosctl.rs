@@ -2,19 +2,35 @@
 #![forbid(unsafe_code)]
 
 use shimos_abi::{
-    control::{Fault, MAX_INTERVAL, MIN_INTERVAL, MachineStatus, Output, Protection, Request, Response, Target},
-    ids::{KernelId, Pid},
+    control::{
+        Fault, MAX_INTERVAL, MIN_INTERVAL, MachineStatus, Output, ProgramStatus, Protection, Request, Response, Target,
+    },
+    ids::{KernelId, Pid, ProgramId},
     time::Nanos,
 };
 use shimos_user::device::Device;
-use std::process::ExitCode;
+use std::{io, process::ExitCode};
 
-const USAGE: &str = "usage: shimosctl status | protect TARGET INTERVAL_MS [commit|free] | unprotect TARGET \
-    | kill TARGET [SIGNAL] | inject KERNEL FAULT | heartbeat MS | poweroff";
+const USAGE: &str = "usage: shimosctl status | ps | protect TARGET INTERVAL_MS [commit|free] | unprotect TARGET \
+    | kill TARGET [SIGNAL] | stop TARGET | exec TARGET COMMAND [ARGUMENT]... | inject KERNEL FAULT | heartbeat MS \
+    | poweroff";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let several = match words.as_slice() {
+        ["ps"] => Some(Device::open().and_then(|mut device| list(&mut device))),
+        ["stop", name] => Some(Device::open().and_then(|mut device| stop(&mut device, name))),
+        _ => None,
+    };
+    match several {
+        Some(Ok(())) => return ExitCode::SUCCESS,
+        Some(Err(error)) => {
+            eprintln!("shimosctl: {error}");
+            return ExitCode::FAILURE;
+        }
+        None => {}
+    }
     let request = match parse(&words) {
         Ok(request) => request,
         Err(why) => {
@@ -57,6 +73,11 @@ fn parse(words: &[&str]) -> Result<Request, String> {
             Ok(signal @ 1..=64) => Ok(Request::Kill { target: target(name), signal }),
             _ => Err(format!("'{signal}' is no signal; give a number from 1 to 64")),
         },
+        ["exec", name, argv @ ..] if !argv.is_empty() => Ok(Request::Exec {
+            target: target(name),
+            argv: argv.iter().map(|word| word.to_string()).collect(),
+            env: std::env::vars().map(|(name, value)| format!("{name}={value}")).collect(),
+        }),
         ["inject", kernel, name] => {
             Ok(Request::Inject { kernel: kernel_id(kernel)?, fault: fault(name)?, incarnation: None })
         }
@@ -64,6 +85,62 @@ fn parse(words: &[&str]) -> Result<Request, String> {
         ["poweroff"] => Ok(Request::PowerOff),
         _ => Err(USAGE.to_string()),
     }
+}
+
+/// Asks, and takes a refusal for an error.
+fn ask(device: &mut Device, request: &Request) -> io::Result<Response> {
+    match device.ask(request)? {
+        Response::Failed(why) => Err(io::Error::other(why)),
+        answer => Ok(answer),
+    }
+}
+
+fn programs(device: &mut Device) -> io::Result<Vec<ProgramStatus>> {
+    match ask(device, &Request::Status)? {
+        Response::Status(status) => {
+            Ok(status.kernels.into_iter().flat_map(|kernel| kernel.published.programs).collect())
+        }
+        _ => Err(io::Error::other("an answer that does not fit the question")),
+    }
+}
+
+/// Shows the processes of all programs.
+fn list(device: &mut Device) -> io::Result<()> {
+    println!("{:>7} {:>7} {:<4} {:>9} {:>9}  {:<12} COMMAND", "PID", "PPID", "ON", "TIME ms", "KiB", "PROGRAM");
+    for program in programs(device)? {
+        let mut from = Some(Pid(0));
+        // A program that has ended meanwhile is none.
+        while let Some(first) = from
+            && let Response::Processes(part) = device.ask(&Request::Processes { program: program.id, from: first })?
+        {
+            for process in &part.list {
+                println!(
+                    "{:>7} {:>7} {:<4} {:>9.0} {:>9}  {:<12} {}",
+                    process.pid.0,
+                    process.parent.0,
+                    part.kernel.to_string(),
+                    ms(process.used),
+                    process.pages * 4,
+                    program.name,
+                    process.command
+                );
+            }
+            from = part.next.filter(|next| *next > first);
+        }
+    }
+    Ok(())
+}
+
+/// Asks the first process of a program to end.
+fn stop(device: &mut Device, name: &str) -> io::Result<()> {
+    let wanted = target(name);
+    let all = programs(device)?;
+    let found = all.iter().find(|program| match &wanted {
+        Target::Name(name) => program.name == *name,
+        Target::Pid(pid) => ProgramId::of(*pid) == program.id,
+    });
+    let program = found.ok_or_else(|| io::Error::other(format!("there is no program '{name}'")))?;
+    ask(device, &Request::Signal { pid: program.id.first_pid(), signal: 15 }).map(drop)
 }
 
 fn protect(name: &str, interval: &str, output: Output) -> Result<Request, String> {
@@ -171,6 +248,7 @@ mod tests {
             &["inject", "k1", "flood"],
             &["kill", "httpd", "0"],
             &["frobnicate"],
+            &["exec", "httpd"],
             &[],
         ] {
             let why = parse(words).expect_err("refused");

@@ -6,6 +6,7 @@ mod turn;
 use crate::{
     create::Starting,
     device::{claim::claim, disk::Arriving},
+    join::Joining,
     resident::Resident,
     services::Services,
 };
@@ -42,6 +43,7 @@ pub struct Kernel<M: Machine> {
     pub(crate) services: Services<M>,
     pub(crate) residents: BTreeMap<ProgramId, Resident<M>>,
     pub(crate) starting: Vec<Starting>,
+    pub(crate) joining: Vec<Joining>,
     pub(crate) slots: Slots,
     pub(crate) teardowns: Vec<Teardown>,
     pub(crate) timer: TimerDaemon,
@@ -104,6 +106,7 @@ impl<M: Machine> Kernel<M> {
             services,
             residents: BTreeMap::new(),
             starting: Vec::new(),
+            joining: Vec::new(),
             slots,
             teardowns: Vec::new(),
             timer: TimerDaemon::new(me, daemons),

@@ -20,6 +20,7 @@ impl<M: Machine> Kernel<M> {
         }
         self.open_image();
         self.go_on_starting();
+        self.go_on_joining();
     }
 
     /// What a program needs besides running: timers, network, checkpoints, its end.

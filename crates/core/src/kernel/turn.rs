@@ -242,6 +242,7 @@ impl<M: Machine> Kernel<M> {
             || self.services.disk.as_ref().is_some_and(DiskOwner::is_busy)
             || self.services.console.as_ref().is_some_and(ConsoleOwner::is_busy)
             || !self.starting.is_empty()
+            || !self.joining.is_empty()
             || self.residents.values().any(|resident| !resident.program.head.loans.is_empty());
         if waiting {
             next = next.min(self.services.machine.now() + Nanos::millis(1));
