@@ -5,6 +5,7 @@ mod abi;
 mod administration;
 mod boot;
 mod device_owner;
+mod images;
 mod input;
 mod isolation;
 mod room;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         administration::run,
         room::run,
         abi::run,
+        images::run,
         input::run,
     ] {
         group(&mut suite);

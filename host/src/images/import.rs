@@ -16,6 +16,9 @@ use std::path::Path;
 /// Changes whenever the same input gives another image.
 const RECIPE: &str = "shimos image 1";
 
+/// Bytes that are read without a word.
+const WORTH_SAYING: u64 = 64 << 20;
+
 /// What is to be imported, and how.
 #[derive(Clone, Copy, Debug)]
 pub struct Import<'a> {
@@ -35,7 +38,9 @@ pub fn run(store: &Store, agents: &Agents, import: Import<'_>) -> Result<Kept> {
     let shown = import.source.display();
     let cannot = |error: anyhow::Error| error.context(format!("cannot make an image of {shown}"));
     let found = std::fs::metadata(import.source).with_context(|| format!("cannot open {shown}"))?;
-    eprintln!("shimos: reading {shown}");
+    if found.is_dir() || found.len() > WORTH_SAYING {
+        eprintln!("shimos: reading {shown}");
+    }
     if found.is_dir() && !bundle::is_bundle(import.source) {
         let (tree, digest) = directory::read(import.source).map_err(cannot)?;
         let key = key("directory", "", &digest);
