@@ -70,6 +70,14 @@ impl Pipe {
         let count = most.min(self.len());
         self.content.0.drain(..count).collect()
     }
+    /// A copy of up to `most` bytes; they stay.
+    pub fn peek(&self, most: usize) -> Vec<u8> {
+        self.content.0.iter().take(most).copied().collect()
+    }
+    /// Takes `count` bytes out that were copied.
+    pub fn skip(&mut self, count: usize) {
+        self.content.0.drain(..count.min(self.len()));
+    }
     /// How much of a write of `count` bytes fits now: all or nothing up to [`ATOMIC`].
     pub fn accepts(&self, count: usize) -> usize {
         let room = self.room();

@@ -1,7 +1,7 @@
 //! Whole files: copying between descriptors, room, synchronisation, advice.
 use super::{
     Arguments,
-    transfer::{Progress, check_writable, flags, read_from, write_to},
+    transfer::{Progress, check_readable, check_writable, flags, read_from, write_to},
 };
 use crate::{
     content,
@@ -18,7 +18,9 @@ const SENDFILE_PIECE: usize = 128 << 10;
 pub fn sendfile<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
     let (out, input) = (c.descriptor(a[0])?.description, c.descriptor(a[1])?.description);
     let count = a[3] as usize;
-    if !matches!(c.description_by(input)?.kind, Kind::File(_)) {
+    check_readable(c.description_by(input)?.flags)?;
+    let rewinds = a[2] != 0 && (c.read_u64(a[2])? as i64) < 0;
+    if rewinds || !matches!(c.description_by(input)?.kind, Kind::File(_)) {
         return Err(Errno::EINVAL.into());
     }
     check_writable(c.description_by(out)?.flags)?;
@@ -108,6 +110,41 @@ pub fn fsync<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
 
 pub fn sync<M: Machine>(_: &mut Context<'_, M>, _: Arguments) -> Result<u64> {
     Ok(0)
+}
+
+/// syncfs(2): as sync.
+pub fn syncfs<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
+    match c.description(a[0])?.kind {
+        Kind::Path(_) => Err(Errno::EBADF.into()),
+        _ => Ok(0),
+    }
+}
+
+/// sync_file_range(2): as fsync.
+pub fn sync_file_range<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
+    let (offset, len) = (a[1] as i64, a[2] as i64);
+    let kind = &c.description(a[0])?.kind;
+    if let Kind::Path(_) = kind {
+        return Err(Errno::EBADF.into());
+    }
+    if a[3] as u32 & !7 != 0 || offset < 0 || len < 0 || offset.checked_add(len).is_none() {
+        return Err(Errno::EINVAL.into());
+    }
+    match kind {
+        Kind::File(_) | Kind::Directory(_) | Kind::Snapshot(..) => Ok(0),
+        _ => Err(Errno::ESPIPE.into()),
+    }
+}
+
+/// readahead(2): blocks are read ahead anyway; this is a hint.
+pub fn readahead<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
+    let description = c.description(a[0])?;
+    check_readable(description.flags)?;
+    match description.kind {
+        Kind::File(_) => Ok(0),
+        Kind::Path(_) => Err(Errno::EBADF.into()),
+        _ => Err(Errno::EINVAL.into()),
+    }
 }
 
 /// posix_fadvise(2): advice is taken note of only where it is wrong.

@@ -36,6 +36,7 @@ mod semaphores;
 mod shared;
 mod signalfd;
 mod signals;
+mod splice;
 mod system;
 pub mod terminals;
 mod timerfd;
@@ -43,6 +44,7 @@ mod timers;
 mod transfer;
 mod tty_control;
 mod unix;
+mod vectors;
 mod wait;
 
 pub use clock::note_time_left;
@@ -267,6 +269,7 @@ table! {
     164 settimeofday => clock::settimeofday, partial "refused to all (`EPERM`)";
     170 sethostname => system::sethostname, partial "refused to all (`EPERM`)";
     186 gettid => identity::gettid;
+    187 readahead => bulk::readahead;
     188 setxattr => attributes::of_path, partial "no attribute can be had (`EOPNOTSUPP`)";
     189 lsetxattr => attributes::of_link, partial "no attribute can be had (`EOPNOTSUPP`)";
     190 fsetxattr => attributes::of_descriptor, partial "no attribute can be had (`EOPNOTSUPP`)";
@@ -328,6 +331,10 @@ table! {
     272 unshare => clone::unshare, partial "`CLONE_NEW*` (`EPERM`)";
     273 set_robust_list => robust::set_robust_list;
     274 get_robust_list => robust::get_robust_list;
+    275 splice => splice::splice;
+    276 tee => splice::tee;
+    277 sync_file_range => bulk::sync_file_range;
+    278 vmsplice => splice::vmsplice;
     280 utimensat => metadata::utimensat;
     281 epoll_pwait => epoll::epoll_pwait;
     282 signalfd => signalfd::signalfd;
@@ -345,11 +352,15 @@ table! {
     295 preadv => transfer::preadv;
     296 pwritev => transfer::pwritev;
     302 prlimit64 => system::prlimit64;
+    306 syncfs => bulk::syncfs;
     308 setns => clone::setns, partial "descriptors of name spaces (`EINVAL`)";
     309 getcpu => scheduling::getcpu;
     316 renameat2 => names::renameat2, partial "`RENAME_WHITEOUT` (`EINVAL`)";
     318 getrandom => system::getrandom;
     319 memfd_create => memfd::memfd_create;
+    326 copy_file_range => splice::copy_file_range;
+    327 preadv2 => vectors::preadv2;
+    328 pwritev2 => vectors::pwritev2;
     332 statx => metadata::statx, partial "`STATX_BTIME`, `STATX_MNT_ID` (not in the mask)";
     435 clone3 => clone::clone3,
         partial "`CLONE_PIDFD` (`EINVAL`), `CLONE_NEW*` (`EPERM`), `CLONE_INTO_CGROUP` (`EBADF`)";

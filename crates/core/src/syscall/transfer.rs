@@ -28,7 +28,7 @@ pub mod flags {
 const IOV_MAX: u64 = 1024;
 
 /// Fails where a description is not open for reading.
-fn check_readable(flags: u32) -> Result<()> {
+pub fn check_readable(flags: u32) -> Result<()> {
     if flags & flags::ACCESS_MODE == flags::WRITE_ONLY { Err(Errno::EBADF.into()) } else { Ok(()) }
 }
 
@@ -337,7 +337,12 @@ fn write_pieces<M: Machine>(c: &mut Context<'_, M>, id: DescriptionId, bytes: &[
 }
 
 /// Reads from `fd` into the caller's memory; the bytes are taken only once the memory is known to be there.
-fn read_to_user<M: Machine>(c: &mut Context<'_, M>, fd: u64, spans: &[(u64, usize)], at: Option<u64>) -> Result<u64> {
+pub fn read_to_user<M: Machine>(
+    c: &mut Context<'_, M>,
+    fd: u64,
+    spans: &[(u64, usize)],
+    at: Option<u64>,
+) -> Result<u64> {
     let id = c.descriptor(fd)?.description;
     let total = spans.iter().map(|(_, len)| *len).sum::<usize>().min(MAX_TRANSFER);
     if let Some((addr, len)) = spans.iter().find(|(_, len)| *len != 0) {
@@ -367,7 +372,8 @@ pub fn pread64<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> 
     read_to_user(c, a[0], &[(a[1], a[2] as usize)], Some(at))
 }
 
-fn position(offset: u64) -> Result<u64> {
+/// A file position of an argument.
+pub fn position(offset: u64) -> Result<u64> {
     if (offset as i64) < 0 { Err(Errno::EINVAL.into()) } else { Ok(offset) }
 }
 

@@ -21,6 +21,7 @@ mod procfs_more;
 mod programs;
 mod signals;
 mod sockets;
+mod splicing;
 mod timers;
 mod times;
 mod ttys;
@@ -64,6 +65,7 @@ fn main() -> ExitCode {
             epoll::TESTS,
             events::TESTS,
             timers::TESTS,
+            splicing::TESTS,
             unix::TESTS,
             sockets::TESTS,
             procfs::TESTS,

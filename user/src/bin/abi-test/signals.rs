@@ -29,6 +29,7 @@ pub const TESTS: &[Subtest] = &[
     ("signals/inherited", inherited),
     ("signals/stop-in-sleep", stop_in_sleep),
     ("signals/vector-registers", vector_registers),
+    ("signals/with-what-is-waited-for", with_what_is_waited_for),
     ("signals/bad-arguments", bad_arguments),
 ];
 
@@ -346,4 +347,20 @@ fn bad_arguments() -> Outcome {
     let set = 0_u64;
     fails("how", raw::call(libc::SYS_rt_sigprocmask, [9, &raw const set as u64, 0, 8, 0, 0]), libc::EINVAL)?;
     fails("tkill nobody", raw::call(libc::SYS_tkill, [0x3ff_ffff, 0, 0, 0, 0, 0]), libc::ESRCH)
+}
+
+/// A signal that comes with what a call waits for does not interrupt the call.
+fn with_what_is_waited_for() -> Outcome {
+    raw::on_signal(libc::SIGCHLD, Disposition::Count(0)).map_err(text)?;
+    for round in 1..=20 {
+        let child = raw::fork(|| {
+            std::thread::yield_now();
+            5
+        })
+        .map_err(text)?;
+        let (pid, status) = raw::wait(child, 0).map_err(text)?;
+        same("the child", (pid, libc::WEXITSTATUS(status)), (child, 5))?;
+        same("caught", raw::caught(libc::SIGCHLD), round)?;
+    }
+    Ok(())
 }
