@@ -91,6 +91,11 @@ impl BlockCache {
         Fault::Missing(block)
     }
 
+    /// Whether there is a block to request from the disk.
+    pub fn has_wanted(&self) -> bool {
+        !self.wanted.is_empty()
+    }
+
     /// The next block to request from the disk.
     pub fn next_wanted(&mut self) -> Option<u64> {
         let block = self.wanted.pop_first()?;

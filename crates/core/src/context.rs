@@ -28,6 +28,8 @@ pub enum Stop {
     Block(Vec<Key>),
     /// The registers are already what they must be (sigreturn, execve).
     Resume,
+    /// It is done and returns 0, and the thread gives way to others.
+    Yield,
     /// The calling thread is no more.
     Gone,
 }

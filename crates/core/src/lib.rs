@@ -41,6 +41,7 @@ pub mod sharing;
 mod signal;
 mod status;
 mod syscall;
+mod table;
 mod takeover;
 mod terminal;
 mod thread;

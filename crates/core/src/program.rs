@@ -16,6 +16,7 @@ use crate::{
     locks::Locks,
     pipe::{Pipe, PipeId},
     process::{Process, SpaceId},
+    table::Table,
     terminal::Terminal,
     thread::Thread,
     tty::{Pair, PairId},
@@ -45,21 +46,21 @@ pub struct Program {
     /// Name, protection, counters.
     pub head: Head,
     /// Its processes, zombies included.
-    pub processes: BTreeMap<Pid, Process>,
+    pub processes: Table<Pid, Process>,
     /// Its threads.
-    pub threads: BTreeMap<Pid, Thread>,
+    pub threads: Table<Pid, Thread>,
     /// Its address spaces, without page tables.
-    pub spaces: BTreeMap<SpaceId, AddressSpace>,
+    pub spaces: Table<SpaceId, AddressSpace>,
     /// Contents of writable files and of shared memory.
     pub objects: Objects,
     /// Its descriptor tables.
-    pub tables: BTreeMap<FilesId, FileTable>,
+    pub tables: Table<FilesId, FileTable>,
     /// Its open file descriptions.
-    pub descriptions: BTreeMap<DescriptionId, Description>,
+    pub descriptions: Table<DescriptionId, Description>,
     /// Its pipes.
-    pub pipes: BTreeMap<PipeId, Pipe>,
+    pub pipes: Table<PipeId, Pipe>,
     /// Its UNIX sockets.
-    pub unix: BTreeMap<UnixId, UnixSocket>,
+    pub unix: Table<UnixId, UnixSocket>,
     /// Its event objects.
     pub events: BTreeMap<EventId, Event>,
     /// Timers that send signals.

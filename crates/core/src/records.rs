@@ -13,6 +13,7 @@ use crate::{
     pipe::{Pipe, PipeId},
     process::{Process, SpaceId},
     program::{Head, Held, Program},
+    table::Table,
     terminal::Terminal,
     thread::Thread,
     tty::{Pair, PairId},
@@ -66,7 +67,11 @@ fn add<T: Encode<()>>(writer: &mut RecordWriter, kind: u16, value: &T) {
     let _ = writer.add_with(kind, VERSION, |bytes| minicbor::encode(value, &mut *bytes));
 }
 
-fn add_all<K: Encode<()>, V: Encode<()>>(writer: &mut RecordWriter, kind: u16, map: &BTreeMap<K, V>) {
+fn add_all<'a, K: Encode<()> + 'a, V: Encode<()> + 'a>(
+    writer: &mut RecordWriter,
+    kind: u16,
+    map: impl IntoIterator<Item = (&'a K, &'a V)>,
+) {
     for pair in map {
         add(writer, kind, &pair);
     }
@@ -101,17 +106,34 @@ pub fn encode(program: &Program, buffer: Vec<u8>) -> Vec<u8> {
     writer.into_bytes()
 }
 
+/// Something that takes what one record holds.
+trait Entries<K, V> {
+    fn put(&mut self, key: K, value: V);
+}
+
+impl<K: Copy + Ord, V> Entries<K, V> for Table<K, V> {
+    fn put(&mut self, key: K, value: V) {
+        self.insert(key, value);
+    }
+}
+
+impl<K: Ord, V> Entries<K, V> for BTreeMap<K, V> {
+    fn put(&mut self, key: K, value: V) {
+        self.insert(key, value);
+    }
+}
+
 #[derive(Default)]
 struct Parts {
     head: Option<Head>,
-    processes: BTreeMap<Pid, Process>,
-    threads: BTreeMap<Pid, Thread>,
-    spaces: BTreeMap<SpaceId, AddressSpace>,
+    processes: Table<Pid, Process>,
+    threads: Table<Pid, Thread>,
+    spaces: Table<SpaceId, AddressSpace>,
     objects: Option<Objects>,
-    tables: BTreeMap<FilesId, FileTable>,
-    descriptions: BTreeMap<DescriptionId, Description>,
-    pipes: BTreeMap<PipeId, Pipe>,
-    unix: BTreeMap<UnixId, UnixSocket>,
+    tables: Table<FilesId, FileTable>,
+    descriptions: Table<DescriptionId, Description>,
+    pipes: Table<PipeId, Pipe>,
+    unix: Table<UnixId, UnixSocket>,
     events: BTreeMap<EventId, Event>,
     timers: BTreeMap<TimerKey, Timer>,
     tree: Option<Tree>,
@@ -133,11 +155,11 @@ fn decode<'b, T: Decode<'b, ()>>(payload: &'b [u8]) -> Result<T, BadRecords> {
 impl Parts {
     fn take(&mut self, kind: u16, payload: &[u8]) -> Result<(), BadRecords> {
         fn pair<K: for<'b> Decode<'b, ()> + Ord, V: for<'b> Decode<'b, ()>>(
-            into: &mut BTreeMap<K, V>,
+            into: &mut impl Entries<K, V>,
             payload: &[u8],
         ) -> Result<(), BadRecords> {
             let (key, value): (K, V) = decode(payload)?;
-            into.insert(key, value);
+            into.put(key, value);
             Ok(())
         }
         match kind {

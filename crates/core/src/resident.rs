@@ -9,6 +9,7 @@ use crate::{
     process::SpaceId,
     program::Program,
     protect::Guard,
+    table::Table,
     thread::{Call, State},
     timers::{self, TimerQueue},
 };
@@ -60,7 +61,7 @@ pub struct Resident<M: Machine> {
     /// The program.
     pub program: Program,
     /// Its page tables.
-    pub tables: BTreeMap<SpaceId, M::Space>,
+    pub tables: Table<SpaceId, M::Space>,
     /// Threads to run, next first.
     pub ready: VecDeque<Pid>,
     /// Who waits for what.
@@ -92,7 +93,7 @@ impl<M: Machine> Resident<M> {
         let (watches, timers) = (Watches::of(&program), TimerQueue::of(&program));
         Resident {
             program,
-            tables: BTreeMap::new(),
+            tables: Table::new(),
             ready,
             waits: BTreeMap::new(),
             waiting: BTreeMap::new(),

@@ -18,7 +18,20 @@ use shimos_hal::{Machine, Trap};
 pub enum Turn {
     /// It can go on; another's turn.
     Yielded,
+    /// It can go on, but something has happened that the event loop must look at.
+    Interrupted,
     /// It waits, is stopped or is gone.
+    Off,
+}
+
+/// What comes after a call.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum After {
+    /// The thread goes on.
+    GoOn,
+    /// Another's turn.
+    GiveWay,
+    /// The thread waits or is gone.
     Off,
 }
 
@@ -52,35 +65,37 @@ fn in_call_of<M: Machine>(resident: &Resident<M>, tid: Pid) -> InCall {
     }
 }
 
-/// Runs one thread until its turn is over: it blocks, ends, or `until` comes.
+/// Runs one thread until its turn is over: it blocks, ends, gives way, or `until` comes.
+///
+/// Its vector registers stay loaded; whoever lets another thread run next writes them back before.
 pub fn run<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>, tid: Pid, until: Nanos) -> Turn {
-    let mut since = services.machine.now();
-    let turn = go_on(resident, services, tid, until, &mut since);
-    let now = services.machine.now();
-    // Whichever thread runs next replaces the vector registers. They are forgotten as well: the next program with this
-    // thread id may come from an image.
+    let mut now = services.machine.now();
+    let turn = go_on(resident, services, tid, until, &mut now);
+    let end = services.machine.now();
     if let Some(thread) = resident.program.threads.get_mut(&tid) {
-        thread.used = thread.used + (now - since);
-        services.machine.save_fpu(&mut thread.fpu);
+        thread.used = thread.used + (end - now);
         let turns = if turn == Turn::Off { &mut thread.counters.waits } else { &mut thread.counters.preemptions };
         *turns = turns.wrapping_add(1);
     }
-    services.machine.forget_fpu();
     turn
 }
 
-/// Goes on with a thread. What is before `since` is in its account; its calls are its own use as well.
+/// Goes on with a thread. What is before `now` is in its account; its calls are its own use as well.
 fn go_on<M: Machine>(
     resident: &mut Resident<M>,
     services: &mut Services<M>,
     tid: Pid,
     until: Nanos,
-    since: &mut Nanos,
+    now: &mut Nanos,
 ) -> Turn {
     let Some(thread) = resident.program.threads.get(&tid) else { return Turn::Off };
     // What the call waits for counts before a signal that came meanwhile: the call is issued again first.
-    if thread.call.is_some() && call(resident, services, tid) == Turn::Off {
-        return Turn::Off;
+    if thread.call.is_some() {
+        match call(resident, services, tid, *now) {
+            After::GoOn => {}
+            After::GiveWay => return Turn::Yielded,
+            After::Off => return Turn::Off,
+        }
     }
     loop {
         if has_signals(resident, tid) && delivery::deliver(resident, services, tid, InCall::No) == Delivery::Gone {
@@ -104,21 +119,22 @@ fn go_on<M: Machine>(
         let (pid, space) = (process.pid, process.space);
         // Timers that a call has set come on time, and so do those that count what the thread uses.
         let until = resident.timers.next().map_or(until, |at| at.min(until));
-        let until = left.map_or(until, |left| until.min(services.machine.now() + left));
+        let until = left.map_or(until, |left| until.min(*now + left));
+        services.loaded = Some(tid);
         let trap = services.machine.run(tables, &mut thread.regs, &mut thread.fpu, until);
-        let now = services.machine.now();
-        thread.used = thread.used + (now - *since);
-        *since = now;
+        // One look at the clock serves for all: what the thread has used, the time of its call, the end of its turn.
+        let before = core::mem::replace(now, services.machine.now());
+        thread.used = thread.used + (*now - before);
         if left.is_some() {
-            timers::expire_used(resident, now);
+            timers::expire_used(resident, *now);
         }
         match trap {
-            Trap::Interrupted => return Turn::Yielded,
-            Trap::Syscall => {
-                if call(resident, services, tid) == Turn::Off {
-                    return Turn::Off;
-                }
-            }
+            Trap::Interrupted => return Turn::Interrupted,
+            Trap::Syscall => match call(resident, services, tid, *now) {
+                After::GoOn => {}
+                After::GiveWay => return Turn::Yielded,
+                After::Off => return Turn::Off,
+            },
             Trap::PageFault { addr, access } => match syscall::page_fault(resident, services, space, addr, access) {
                 Faulted::Resolved => {
                     if let Some(thread) = resident.program.threads.get_mut(&tid) {
@@ -153,12 +169,13 @@ fn go_on<M: Machine>(
                 force(resident, services, tid, signal, 1, rip);
             }
         }
-        if now >= until {
+        if *now >= until {
             return Turn::Yielded;
         }
     }
 }
 
+#[inline]
 fn has_signals<M: Machine>(resident: &Resident<M>, tid: Pid) -> bool {
     let Some(thread) = resident.program.threads.get(&tid) else { return true };
     let process = resident.program.processes.get(&thread.process);
@@ -188,18 +205,22 @@ fn force<M: Machine>(
 }
 
 /// Issues a thread's call: for the first time, or again.
-fn call<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>, tid: Pid) -> Turn {
-    let Some(thread) = resident.program.threads.get(&tid) else { return Turn::Off };
-    let (pid, r) = (thread.process, thread.regs);
-    let now = services.machine.now();
+fn call<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>, tid: Pid, now: Nanos) -> After {
+    let Some(thread) = resident.program.threads.get(&tid) else { return After::Off };
+    let (pid, r) = (thread.process, &thread.regs);
+    let (number, arguments) = (r.rax, [r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9]);
     let mut context = Context { resident, services, tid, pid, now };
-    let outcome = syscall::dispatch(&mut context, r.rax, [r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9]);
+    let outcome = syscall::dispatch(&mut context, number, arguments);
     let tid = context.tid;
-    let turn = match outcome {
+    let after = match outcome {
         Ok(value) => finish(resident, tid, Some(value)),
         Err(Stop::Errno(errno)) => finish(resident, tid, Some(errno.to_return())),
         Err(Stop::Resume) => finish(resident, tid, None),
-        Err(Stop::Gone) => Turn::Off,
+        Err(Stop::Yield) => match finish(resident, tid, Some(0)) {
+            After::GoOn => After::GiveWay,
+            after => after,
+        },
+        Err(Stop::Gone) => After::Off,
         Err(Stop::Block(keys)) => {
             if let Some(thread) = resident.program.threads.get_mut(&tid) {
                 thread.call.get_or_insert_default();
@@ -211,21 +232,21 @@ fn call<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>, tid:
                 Delivery::None
             };
             match outcome {
-                Delivery::Interrupted => Turn::Yielded,
-                Delivery::Gone => Turn::Off,
+                Delivery::Interrupted => After::GoOn,
+                Delivery::Gone => After::Off,
                 Delivery::None => {
                     resident.block(tid, &keys);
-                    Turn::Off
+                    After::Off
                 }
             }
         }
     };
     services.settle(resident);
-    turn
+    after
 }
 
-fn finish<M: Machine>(resident: &mut Resident<M>, tid: Pid, value: Option<u64>) -> Turn {
-    let Some(thread) = resident.program.threads.get_mut(&tid) else { return Turn::Off };
+fn finish<M: Machine>(resident: &mut Resident<M>, tid: Pid, value: Option<u64>) -> After {
+    let Some(thread) = resident.program.threads.get_mut(&tid) else { return After::Off };
     if let Some(value) = value {
         thread.regs.rax = value;
     }
@@ -233,5 +254,5 @@ fn finish<M: Machine>(resident: &mut Resident<M>, tid: Pid, value: Option<u64>) 
     if let Some(mask) = thread.saved_mask.take() {
         thread.mask = mask;
     }
-    Turn::Yielded
+    After::GoOn
 }

@@ -67,6 +67,8 @@ pub struct Services<M: Machine> {
     pub network: Option<crate::device::network::NetworkOwner>,
     /// Console packets that found the queue full.
     pub unsent_console: VecDeque<Vec<u8>>,
+    /// The thread whose vector registers are loaded; its copy in memory is out of date.
+    pub loaded: Option<Pid>,
     next_request: u64,
     unknown_calls: BTreeSet<u64>,
     random: u64,
@@ -90,10 +92,26 @@ impl<M: Machine> Services<M> {
             disk: None,
             network: None,
             unsent_console: VecDeque::new(),
+            loaded: None,
             next_request: u64::from(life.kernel.0) << 48 | u64::from(life.incarnation.0) << 24,
             unknown_calls: BTreeSet::new(),
             random,
         }
+    }
+
+    /// Forgets the loaded vector registers: their thread is no more, or has others now.
+    pub fn forget_registers(&mut self) {
+        self.loaded = None;
+        self.machine.forget_fpu();
+    }
+
+    /// Whether calls have left something for the event loop to do.
+    pub fn has_work(&self) -> bool {
+        !self.requests.is_empty()
+            || !self.inbound.is_empty()
+            || !self.unsent_console.is_empty()
+            || self.blocks.has_wanted()
+            || self.console.as_ref().is_some_and(ConsoleOwner::is_busy)
     }
 
     /// A fresh number for a control request.
@@ -289,6 +307,7 @@ impl<M: Machine> Services<M> {
 
     /// Settles what calls and faults have left behind: mappings of object pages that were replaced, contents of files that
     /// no name or descriptor needs any more.
+    #[inline]
     pub fn settle(&mut self, resident: &mut Resident<M>) {
         for object in resident.program.tree.take_released_objects() {
             resident.program.objects.release(&mut self.frames, crate::content::object(object));

@@ -172,6 +172,7 @@ impl Pending {
         self.queue.iter().any(|(pending, info)| *pending == signal && such(info))
     }
     /// The pending set.
+    #[inline]
     pub fn set(&self) -> SigSet {
         self.queue.iter().fold(SigSet::default(), |set, (signal, _)| set.with(*signal))
     }

@@ -16,7 +16,7 @@ const SPAN: u64 = 11_932;
 pub fn now() -> Nanos {
     let info = info();
     let ticks = rdtsc().saturating_sub(info.tsc_base);
-    Nanos((u128::from(ticks) * u128::from(info.tsc_scale) >> 32) as u64)
+    Nanos(((u128::from(ticks) * u128::from(info.tsc_scale)) >> 32) as u64)
 }
 
 /// What the calibration found.

@@ -215,6 +215,7 @@ impl Objects {
         core::mem::take(&mut self.stale)
     }
     /// Whether [`Objects::take_stale`] would return anything.
+    #[inline]
     pub fn has_stale(&self) -> bool {
         !self.stale.is_empty()
     }

@@ -51,6 +51,7 @@ impl Tree {
     }
 
     /// The objects that no file needs any more, since the last call. The kernel frees their pages.
+    #[inline]
     pub fn take_released_objects(&mut self) -> Vec<ObjectId> {
         core::mem::take(&mut self.released)
     }

@@ -181,8 +181,6 @@ impl<M: Machine> Kernel<M> {
         self.last_run = id;
         let now = self.services.machine.now();
         let until = self.next_event().min(now + SLICE);
-        let Some(resident) = self.residents.get_mut(&id) else { return false };
-        let Some(tid) = resident.ready.pop_front() else { return false };
         if let Some(takeover) = self.takeovers.iter_mut().rev().find(|takeover| takeover.program == id)
             && takeover.first_instruction == Nanos(0)
         {
@@ -190,16 +188,51 @@ impl<M: Machine> Kernel<M> {
         }
         // Peers ring from here on; what came before is looked at in the next turn.
         let pending = self.services.ikc.end_polling();
-        let until = if pending { now } else { until };
-        if run::run(resident, &mut self.services, tid, until) == Turn::Yielded {
-            resident.ready.push_back(tid);
-        }
-        resident.program.net.poll(now);
-        while let Some(socket) = resident.program.net.take_changed() {
-            resident.wake(Key::Socket(socket));
-        }
-        protect::flush_network(resident, &mut self.services);
+        self.run_threads(id, if pending { now } else { until });
         true
+    }
+
+    /// Runs threads of one program in turn until `until`, or until there is work for the rest of the event loop. Two
+    /// that wait for each other, like the ends of a pipe, take turns here.
+    fn run_threads(&mut self, id: ProgramId, mut until: Nanos) {
+        loop {
+            let Some(tid) = self.residents.get_mut(&id).and_then(|resident| resident.ready.pop_front()) else { return };
+            if self.services.loaded.is_some_and(|loaded| loaded != tid) {
+                self.write_registers_back();
+            }
+            let Some(resident) = self.residents.get_mut(&id) else { return };
+            let turn = run::run(resident, &mut self.services, tid, until);
+            if turn != Turn::Off {
+                resident.ready.push_back(tid);
+            }
+            let now = self.services.machine.now();
+            resident.program.net.poll(now);
+            while let Some(socket) = resident.program.net.take_changed() {
+                resident.wake(Key::Socket(socket));
+            }
+            protect::flush_network(resident, &mut self.services);
+            let leave = turn == Turn::Interrupted
+                || resident.ended.is_some()
+                || resident.pending.damage().is_some()
+                || protect::is_due(resident, now)
+                || self.services.has_work();
+            // A thread that has blocked may have brought a deadline.
+            until = resident.next_deadline().map_or(until, |deadline| deadline.min(until));
+            if leave || now >= until {
+                return;
+            }
+        }
+    }
+
+    /// Writes the loaded vector registers back to their thread, for another thread is about to load its own.
+    fn write_registers_back(&mut self) {
+        if let Some(tid) = self.services.loaded
+            && let Some(resident) = self.residents.get_mut(&ProgramId::of(tid))
+            && let Some(thread) = resident.program.threads.get_mut(&tid)
+        {
+            self.services.machine.save_fpu(&mut thread.fpu);
+        }
+        self.services.forget_registers();
     }
 
     /// Work that waits until there is nothing else to do. Returns whether some is left.

@@ -21,9 +21,10 @@ use crate::{
     process::{Process, SpaceId},
     program::Head,
     services::Services,
+    table::Table,
     thread::Thread,
 };
-use alloc::{collections::BTreeMap, format, vec::Vec};
+use alloc::{format, vec::Vec};
 use nodes::{DEPTH, File, Node};
 use shimos_abi::{
     errno::Errno,
@@ -75,15 +76,15 @@ pub struct Proc<'a> {
     /// The program.
     pub head: &'a Head,
     /// Its processes.
-    pub processes: &'a BTreeMap<Pid, Process>,
+    pub processes: &'a Table<Pid, Process>,
     /// Its threads.
-    pub threads: &'a BTreeMap<Pid, Thread>,
+    pub threads: &'a Table<Pid, Thread>,
     /// Its address spaces.
-    pub spaces: &'a BTreeMap<SpaceId, AddressSpace>,
+    pub spaces: &'a Table<SpaceId, AddressSpace>,
     /// Its descriptor tables.
-    pub tables: &'a BTreeMap<FilesId, FileTable>,
+    pub tables: &'a Table<FilesId, FileTable>,
     /// Its open file descriptions.
-    pub descriptions: &'a BTreeMap<DescriptionId, Description>,
+    pub descriptions: &'a Table<DescriptionId, Description>,
     /// This kernel and incarnation.
     pub life: Life,
     /// How many kernels the machine has.

@@ -14,10 +14,11 @@ use crate::{
     process::{Ending, Ids, Process, SpaceId, initial_limits},
     program::Head,
     signal::{Action, Pending, SigSet},
+    table::Table,
     thread::{AltStack, Counters, State, Thread},
 };
 use alloc::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     string::{String, ToString},
     vec,
     vec::Vec,
@@ -40,11 +41,11 @@ const THREAD: Pid = Pid(16387);
 
 struct World {
     head: Head,
-    processes: BTreeMap<Pid, Process>,
-    threads: BTreeMap<Pid, Thread>,
-    spaces: BTreeMap<SpaceId, AddressSpace>,
-    tables: BTreeMap<FilesId, FileTable>,
-    descriptions: BTreeMap<DescriptionId, Description>,
+    processes: Table<Pid, Process>,
+    threads: Table<Pid, Thread>,
+    spaces: Table<SpaceId, AddressSpace>,
+    tables: Table<FilesId, FileTable>,
+    descriptions: Table<DescriptionId, Description>,
     objects: Objects,
 }
 
@@ -112,7 +113,7 @@ impl World {
     /// Init is root's, has two threads and a file, a pipe and a socket open; its child is user 7's.
     fn new() -> World {
         let mut table = FileTable::default();
-        let mut descriptions = BTreeMap::new();
+        let mut descriptions = Table::new();
         let kinds = [Open::File(NodeId::Upper(5)), Open::PipeWriter(PipeId(9)), Open::Null(NodeId::Upper(6))];
         for (id, kind) in (0..).zip(kinds) {
             let description = DescriptionId(id);
@@ -139,8 +140,8 @@ impl World {
             head,
             processes: processes.into_iter().map(|process| (process.pid, process)).collect(),
             threads: threads.into_iter().map(|thread| (thread.tid, thread)).collect(),
-            spaces: BTreeMap::from([(SpaceId(1), AddressSpace::new(UserPage(1 << 20), 1 << 20))]),
-            tables: BTreeMap::from([(FilesId(1), table)]),
+            spaces: Table::from_iter([(SpaceId(1), AddressSpace::new(UserPage(1 << 20), 1 << 20))]),
+            tables: Table::from_iter([(FilesId(1), table)]),
             descriptions,
             objects: Objects::default(),
         }
@@ -319,7 +320,7 @@ fn what_is_gone_has_no_files() {
     }
     let link = walk(&world.seen_by(INIT), 0, "16385/fd/1").expect("a link");
     let child = walk(&world.seen_by(INIT), 0, "16386/stat").expect("a file");
-    world.tables.clear();
+    world.tables = Table::new();
     world.processes.remove(&CHILD);
     let proc = world.seen_by(INIT);
     assert_eq!(proc.follow(0, link), Err(Errno::ENOENT.into()));

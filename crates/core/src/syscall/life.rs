@@ -36,6 +36,10 @@ fn end_thread<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>
     super::futex::give_up(resident, services, tid);
     resident.forget(tid);
     let Some(thread) = resident.program.threads.remove(&tid) else { return };
+    if services.loaded == Some(tid) {
+        // The next thread with this id may come from an image.
+        services.forget_registers();
+    }
     if let Some(files) = thread.files {
         services.drop_table(resident, files);
     }
@@ -162,7 +166,7 @@ pub fn replace_image<M: Machine>(c: &mut Context<'_, M>, space: SpaceId, image: 
     thread.tid = pid;
     thread.regs = shimos_hal::Regs { rip: image.entry, rsp: image.stack, rflags: 0x202, ..Default::default() };
     thread.fpu = Fpu { tag: pid.0.into(), area: Vec::new() };
-    c.services.machine.forget_fpu();
+    c.services.forget_registers();
     thread.altstack = AltStack::default();
     thread.clear_tid = 0;
     thread.robust_list = 0;

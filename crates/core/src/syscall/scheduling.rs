@@ -1,6 +1,6 @@
 //! Scheduling as a program sees it: one core, one policy, no priorities.
 use super::Arguments;
-use crate::context::{Context, Result};
+use crate::context::{Context, Result, Stop};
 use shimos_abi::{errno::Errno, ids::Pid};
 use shimos_hal::Machine;
 
@@ -17,9 +17,9 @@ fn check_thread<M: Machine>(c: &Context<'_, M>, id: u64) -> Result<()> {
     Ok(())
 }
 
-/// sched_yield(2): the loop gives others their turn when the thread's slice is over.
+/// sched_yield(2): the thread goes behind all others that are ready.
 pub fn sched_yield<M: Machine>(_: &mut Context<'_, M>, _: Arguments) -> Result<u64> {
-    Ok(0)
+    Err(Stop::Yield)
 }
 
 /// sched_getaffinity(2): a kernel has one core, and a program sees that one.
