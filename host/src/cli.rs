@@ -1,5 +1,6 @@
 //! The command line.
 use crate::{
+    compat,
     machine::{Kind, Options},
     run_args::{ExecArgs, RunArgs, ShellArgs},
     testing,
@@ -157,6 +158,24 @@ pub enum Command {
         /// More for the simulator.
         #[arg(last = true)]
         more: Vec<String>,
+    },
+    /// Try every program that must run, on one machine.
+    Compat {
+        /// Only this one; may be given several times.
+        #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(compat::names()))]
+        only: Vec<String>,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+        /// Kernels; as many programs are tried at a time.
+        #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
+        kernels: u16,
+        /// Private memory of each kernel, in MiB.
+        #[arg(long, default_value_t = 1024, value_name = "MIB")]
+        memory: u64,
+        /// Root image (EROFS) with the programs; one made from Debian's packages otherwise.
+        #[arg(long, value_name = "FILE")]
+        image: Option<PathBuf>,
     },
     /// Measure.
     Bench {

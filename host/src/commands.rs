@@ -2,6 +2,7 @@
 use crate::{
     artifacts, bench,
     cli::{Bench, Cli, Command, MachineArgs},
+    compat,
     control::Control,
     demo, image, images, logs,
     machine::{self, Files, Machine},
@@ -89,6 +90,18 @@ pub fn perform(cli: Cli) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Sim { seed, steps, more } => testing::simulate(&paths, seed, steps, &more),
+        Command::Compat { only, json, kernels, memory, image } => {
+            machine::emulator()?;
+            let image = match image {
+                Some(image) => image,
+                None => images::build::compat_image(&paths)?.file,
+            };
+            machine::check_image(&image)?;
+            let files = Files { kernel: artifacts::kernel(&paths)?, image };
+            let report = compat::run(&paths, &files, &compat::Wanted { only, kernels, memory })?;
+            show(&if json { format!("{}\n", report.json()) } else { report.table() });
+            Ok(if report.held() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
         Command::Bench { what: Bench::Core { rounds, json } } => {
             let files = Files { kernel: artifacts::kernel(&paths)?, image: image::root(&paths)? };
             let report = bench::core(&paths, &files, rounds)?;

@@ -9,6 +9,7 @@ pub mod bench;
 pub mod children;
 pub mod cli;
 pub mod commands;
+pub mod compat;
 pub mod console;
 pub mod control;
 pub mod counter;

@@ -59,8 +59,15 @@ pub fn strike(directory: &Path) {
     disk::remove(directory);
 }
 
-/// The machine that was started last and still runs.
+/// The variable that names the machine to use, where more than one runs.
+pub const MACHINE: &str = "SHIMOS_MACHINE";
+
+/// The machine that [`MACHINE`] names, or else the one that was started last and still runs.
 pub fn current(paths: &Paths) -> Result<Entry> {
+    if let Some(id) = std::env::var(MACHINE).ok().filter(|id| !id.is_empty()) {
+        let named = live(paths).into_iter().map(|(_, entry)| entry).find(|entry| entry.id == id);
+        return named.with_context(|| format!("no machine {id} runs ({MACHINE} names it)"));
+    }
     match live(paths).pop() {
         Some((_, entry)) => Ok(entry),
         None => bail!("no machine runs; start one with: ./shimos boot"),
