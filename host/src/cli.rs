@@ -305,7 +305,7 @@ pub struct MachineArgs {
     /// Interval of the timer and monitor daemons.
     #[arg(long, value_parser = units::heartbeat)]
     pub heartbeat: Option<Nanos>,
-    /// Root image (EROFS); one made from Debian's packages otherwise.
+    /// Root image: a file (EROFS), or the name of one that was built or imported; one made from Debian's packages otherwise.
     #[arg(long, value_name = "FILE")]
     pub image: Option<PathBuf>,
 }

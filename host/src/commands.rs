@@ -154,12 +154,13 @@ fn client(paths: &Paths) -> Result<Control> {
 /// Kernel and image for a machine, made if need be. What the user gave is checked before anything is built.
 fn files(paths: &Paths, machine: &MachineArgs) -> Result<Files> {
     machine::emulator()?;
-    if let Some(image) = &machine.image {
+    let given = machine.image.as_ref().map(|image| images::file_of(paths, image)).transpose()?;
+    if let Some(image) = &given {
         machine::check_image(image)?;
     }
     let kernel = artifacts::kernel(paths)?;
-    let image = match &machine.image {
-        Some(image) => image.clone(),
+    let image = match given {
+        Some(image) => image,
         None => image::root(paths)?,
     };
     Ok(Files { kernel, image })

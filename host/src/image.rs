@@ -1,8 +1,9 @@
 //! The root image: Debian's own files, our programs, a little configuration, as an uncompressed EROFS file system.
-use crate::{artifacts, packages, paths::Paths};
+use crate::{artifacts, images::furnish, packages, paths::Paths};
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 use std::{
+    ffi::OsStr,
     fs,
     io::{BufWriter, Write},
     os::unix::fs::{PermissionsExt, symlink},
@@ -11,7 +12,7 @@ use std::{
 };
 
 /// Changes whenever this file makes another image from the same inputs.
-const RECIPE: &str = "1";
+const RECIPE: &str = "2";
 /// Bytes of the file that the demonstration downloads.
 pub const STREAM_BYTES: u64 = 72 * 1024 * 1024;
 /// Where that file lies in the web server's directory.
@@ -137,6 +138,8 @@ fn stage(staging: &Path, packages: &[PathBuf], extras: &[Extra]) -> Result<()> {
         fs::write(staging.join(name), text)?;
     }
     link_applets(staging)?;
+    let agents = staging.join(furnish::DIRECTORY.trim_start_matches('/'));
+    fs::create_dir_all(&agents)?;
     for extra in extras {
         let path = staging.join(extra.inside.trim_start_matches('/'));
         if let Some(parent) = path.parent() {
@@ -144,8 +147,17 @@ fn stage(staging: &Path, packages: &[PathBuf], extras: &[Extra]) -> Result<()> {
         }
         fs::copy(&extra.source, &path).with_context(|| format!("cannot copy {}", extra.source.display()))?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+        if let Some(name) = extra.source.file_name().filter(|name| is_agent(name)) {
+            // Where they are in every image.
+            fs::hard_link(&path, agents.join(name))?;
+        }
     }
     write_stream(&staging.join("srv/www").join(STREAM_NAME))
+}
+
+/// Whether a program of this name is put into every image.
+fn is_agent(name: &OsStr) -> bool {
+    artifacts::USER_PROGRAMS.iter().any(|(agent, _)| name == *agent)
 }
 
 /// Gives busybox a name for each of its commands that no package brings: its own leaves that to the administrator.

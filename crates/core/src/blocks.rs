@@ -26,11 +26,11 @@ const MAX_IMAGES: usize = 4096;
 /// A page that is only a part of a block: the image's first block, the file, the page.
 type Tail = (u64, u64, u64);
 
-/// A block at hand.
+/// A block or tail at hand.
 #[derive(Clone, Copy)]
 struct Cached {
     frame: Frame,
-    /// The how-manieth arrival it was.
+    /// The how-manieth arrival it was, or the last one before a tail was made.
     arrival: u64,
 }
 
@@ -41,7 +41,7 @@ pub struct BlockCache {
     /// Blocks that have arrived so far.
     arrivals: u64,
     /// Pages of files that are only a part of a block, followed by zeros.
-    tails: BTreeMap<Tail, Frame>,
+    tails: BTreeMap<Tail, Cached>,
     /// A frame of zeros, for holes.
     hole: Option<Frame>,
     /// Asked for and not yet requested from the disk.
@@ -54,6 +54,8 @@ pub struct BlockCache {
     images: BTreeMap<u64, u64>,
     /// Blocks up to here were looked at for eviction.
     hand: u64,
+    /// The same for tails.
+    tail_hand: Tail,
 }
 
 impl BlockCache {
@@ -133,20 +135,32 @@ impl BlockCache {
         if frames.free_count() > frames.total() / LOW_PART {
             return;
         }
-        let unused: Vec<u64> = self
-            .cached
-            .range(self.hand..)
-            .filter(|(_, cached)| cached.arrival + RECENT <= self.arrivals && frames.references(cached.frame) == 1)
-            .map(|(block, _)| *block)
-            .take(most)
-            .collect();
-        self.hand = unused.last().map_or(0, |last| last + 1);
-        for block in unused {
-            if let Some(cached) = self.cached.remove(&block) {
-                frames.release(cached.frame);
-            }
+        let arrivals = self.arrivals;
+        let hand = give_back(&mut self.cached, self.hand, frames, arrivals, most);
+        self.hand = hand.map_or(0, |last| last + 1);
+        let hand = give_back(&mut self.tails, self.tail_hand, frames, arrivals, most);
+        self.tail_hand = hand.map_or((0, 0, 0), |(image, nid, page)| (image, nid, page.saturating_add(1)));
+    }
+}
+
+/// Gives up to `most` frames of a map back, from a key on, that nobody else holds and that did not come just now. Returns the
+/// last key.
+fn give_back<K: Copy + Ord>(
+    map: &mut BTreeMap<K, Cached>,
+    from: K,
+    frames: &mut Frames,
+    arrivals: u64,
+    most: usize,
+) -> Option<K> {
+    let is_unused = |cached: &Cached| cached.arrival + RECENT <= arrivals && frames.references(cached.frame) == 1;
+    let unused: Vec<K> =
+        map.range(from..).filter(|(_, cached)| is_unused(cached)).map(|(key, _)| *key).take(most).collect();
+    for key in &unused {
+        if let Some(cached) = map.remove(key) {
+            frames.release(cached.frame);
         }
     }
+    unused.last().copied()
 }
 
 /// The cache with the machine that its frames are read through.
@@ -198,8 +212,8 @@ impl Files<'_> {
 
 impl<M: Machine> Backing<M> for Files<'_> {
     fn page(&mut self, machine: &mut M, frames: &mut Frames, nid: u64, index: u64) -> Result<Frame, BackingError> {
-        if let Some(frame) = self.cache.tails.get(&self.tail(nid, index)) {
-            return Ok(*frame);
+        if let Some(tail) = self.cache.tails.get(&self.tail(nid, index)) {
+            return Ok(tail.frame);
         }
         match self.piece(machine, nid, index)? {
             Piece::Block(block) => match self.cache.cached.get(&block) {
@@ -220,7 +234,8 @@ impl<M: Machine> Backing<M> for Files<'_> {
                 let frame = frames.take().ok_or(BackingError::OutOfMemory)?;
                 machine.zero_frame(frame);
                 machine.write_frame(frame, 0, &bytes);
-                self.cache.tails.insert(self.tail(nid, index), frame);
+                let arrival = self.cache.arrivals;
+                self.cache.tails.insert(self.tail(nid, index), Cached { frame, arrival });
                 Ok(frame)
             }
             Piece::Hole => {
@@ -236,12 +251,71 @@ impl<M: Machine> Backing<M> for Files<'_> {
     }
 
     fn cached(&mut self, machine: &mut M, nid: u64, index: u64) -> Option<Frame> {
-        if let Some(frame) = self.cache.tails.get(&self.tail(nid, index)) {
-            return Some(*frame);
+        if let Some(tail) = self.cache.tails.get(&self.tail(nid, index)) {
+            return Some(tail.frame);
         }
         match self.piece(machine, nid, index) {
             Ok(Piece::Block(block)) => self.cache.cached.get(&block).map(|cached| cached.frame),
             _ => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shimos_abi::addr::FrameRange;
+
+    /// A cache with nothing but blocks, or nothing but tails, that fills all the memory there is.
+    fn full(frames: &mut Frames, tails: bool) -> BlockCache {
+        let mut cache = BlockCache::default();
+        while let Some(frame) = frames.take() {
+            cache.arrivals += 1;
+            let (number, cached) = (cache.arrivals, Cached { frame, arrival: cache.arrivals });
+            let old = if tails {
+                cache.tails.insert((7, number, 0), cached).is_some()
+            } else {
+                cache.cached.insert(number, cached).is_some()
+            };
+            assert!(!old);
+        }
+        cache
+    }
+
+    #[test]
+    fn what_nobody_uses_is_given_back_when_memory_is_scarce() {
+        for tails in [false, true] {
+            let mut frames = Frames::new(FrameRange { first: Frame(100), count: 2000 });
+            let mut cache = full(&mut frames, tails);
+            // A program has one of them mapped.
+            let used = Frame(101);
+            frames.share(used);
+            for _ in 0..100 {
+                cache.relieve(&mut frames, 64);
+            }
+            let kept = frames.total() - frames.free_count();
+            assert!(frames.free_count() > frames.total() / LOW_PART, "tails: {tails}");
+            assert!(kept >= RECENT as usize && frames.references(used) == 2);
+            assert_eq!(frames.mistakes(), 0);
+        }
+    }
+
+    #[test]
+    fn blocks_are_asked_for_ahead_within_an_image_only() {
+        let mut cache = BlockCache::default();
+        cache.note_image(0, 10);
+        cache.note_image(100, 3);
+        let mut wanted = |block| {
+            assert_eq!(cache.want(block), Fault::Missing(block));
+            let mut all = Vec::new();
+            while let Some(next) = cache.next_wanted() {
+                all.push(next);
+            }
+            all
+        };
+        assert_eq!(wanted(0), [0, 1, 2, 3, 4, 5, 6, 7]);
+        assert_eq!(wanted(8), [8, 9]);
+        assert_eq!(wanted(101), [101, 102]);
+        assert_eq!(wanted(50), [50], "what lies between images may be written later");
     }
 }

@@ -113,25 +113,34 @@ fn check_package(name: &str) -> Result<()> {
     Err(usage(format!("'{}' is not the name of a Debian package", name.escape_default())))
 }
 
-/// Makes sure that the tool is there: as root it is installed.
+/// Makes sure that the tool is there, and what it needs without root: as root it is installed.
 fn install_tool() -> Result<()> {
-    if found(TOOL) {
+    let root = rustix::process::geteuid().is_root();
+    let mut missing = Vec::new();
+    if !found(TOOL) {
+        missing.push(TOOL);
+    }
+    if !root && !found("newuidmap") && !found("fakechroot") {
+        missing.push("uidmap");
+    }
+    if missing.is_empty() {
         return Ok(());
     }
-    let install = format!("apt-get update && apt-get install -y --no-install-recommends {TOOL}");
+    let missing = missing.join(" ");
+    let install = format!("apt-get update && apt-get install -y --no-install-recommends {missing}");
     if !found("apt-get") {
-        bail!("{TOOL} is missing (the name of a Debian package); install it with your package manager");
+        bail!("missing: {missing} (names of Debian packages); install them with your package manager");
     }
-    if !rustix::process::geteuid().is_root() {
-        bail!("{TOOL} is missing; run: sudo sh -c '{install}'");
+    if !root {
+        bail!("missing: {missing}; run: sudo sh -c '{install}'");
     }
-    eprintln!("shimos: installing {TOOL}");
+    eprintln!("shimos: installing {missing}");
     let mut command = Command::new("sh");
     command.args(["-c", &install]).env("DEBIAN_FRONTEND", "noninteractive");
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let installed = Child::spawn(&mut command)?.wait()?.success();
     if !installed || !found(TOOL) {
-        bail!("{TOOL} could not be installed; run: {install}");
+        bail!("{missing} could not be installed; run: {install}");
     }
     Ok(())
 }

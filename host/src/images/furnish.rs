@@ -10,8 +10,8 @@ use std::fs;
 
 /// Where the agents lie inside.
 pub const DIRECTORY: &str = "/usr/lib/shimos";
-/// The agent that a machine starts first; it has a second name where a machine looks for it.
-const FIRST: (&str, &str) = ("shimosd", "/usr/sbin");
+/// The agent that a machine starts first; it has other names where a machine looks for it.
+const FIRST: (&str, [&str; 2]) = ("shimosd", ["/usr/sbin", "/sbin"]);
 /// Files that say where a program is, whatever the image has there.
 const FILES: [(&str, &str); 3] = [
     ("hostname", "shimos\n"),
@@ -59,8 +59,8 @@ impl Agents {
         for (name, bytes) in &self.files {
             let body = Body::File(Content::Bytes(bytes.as_slice().into()));
             let id = tree.put_into(directory, name.as_bytes(), Node { meta: Meta::of_root(0o755), body })?;
-            if *name == FIRST.0 {
-                let place = tree.reach(FIRST.1.as_bytes())?;
+            for place in FIRST.1.iter().filter(|_| *name == FIRST.0) {
+                let place = tree.reach(place.as_bytes())?;
                 tree.link_into(place, name.as_bytes(), id);
             }
         }

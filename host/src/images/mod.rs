@@ -72,6 +72,14 @@ pub fn resolve(paths: &Paths, wanted: &str) -> Result<Image> {
     }
 }
 
+/// The file of an image that a machine is to boot with: one of the store, or the file itself.
+pub fn file_of(paths: &Paths, wanted: &Path) -> Result<PathBuf> {
+    match wanted.to_str().map(|name| Store::of(paths).find(name)) {
+        Some(Ok(kept)) if !wanted.is_file() => Ok(renew(paths, kept)?.file()),
+        _ => Ok(wanted.to_path_buf()),
+    }
+}
+
 /// Gives an image of the store the agents of this checkout, as they were built last.
 fn renew(paths: &Paths, kept: Kept) -> Result<Kept> {
     let Ok(agents) = Agents::present(paths) else { return Ok(kept) };
