@@ -198,7 +198,7 @@ pub fn arguments(
 ) -> Vec<String> {
     let path = |path: &Path| path.display().to_string().replace(',', ",,");
     let [a, b, c, d] = address_of(ProgramId(1));
-    let mut network = "user,id=n0,net=10.77.0.0/16,host=10.77.0.2,dns=10.77.0.3,ipv6=off".to_string();
+    let mut network = "user,id=n0,net=10.77.0.0/16,host=10.77.0.2,dns=10.77.0.3,ipv6-net=fec0::/64,ipv6-host=fec0::2,ipv6-dns=fec0::3".to_string();
     let control = format!("tcp:127.0.0.1:{control_port}-{a}.{b}.{c}.{d}:{PORT}");
     for rule in std::iter::once(control).chain(options.published.iter().map(Published::rule)) {
         network += &format!(",hostfwd={rule}");

@@ -7,7 +7,7 @@ use shimos_abi::{
     ids::ProgramId,
     time::Nanos,
 };
-use shimos_net::{Config, Protocol, SocketId, Stack, Take};
+use shimos_net::{Config, Family, Protocol, SocketId, Stack, Take};
 use shimos_soft::{Rng, World};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
@@ -46,7 +46,8 @@ fn byte(seed: u64, place: usize) -> u8 {
 impl Client {
     /// A client that does nothing yet.
     pub fn new(seed: u64) -> Client {
-        let config = Config { mac: MAC, address: ADDRESS, prefix: NETWORK_PREFIX, gateway: Ipv4Addr::UNSPECIFIED };
+        let config =
+            Config { mac: MAC, address: ADDRESS, prefix: NETWORK_PREFIX, gateway: Ipv4Addr::UNSPECIFIED, v6: None };
         Client {
             stack: Stack::new(config, seed),
             rng: Rng::new(seed ^ 0xc11e_4700),
@@ -112,7 +113,7 @@ impl Client {
     fn talk(&mut self, now: Nanos) -> Result<(), String> {
         let Some(server) = self.server else { return Ok(()) };
         if self.connection.is_none() && now >= self.next {
-            let socket = self.stack.open(Protocol::Tcp).map_err(|e| format!("client: open: {e:?}"))?;
+            let socket = self.stack.open(Family::V4, Protocol::Tcp).map_err(|e| format!("client: open: {e:?}"))?;
             match self.stack.connect(now, socket, server) {
                 Ok(()) | Err(Errno::EINPROGRESS) => {}
                 Err(errno) => return Err(format!("client: connect: {errno:?}")),
@@ -194,9 +195,10 @@ mod tests {
             address: address_of(program).into(),
             prefix: NETWORK_PREFIX,
             gateway: Ipv4Addr::UNSPECIFIED,
+            v6: None,
         };
         let mut stack = Stack::new(config, 7);
-        let listener = stack.open(Protocol::Tcp).expect("a socket");
+        let listener = stack.open(Family::V4, Protocol::Tcp).expect("a socket");
         stack.bind(listener, SocketAddr::from(([0, 0, 0, 0], ECHO_PORT))).expect("a free port");
         stack.listen(listener, 4).expect("a listener");
         let mut connections = Vec::new();

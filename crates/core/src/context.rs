@@ -122,6 +122,11 @@ impl<M: Machine> Context<'_, M> {
     pub fn description_by(&mut self, id: DescriptionId) -> Result<&mut Description> {
         self.resident.program.descriptions.get_mut(&id).ok_or(Stop::Errno(Errno::EBADF))
     }
+    /// Whether the caller's table has room for another descriptor; `EMFILE` if not.
+    pub fn check_room_for_descriptor(&mut self) -> Result<()> {
+        let limit = self.process()?.limits.get(7).map_or(1024, |limit| limit.0);
+        if self.table()?.has_room(limit) { Ok(()) } else { Err(Errno::EMFILE.into()) }
+    }
     /// Puts a new description into the caller's table, at the lowest free number.
     pub fn install(&mut self, descriptor: Descriptor) -> Result<u64> {
         let limit = self.process()?.limits.get(7).map_or(1024, |limit| limit.0);

@@ -23,7 +23,7 @@ use alloc::{
     vec,
     vec::Vec,
 };
-use core::net::Ipv4Addr;
+use core::net::{Ipv4Addr, Ipv6Addr};
 use shimos_abi::{
     control::{self, Extent, Response, Start},
     errno::Errno,
@@ -207,6 +207,11 @@ impl<M: Machine> Kernel<M> {
             address: Ipv4Addr::from(control::address_of(starting.id)),
             prefix: control::NETWORK_PREFIX,
             gateway: Ipv4Addr::from(control::GATEWAY),
+            v6: Some(shimos_net::Config6 {
+                address: Ipv6Addr::from(control::address6_of(starting.id)),
+                prefix: control::NETWORK6_PREFIX,
+                gateway: Ipv6Addr::from(control::GATEWAY6),
+            }),
         };
         let root = tree.root();
         let files = FilesId(1);
@@ -231,6 +236,7 @@ impl<M: Machine> Kernel<M> {
             descriptions: Table::new(),
             pipes: Table::new(),
             unix: Table::new(),
+            netlink: BTreeMap::new(),
             events: BTreeMap::new(),
             tree,
             net: Stack::new(config, seed),

@@ -173,6 +173,10 @@ pub enum InCall {
     Restartable,
     /// Yes, one that returns what it has moved, if it has moved anything; else like `Restartable`.
     Transfer,
+    /// Yes, one that returns what it has moved, or ends with EINTR.
+    Limited,
+    /// Yes, one that returns how many messages it has moved, if any; else like `Restartable`.
+    Messages,
     /// Yes, one that no signal interrupts.
     Uninterruptible,
     /// Yes, one that only SIGKILL interrupts.
@@ -188,15 +192,24 @@ pub fn is_being_killed<M: Machine>(resident: &Resident<M>, tid: Pid) -> bool {
     thread.pending.set().has(Signal::KILL) || process.is_some_and(|process| process.pending.set().has(Signal::KILL))
 }
 
+/// connect, accept, accept4: what their note says is no count.
+fn is_socket_wait(number: u64) -> bool {
+    matches!(number, 42 | 43 | 288)
+}
+
 /// Ends a call that a handler interrupts.
 fn finish_call<M: Machine>(resident: &mut Resident<M>, tid: Pid, in_call: InCall, action: Action) {
     let Some(thread) = resident.program.threads.get_mut(&tid) else { return };
     match in_call {
         InCall::No | InCall::Uninterruptible | InCall::Killable => return,
-        InCall::Transfer if thread.call.is_some_and(|call| call.moved != 0) => {
+        InCall::Messages if thread.call.is_some_and(|call| call.moved >> 32 != 0) => {
+            thread.regs.rax = thread.call.map_or(0, |call| call.moved >> 32);
+        }
+        InCall::Limited if is_socket_wait(thread.regs.rax) => thread.regs.rax = Errno::EINTR.to_return(),
+        InCall::Transfer | InCall::Limited if thread.call.is_some_and(|call| call.moved != 0) => {
             thread.regs.rax = thread.call.map_or(0, |call| call.moved);
         }
-        InCall::Restartable | InCall::Transfer if action.flags & SA_RESTART != 0 => {
+        InCall::Restartable | InCall::Transfer | InCall::Messages if action.flags & SA_RESTART != 0 => {
             // rax still holds the call's number; go back over the `syscall` instruction.
             thread.regs.rip = thread.regs.rip.wrapping_sub(2);
         }

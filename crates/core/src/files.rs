@@ -27,6 +27,14 @@ pub struct DescriptionId(#[n(0)] pub u32);
 #[cbor(transparent)]
 pub struct UnixId(#[n(0)] pub u32);
 
+/// Names a netlink socket of a program.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Encode, Decode)]
+#[cbor(transparent)]
+pub struct NetlinkId(#[n(0)] pub u32);
+
+/// The first inode number of sockets of the network.
+pub const SOCKET_NUMBERS: u32 = 1 << 24;
+
 /// An open file description (open(2)): what descriptors made by dup and fork share.
 #[derive(Clone, Debug, Encode, Decode)]
 pub struct Description {
@@ -121,6 +129,9 @@ pub enum Kind {
     /// A named pipe, opened for reading and writing.
     #[n(14)]
     PipeBoth(#[n(0)] PipeId),
+    /// A netlink socket.
+    #[n(60)]
+    Netlink(#[n(0)] NetlinkId),
     /// A POSIX message queue.
     #[n(40)]
     Queue(#[n(0)] QueueId),
@@ -146,6 +157,16 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// The number of a socket's inode, if it is one: those of the network have a range of their own.
+    pub fn socket_number(&self) -> Option<u32> {
+        match self {
+            Kind::Socket(socket) => Some(socket.0.wrapping_add(SOCKET_NUMBERS)),
+            Kind::Unix(socket) => Some(socket.0),
+            Kind::Netlink(socket) => Some(socket.0),
+            _ => None,
+        }
+    }
+
     /// The node it was opened by, if it has one.
     pub fn node(&self) -> Option<NodeId> {
         match self {
@@ -166,6 +187,7 @@ impl Kind {
             | Kind::PipeBoth(_)
             | Kind::Socket(_)
             | Kind::Unix(_)
+            | Kind::Netlink(_)
             | Kind::Queue(_)
             | Kind::Event(..) => None,
         }
@@ -180,6 +202,7 @@ impl Kind {
             Kind::Shimos(_, conversation) => conversation.pending.map(Key::Control),
             Kind::Socket(socket) => Some(Key::Socket(*socket)),
             Kind::Unix(socket) => Some(Key::Unix(*socket)),
+            Kind::Netlink(socket) => Some(Key::Netlink(*socket)),
             Kind::Queue(queue) => Some(Key::Queue(*queue)),
             Kind::Event(EventClass::Signals, _) => Some(Key::Signal),
             Kind::Event(_, id) => Some(Key::Event(*id)),
@@ -279,6 +302,10 @@ impl FileTable {
         }
         self.entries.insert(fd as u32, descriptor);
         Ok(fd)
+    }
+    /// Whether a number below `limit` is free.
+    pub fn has_room(&self, limit: u64) -> bool {
+        (self.entries.len() as u64) < limit
     }
     /// Puts a descriptor at `fd`; returns what was there.
     pub fn replace(&mut self, fd: u32, descriptor: Descriptor) -> Option<Descriptor> {

@@ -26,6 +26,7 @@ mod kernel;
 mod load;
 mod locks;
 mod names;
+mod netlink;
 mod pending;
 mod pipe;
 mod proc;

@@ -7,13 +7,14 @@ use crate::{
         Event, EventId,
         timer::{Timer, TimerKey},
     },
-    files::{Description, DescriptionId, Descriptor, FileTable, FilesId, Kind, UnixId},
+    files::{Description, DescriptionId, Descriptor, FileTable, FilesId, Kind, NetlinkId, UnixId},
     ipc::{
         Ipc,
         queue::{Queue, QueueId},
     },
     load::Load,
     locks::Locks,
+    netlink::NetlinkSocket,
     pipe::{Pipe, PipeId},
     process::{Process, SpaceId},
     table::Table,
@@ -61,6 +62,8 @@ pub struct Program {
     pub pipes: Table<PipeId, Pipe>,
     /// Its UNIX sockets.
     pub unix: Table<UnixId, UnixSocket>,
+    /// Its netlink sockets.
+    pub netlink: BTreeMap<NetlinkId, NetlinkSocket>,
     /// Its event objects.
     pub events: BTreeMap<EventId, Event>,
     /// Timers that send signals.

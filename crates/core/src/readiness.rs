@@ -55,6 +55,11 @@ fn look(program: &Program, who: Viewer, id: DescriptionId, looks: &mut u32) -> u
         }
         Kind::Socket(socket) => of_socket(program.net.readiness(*socket)),
         Kind::Unix(id) => of_unix(program, *id),
+        Kind::Netlink(id) => program.netlink.get(id).map_or(bits::ERR, |socket| {
+            let lost = if socket.overrun.is_some() { bits::ERR } else { 0 };
+            let data = if socket.queue.is_empty() { 0 } else { bits::READ };
+            lost | data | bits::WRITE
+        }),
         Kind::Queue(id) => program.queues.get(id).map_or(bits::ERR, |queue| {
             let data = if queue.messages.is_empty() { 0 } else { bits::READ };
             data | if queue.is_full() { 0 } else { bits::WRITE }
@@ -82,6 +87,7 @@ fn of_socket(ready: Readiness) -> u16 {
         (Readiness::HANGUP, bits::HUP),
         (Readiness::READ_CLOSED, bits::RDHUP | bits::READ),
         (Readiness::ERROR, bits::ERR),
+        (Readiness::URGENT, bits::PRI),
     ] {
         if ready.contains(flag) {
             events |= bits;
@@ -93,8 +99,12 @@ fn of_socket(ready: Readiness) -> u16 {
 fn of_unix(program: &Program, id: UnixId) -> u16 {
     let Some(socket) = program.unix.get(&id) else { return bits::ERR };
     let mut events = 0;
-    if !socket.queue.is_empty() || socket.read_closed.is_some() {
+    let readable = socket.kind != UnixKind::Stream || socket.used >= socket.options.receive_low();
+    if !socket.queue.is_empty() && readable || socket.read_closed.is_some() {
         events |= bits::READ;
+    }
+    if socket.error.is_some() {
+        events |= bits::ERR;
     }
     if socket.read_closed.is_some() {
         events |= bits::RDHUP;
@@ -106,7 +116,7 @@ fn of_unix(program: &Program, id: UnixId) -> u16 {
         UnixState::Listening(waiting, _) if !waiting.is_empty() => events |= bits::READ,
         UnixState::Listening(..) => {}
         UnixState::Connected(peer) => {
-            if program.unix.get(peer).is_some_and(|peer| peer.queued() < QUEUE_LIMIT / 2) {
+            if program.unix.get(peer).is_some_and(|peer| !peer.is_full(QUEUE_LIMIT / 2)) {
                 events |= bits::WRITE;
             }
         }

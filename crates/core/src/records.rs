@@ -4,12 +4,13 @@ use crate::{
         Event, EventId,
         timer::{Timer, TimerKey},
     },
-    files::{Description, DescriptionId, FileTable, FilesId, Kind, UnixId},
+    files::{Description, DescriptionId, FileTable, FilesId, Kind, NetlinkId, UnixId},
     ipc::{
         Ipc,
         queue::{Queue, QueueId},
     },
     locks::Locks,
+    netlink::NetlinkSocket,
     pipe::{Pipe, PipeId},
     process::{Process, SpaceId},
     program::{Head, Held, Program},
@@ -51,6 +52,7 @@ mod kind {
     pub const QUEUE: u16 = 33;
     pub const EVENT: u16 = 30;
     pub const SEALS: u16 = 31;
+    pub const NETLINK: u16 = 60;
     pub const PAIR: u16 = 50;
     pub const TIMER: u16 = 34;
 }
@@ -89,6 +91,7 @@ pub fn encode(program: &Program, buffer: Vec<u8>) -> Vec<u8> {
     add_all(&mut writer, kind::DESCRIPTION, &program.descriptions);
     add_all(&mut writer, kind::PIPE, &program.pipes);
     add_all(&mut writer, kind::UNIX, &program.unix);
+    add_all(&mut writer, kind::NETLINK, &program.netlink);
     add_all(&mut writer, kind::EVENT, &program.events);
     add_all(&mut writer, kind::TIMER, &program.timers);
     add(&mut writer, kind::TREE, &program.tree);
@@ -134,6 +137,7 @@ struct Parts {
     descriptions: Table<DescriptionId, Description>,
     pipes: Table<PipeId, Pipe>,
     unix: Table<UnixId, UnixSocket>,
+    netlink: BTreeMap<NetlinkId, NetlinkSocket>,
     events: BTreeMap<EventId, Event>,
     timers: BTreeMap<TimerKey, Timer>,
     tree: Option<Tree>,
@@ -172,6 +176,7 @@ impl Parts {
             kind::DESCRIPTION => pair(&mut self.descriptions, payload)?,
             kind::PIPE => pair(&mut self.pipes, payload)?,
             kind::UNIX => pair(&mut self.unix, payload)?,
+            kind::NETLINK => pair(&mut self.netlink, payload)?,
             kind::EVENT => pair(&mut self.events, payload)?,
             kind::TIMER => pair(&mut self.timers, payload)?,
             kind::TREE => self.tree = Some(decode(payload)?),
@@ -223,6 +228,7 @@ pub fn decode_program(image: &Image, id: ProgramId) -> Result<Program, BadRecord
         descriptions: parts.descriptions,
         pipes: parts.pipes,
         unix: parts.unix,
+        netlink: parts.netlink,
         events: parts.events,
         timers: parts.timers,
         tree: parts.tree.ok_or(missing)?,
@@ -272,6 +278,7 @@ fn validate(program: &Program, id: ProgramId) -> Result<(), BadRecords> {
         }
     }
     validate_events(program)?;
+    validate_sockets(program)?;
     program.spaces.values().try_for_each(AddressSpace::validate).map_err(BadRecords)?;
     program.objects.validate().map_err(BadRecords)?;
     program.ipc.validate().map_err(BadRecords)?;
@@ -282,6 +289,29 @@ fn validate(program: &Program, id: ProgramId) -> Result<(), BadRecords> {
     };
     if program.descriptions.values().any(|description| lost(&description.kind)) {
         return Err(BadRecords("a master of no pair"));
+    }
+    Ok(())
+}
+
+/// Checks that what travels between UNIX sockets is there, and is counted.
+fn validate_sockets(program: &Program) -> Result<(), BadRecords> {
+    let mut held: BTreeMap<DescriptionId, u32> = BTreeMap::new();
+    for table in program.tables.values() {
+        for (_, descriptor) in table.iter() {
+            *held.entry(descriptor.description).or_default() += 1;
+        }
+    }
+    for socket in program.unix.values() {
+        for file in socket.queue.iter().flat_map(|message| &message.files) {
+            let Some(description) = program.descriptions.get(file) else {
+                return Err(BadRecords("a message that carries nothing"));
+            };
+            let holders = held.entry(*file).or_default();
+            *holders += 1;
+            if *holders > description.references {
+                return Err(BadRecords("a description with more holders than references"));
+            }
+        }
     }
     Ok(())
 }

@@ -30,6 +30,8 @@ pub enum Key {
     Unix(crate::files::UnixId),
     /// A network socket's readiness changes.
     Socket(SocketId),
+    /// A netlink socket has answers.
+    Netlink(crate::files::NetlinkId),
     /// The console has input, or room.
     Terminal,
     /// A pair of pseudo terminals has input, output, room, or loses an end.
@@ -80,6 +82,8 @@ pub struct Resident<M: Machine> {
     pub guard: Guard,
     /// Set once the init process has ended: the program is to be removed.
     pub ended: Option<u32>,
+    /// Descriptors that travel in messages of UNIX sockets.
+    pub rights_in_flight: usize,
 }
 
 impl<M: Machine> Resident<M> {
@@ -90,6 +94,11 @@ impl<M: Machine> Resident<M> {
             thread.state = State::Ready;
             ready.push_back(thread.tid);
         }
+        for socket in program.unix.values_mut() {
+            socket.recount();
+        }
+        let rights_in_flight =
+            program.unix.values().flat_map(|socket| &socket.queue).map(|message| message.files.len()).sum();
         let (watches, timers) = (Watches::of(&program), TimerQueue::of(&program));
         Resident {
             program,
@@ -103,6 +112,7 @@ impl<M: Machine> Resident<M> {
             pending: PendingPages::default(),
             guard: Guard::default(),
             ended: None,
+            rights_in_flight,
         }
     }
 

@@ -45,10 +45,21 @@ fn in_call(number: u64) -> InCall {
         7 | 23 | 34 | 35 | 128 | 130 | 230 | 232 | 270 | 271 | 281 | 441 => InCall::Interruptible,
         // read, write and the like keep what they have moved.
         0 | 1 | 17..=20 | 40 | 44..=47 => InCall::Transfer,
+        // recvmmsg and sendmmsg count messages in the high half of the note.
+        299 | 307 => InCall::Messages,
         // The parent of a vfork waits for its child whatever happens, unless it is killed.
         56 | 58 | 435 => InCall::Killable,
         _ => InCall::Restartable,
     }
+}
+
+/// connect, accept, accept4.
+fn is_socket_call(number: u64) -> bool {
+    matches!(number, 42 | 43 | 288)
+}
+
+fn has_limit(thread: &crate::thread::Thread) -> bool {
+    thread.call.is_some_and(|call| call.deadline.is_some())
 }
 
 /// The same for the call that a thread is in.
@@ -58,9 +69,10 @@ fn in_call_of<M: Machine>(resident: &Resident<M>, tid: Pid) -> InCall {
     match in_call(thread.regs.rax) {
         _ if granted => InCall::Uninterruptible,
         // A wait for a futex with a time limit would begin its time anew.
-        InCall::Restartable if thread.regs.rax == 202 && thread.call.is_some_and(|call| call.deadline.is_some()) => {
-            InCall::Interruptible
-        }
+        InCall::Restartable if thread.regs.rax == 202 && has_limit(thread) => InCall::Interruptible,
+        // So would a call on a socket with one.
+        InCall::Transfer if has_limit(thread) => InCall::Limited,
+        InCall::Restartable if is_socket_call(thread.regs.rax) && has_limit(thread) => InCall::Limited,
         kind => kind,
     }
 }

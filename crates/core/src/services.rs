@@ -238,12 +238,32 @@ impl<M: Machine> Services<M> {
 
     /// A reference to a description is given up; with the last one what it is open on is closed.
     pub fn release_description(&mut self, resident: &mut Resident<M>, id: DescriptionId) {
-        let Some(description) = resident.program.descriptions.get_mut(&id) else { return };
+        // Messages of a closed socket hold references as well; they are given up in turn, not one within the other.
+        let mut open = Vec::from([id]);
+        let sockets = matches!(resident.program.descriptions.get(&id).map(|found| &found.kind), Some(Kind::Unix(_)));
+        while let Some(id) = open.pop() {
+            open.extend(self.release_one(resident, id));
+        }
+        if sockets {
+            // What was closed may have been the last way to sockets that lie in each other's queues.
+            let dead = syscall::unreachable_rights(resident);
+            for id in syscall::drop_rights(resident, &dead) {
+                open.push(id);
+                while let Some(id) = open.pop() {
+                    open.extend(self.release_one(resident, id));
+                }
+            }
+        }
+    }
+
+    /// Gives up one reference; returns more that are to be given up.
+    fn release_one(&mut self, resident: &mut Resident<M>, id: DescriptionId) -> Vec<DescriptionId> {
+        let Some(description) = resident.program.descriptions.get_mut(&id) else { return Vec::new() };
         description.references = description.references.saturating_sub(1);
         if description.references > 0 {
-            return;
+            return Vec::new();
         }
-        let Some(description) = resident.program.descriptions.remove(&id) else { return };
+        let Some(description) = resident.program.descriptions.remove(&id) else { return Vec::new() };
         for watch in resident.watches.of_description(id) {
             resident.watches.remove(watch);
             if let Some(Event::Epoll(epoll)) = resident.program.events.get_mut(&watch.epoll) {
@@ -281,13 +301,13 @@ impl<M: Machine> Services<M> {
             Kind::Event(_, event) => end_event(resident, event),
             Kind::Master(_, pair) => jobs::master_closed(resident, pair),
             Kind::Slave { pair, .. } => jobs::slave_closed(resident, pair),
-            Kind::Unix(socket) => {
-                for dropped in syscall::unix_closed(resident, socket) {
-                    self.release_description(resident, dropped);
-                }
+            Kind::Unix(socket) => return syscall::unix_closed(resident, socket),
+            Kind::Netlink(socket) => {
+                resident.program.netlink.remove(&socket);
             }
             _ => {}
         }
+        Vec::new()
     }
 
     /// Random bytes for programs.

@@ -1,19 +1,21 @@
-//! What a program does with sockets. Errors and their conditions are those of Linux.
+//! What a program does with sockets: making, naming, connecting and closing them. Errors and their conditions are those of
+//! Linux.
 use crate::{
-    endpoint::{Endpoint, Tuple},
-    icmp,
-    options::{Flags, Options, TcpInfo},
-    socket::{How, Kind, Owner, Protocol, Readiness, Received, Socket, SocketId, Take},
+    datagram::{Flow, Raw},
+    endpoint::{Endpoint, Family, Tuple},
+    options::{Flags, Options},
+    socket::{How, Kind, Owner, Protocol, Readiness, Socket, SocketId},
     stack::Stack,
     tcp::{Connection, Context, Listener, State},
-    udp,
 };
 use alloc::boxed::Box;
-use core::net::{Ipv4Addr, SocketAddr};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use shimos_abi::{errno::Errno, time::Nanos};
 
 /// Ports that are given to sockets without one.
 const EPHEMERAL: core::ops::Range<u16> = 32768..61000;
+/// Sockets of one program, connections in the background included. More than descriptors usually allow.
+const MOST_SOCKETS: usize = 65536;
 
 impl Stack {
     pub(crate) fn socket(&self, id: SocketId) -> Result<&Socket, Errno> {
@@ -26,15 +28,34 @@ impl Stack {
     }
 
     /// Makes a socket.
-    pub fn open(&mut self, protocol: Protocol) -> Result<SocketId, Errno> {
-        self.touch();
+    pub fn open(&mut self, family: Family, protocol: Protocol) -> Result<SocketId, Errno> {
         let kind = match protocol {
             Protocol::Tcp => Kind::Idle,
-            Protocol::Udp => Kind::Udp(udp::Udp::default()),
-            Protocol::Echo => Kind::Ping(icmp::Ping::default()),
+            Protocol::Udp => Kind::Udp(Flow::default()),
+            Protocol::Echo => Kind::Ping(Flow::default()),
+            Protocol::Raw => return Err(Errno::EPROTONOSUPPORT),
         };
+        self.add(Socket::new(family, kind, Options::new()))
+    }
+
+    /// Makes a socket for packets of a protocol.
+    pub fn open_raw(&mut self, family: Family, protocol: u8) -> Result<SocketId, Errno> {
+        const RAW: u8 = 255;
+        let mut options = Options::new();
+        // Who asks for "raw" brings the headers along.
+        options.flags.set(Flags::OWN_HEADER, protocol == RAW);
+        let id = self.add(Socket::new(family, Kind::Raw(Box::new(Raw::new(protocol))), options))?;
+        self.set_bound(id, Endpoint::new(family.unspecified(), protocol.into()))?;
+        Ok(id)
+    }
+
+    fn add(&mut self, socket: Socket) -> Result<SocketId, Errno> {
+        self.touch();
+        if self.saved.sockets.len() >= MOST_SOCKETS {
+            return Err(Errno::ENOBUFS);
+        }
         let id = self.new_id();
-        self.saved.sockets.insert(id, Socket::new(kind, Options::new()));
+        self.saved.sockets.insert(id, socket);
         Ok(id)
     }
 
@@ -43,29 +64,66 @@ impl Stack {
         self.socket(id).map(Socket::protocol)
     }
 
+    /// Of which family it is.
+    pub fn family(&self, id: SocketId) -> Result<Family, Errno> {
+        self.socket(id).map(|socket| socket.family)
+    }
+
+    /// The endpoint that a program means, if a socket may use it.
+    pub(crate) fn endpoint(&self, id: SocketId, address: SocketAddr) -> Result<Endpoint, Errno> {
+        let socket = self.socket(id)?;
+        let end = Endpoint::from_socket(address)?;
+        match (socket.family, end.address) {
+            (Family::V4, _) if address.is_ipv6() => Err(Errno::EAFNOSUPPORT),
+            (Family::V6, IpAddr::V4(_)) if socket.options.has(Flags::ONLY_V6) => Err(Errno::ENETUNREACH),
+            (Family::V6, IpAddr::V4(_)) if socket.protocol() == Protocol::Raw => Err(Errno::EINVAL),
+            _ => Ok(end),
+        }
+    }
+
     /// Gives a socket its local address. Port 0 chooses one.
     pub fn bind(&mut self, id: SocketId, address: SocketAddr) -> Result<(), Errno> {
-        let mut wanted = Endpoint::from_socket(address)?;
+        let mut wanted = match self.endpoint(id, address) {
+            Err(Errno::ENETUNREACH) => return Err(Errno::EINVAL),
+            wanted => wanted?,
+        };
         let config = self.saved.link.config;
         let socket = self.socket(id)?;
+        let protocol = socket.protocol();
+        if protocol == Protocol::Raw {
+            return self.bind_raw(id, wanted.address);
+        }
         if socket.bound.is_some() || matches!(socket.kind, Kind::Connection(_) | Kind::Listener(_)) {
             return Err(Errno::EINVAL);
         }
+        let free = socket.options.has(Flags::FREE_BIND) || socket.options.has(Flags::TRANSPARENT);
         let possible = wanted.address.is_unspecified()
             || config.is_local(wanted.address)
-            || (socket.protocol() == Protocol::Udp && config.is_broadcast(wanted.address));
+            || free
+            || (protocol == Protocol::Udp && config.is_group(wanted.address));
         if !possible {
             return Err(Errno::EADDRNOTAVAIL);
         }
         if wanted.port == 0 {
-            wanted.port = self.free_port(socket.protocol(), None).ok_or(Errno::EADDRINUSE)?;
+            wanted.port = self.free_port(protocol, None).ok_or(Errno::EADDRINUSE)?;
         } else if self.conflicts(id, wanted)? {
             return Err(Errno::EADDRINUSE);
         }
         self.set_bound(id, wanted)
     }
 
-    fn set_bound(&mut self, id: SocketId, at: Endpoint) -> Result<(), Errno> {
+    fn bind_raw(&mut self, id: SocketId, address: IpAddr) -> Result<(), Errno> {
+        let config = self.saved.link.config;
+        if !address.is_unspecified() && !config.is_local(address) && !config.is_group(address) {
+            return Err(Errno::EADDRNOTAVAIL);
+        }
+        if let Some(bound) = &mut self.socket_mut(id)?.bound {
+            bound.address = address;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn set_bound(&mut self, id: SocketId, at: Endpoint) -> Result<(), Errno> {
         let socket = self.socket_mut(id)?;
         socket.bound = Some(at);
         let protocol = socket.protocol();
@@ -85,7 +143,7 @@ impl Stack {
         };
         let bound = self.derived.ports.get(&(protocol, wanted.port)).into_iter().flatten();
         let mut others = bound.filter(|other| **other != id).filter_map(|other| self.saved.sockets.get(other));
-        if others.any(|other| other.bound.is_some_and(|at| at.overlaps(wanted)) && !shares(other)) {
+        if others.any(|other| socket.meets(wanted, other) && !shares(other)) {
             return Ok(true);
         }
         if !stream {
@@ -94,17 +152,26 @@ impl Stack {
         let mut connections = self.derived.connections.range(Tuple::range(wanted.port));
         let connected = connections.any(|(tuple, other)| {
             let other = self.saved.sockets.get(other).filter(|other| other.bound.is_none());
-            wanted.covers(tuple.local) && other.is_some_and(|other| !shares(other))
+            let overlaps = socket.rank(wanted.address, tuple.local.address).is_some();
+            overlaps && other.is_some_and(|other| !shares(other))
         });
         let mut remembered = self.saved.time_wait.range(Tuple::range(wanted.port));
-        let lingers = !socket.options.has(Flags::REUSE_ADDRESS) && remembered.any(|(t, _)| wanted.covers(t.local));
+        let lingers = !socket.options.has(Flags::REUSE_ADDRESS)
+            && remembered.any(|(tuple, _)| socket.rank(wanted.address, tuple.local.address).is_some());
         Ok(connected || lingers)
     }
 
-    /// A port nobody uses; for a connection with `remote`, one that makes its name unique.
-    fn free_port(&mut self, protocol: Protocol, remote: Option<(Ipv4Addr, Endpoint)>) -> Option<u16> {
+    /// A port nobody uses; for a connection with `remote`, one that makes its name unique (RFC 6056, algorithm 3).
+    fn free_port(&mut self, protocol: Protocol, remote: Option<(IpAddr, Endpoint)>) -> Option<u16> {
         let count = EPHEMERAL.len() as u64;
-        let start = self.saved.secret.random() % count;
+        let start = match remote {
+            Some((local, remote)) => {
+                self.saved.ports_given = self.saved.ports_given.wrapping_add(1);
+                let step = u64::from(self.saved.ports_given);
+                self.saved.secret.first_port(local, remote).wrapping_add(step)
+            }
+            None => self.saved.secret.random(),
+        } % count;
         (0..count).map(|step| EPHEMERAL.start + ((start + step) % count) as u16).find(|port| {
             let free = !self.derived.ports.contains_key(&(protocol, *port));
             free && match remote {
@@ -132,24 +199,26 @@ impl Stack {
             }
             Kind::Idle => {}
             Kind::Connection(_) => return Err(Errno::EINVAL),
-            Kind::Udp(_) | Kind::Ping(_) => return Err(Errno::EOPNOTSUPP),
+            Kind::Udp(_) | Kind::Ping(_) | Kind::Raw(_) => return Err(Errno::EOPNOTSUPP),
         }
         let bound = match socket.bound {
             Some(bound) => bound,
             None => {
+                let any = socket.family.unspecified();
                 let port = self.free_port(Protocol::Tcp, None).ok_or(Errno::EADDRINUSE)?;
-                let bound = Endpoint::new(Ipv4Addr::UNSPECIFIED, port);
+                let bound = Endpoint::new(any, port);
                 self.set_bound(id, bound)?;
                 bound
             }
         };
         // Sockets that share an address can still not both listen, unless they share the port too.
-        let shares = self.socket(id)?.options.has(Flags::REUSE_PORT);
+        let socket = self.socket(id)?;
+        let shares = socket.options.has(Flags::REUSE_PORT);
         let others = self.derived.ports.get(&(Protocol::Tcp, bound.port)).into_iter().flatten();
         let taken =
             others.filter(|other| **other != id).filter_map(|other| self.saved.sockets.get(other)).any(|other| {
                 matches!(other.kind, Kind::Listener(_))
-                    && other.bound.is_some_and(|at| at.overlaps(bound))
+                    && socket.meets(bound, other)
                     && !(shares && other.options.has(Flags::REUSE_PORT))
             });
         if taken {
@@ -165,7 +234,7 @@ impl Stack {
             let socket = self.socket_mut(id)?;
             let listener = match &mut socket.kind {
                 Kind::Listener(listener) => listener,
-                Kind::Udp(_) | Kind::Ping(_) => return Err(Errno::EOPNOTSUPP),
+                Kind::Udp(_) | Kind::Ping(_) | Kind::Raw(_) => return Err(Errno::EOPNOTSUPP),
                 _ => return Err(Errno::EINVAL),
             };
             let child = listener.ready.pop_front().ok_or(Errno::EAGAIN)?;
@@ -174,27 +243,33 @@ impl Stack {
             {
                 socket.owner = Owner::Program;
                 connection.told = true;
-                return Ok((child, connection.tuple.remote.to_socket()));
+                return Ok((child, socket.family.show(connection.tuple.remote)));
             }
         }
     }
 
     /// Connects. For TCP the answer at first is `EINPROGRESS`; when the socket is ready, the same call tells the outcome.
     pub fn connect(&mut self, now: Nanos, id: SocketId, to: SocketAddr) -> Result<(), Errno> {
-        let mut remote = Endpoint::from_socket(to)?;
+        let mut remote = self.endpoint(id, to)?;
         if remote.address.is_unspecified() {
-            remote.address = Ipv4Addr::LOCALHOST;
+            remote.address = loopback(remote.address);
         }
+        let config = self.saved.link.config;
         let socket = self.socket_mut(id)?;
         let error = socket.error;
         match &mut socket.kind {
-            Kind::Udp(udp) => {
-                udp.peer = Some(remote);
-                return self.bind_for(id, remote).map(|_| ());
-            }
-            Kind::Ping(ping) => {
-                ping.peer = Some(remote);
-                return self.bind_for(id, remote).map(|_| ());
+            Kind::Udp(_) | Kind::Ping(_) | Kind::Raw(_) => {
+                if !config.reaches(remote.address) {
+                    return Err(Errno::ENETUNREACH);
+                }
+                if config.is_broadcast(remote.address) && !socket.options.has(Flags::BROADCAST) {
+                    return Err(Errno::EACCES);
+                }
+                self.bind_for(id, remote)?;
+                if let Some(flow) = self.socket_mut(id)?.flow_mut() {
+                    flow.peer = Some(remote);
+                }
+                return Ok(());
             }
             Kind::Listener(_) => return Err(Errno::EISCONN),
             Kind::Connection(connection) => match connection.state {
@@ -223,10 +298,7 @@ impl Stack {
         if remote.port == 0 {
             return Err(Errno::ECONNREFUSED);
         }
-        if config.is_broadcast(remote.address) || remote.address.is_multicast() {
-            return Err(Errno::ENETUNREACH);
-        }
-        if !config.is_local(remote.address) && config.next_hop(remote.address).is_none() {
+        if config.is_group(remote.address) || !config.reaches(remote.address) {
             return Err(Errno::ENETUNREACH);
         }
         let local = self.bind_for(id, remote)?;
@@ -247,6 +319,7 @@ impl Stack {
             acks: crate::AckMode::Delayed,
             error: None,
         };
+        crate::counters::count(&mut cx.link.counters.tcp_active);
         let connection = Connection::connect(tuple, iss, offset, &mut cx);
         socket.kind = Kind::Connection(Box::new(connection));
         self.derived.connections.insert(tuple, id);
@@ -255,130 +328,70 @@ impl Stack {
     }
 
     /// The local end for packets to `remote`, bound now if it was not.
-    fn bind_for(&mut self, id: SocketId, remote: Endpoint) -> Result<Endpoint, Errno> {
+    pub(crate) fn bind_for(&mut self, id: SocketId, remote: Endpoint) -> Result<Endpoint, Errno> {
         let source = self.saved.link.config.source_for(remote.address);
         let socket = self.socket(id)?;
         if let Some(bound) = socket.bound {
-            let named = !bound.address.is_unspecified() && !self.saved.link.config.is_broadcast(bound.address);
+            let named = !bound.address.is_unspecified() && !self.saved.link.config.is_group(bound.address);
+            if named && bound.address.is_ipv4() != remote.address.is_ipv4() {
+                return Err(Errno::ENETUNREACH);
+            }
             return Ok(if named { bound } else { Endpoint::new(source, bound.port) });
         }
-        let protocol = socket.protocol();
+        let (protocol, any) = (socket.protocol(), socket.family.unspecified());
         let unique = (protocol == Protocol::Tcp).then_some((source, remote));
         let port = self.free_port(protocol, unique).ok_or(Errno::EADDRNOTAVAIL)?;
-        self.set_bound(id, Endpoint::new(Ipv4Addr::UNSPECIFIED, port))?;
+        self.set_bound(id, Endpoint::new(any, port))?;
+        self.socket_mut(id)?.chosen = true;
         Ok(Endpoint::new(source, port))
     }
 
-    /// Forgets the peer of a datagram socket (connecting to AF_UNSPEC).
-    pub fn disconnect(&mut self, id: SocketId) -> Result<(), Errno> {
-        match &mut self.socket_mut(id)?.kind {
-            Kind::Udp(udp) => udp.peer = None,
-            Kind::Ping(ping) => ping.peer = None,
-            _ => return Err(Errno::EOPNOTSUPP),
+    /// Forgets the peer of a socket (connecting to AF_UNSPEC). A connection is reset; a port that was chosen is given back.
+    pub fn disconnect(&mut self, now: Nanos, id: SocketId) -> Result<(), Errno> {
+        let socket = self.socket_mut(id)?;
+        if let Some(flow) = socket.flow_mut() {
+            flow.peer = None;
+        } else {
+            match &socket.kind {
+                Kind::Listener(_) => self.stop_listening(now, id)?,
+                Kind::Connection(_) => {
+                    self.with_connection(now, id, |connection, cx| connection.abort(cx));
+                    self.arm(id);
+                    let socket = self.socket_mut(id)?;
+                    socket.kind = Kind::Idle;
+                    socket.error = None;
+                    self.arm(id);
+                }
+                _ => {}
+            }
         }
+        let socket = self.socket_mut(id)?;
+        if core::mem::take(&mut socket.chosen)
+            && socket.protocol() != Protocol::Raw
+            && let Some(bound) = socket.bound.take()
+        {
+            let protocol = socket.protocol();
+            self.forget_port(protocol, bound.port, id);
+        }
+        self.derived.changed.insert(id);
         Ok(())
-    }
-
-    /// Sends. A stream may take only a part; `EAGAIN` if it takes nothing now. `to` is for datagrams without a peer.
-    pub fn send(&mut self, now: Nanos, id: SocketId, bytes: &[u8], to: Option<SocketAddr>) -> Result<usize, Errno> {
-        let socket = self.socket_mut(id)?;
-        if let Some(error) = socket.error.take() {
-            return Err(error);
-        }
-        let peer = match &socket.kind {
-            Kind::Idle | Kind::Listener(_) => return Err(Errno::EPIPE),
-            Kind::Connection(_) => {
-                return self.with_connection(now, id, |c, cx| c.write(bytes, cx)).unwrap_or(Err(Errno::EPIPE));
-            }
-            Kind::Udp(udp) if udp.shut_write => return Err(Errno::EPIPE),
-            Kind::Udp(udp) => udp.peer,
-            Kind::Ping(ping) => ping.peer,
-        };
-        let mut remote = match to {
-            Some(to) => Endpoint::from_socket(to)?,
-            None => peer.ok_or(Errno::EDESTADDRREQ)?,
-        };
-        if remote.address.is_unspecified() {
-            remote.address = Ipv4Addr::LOCALHOST;
-        }
-        self.send_datagram(now, id, bytes, remote)
-    }
-
-    fn send_datagram(&mut self, now: Nanos, id: SocketId, bytes: &[u8], remote: Endpoint) -> Result<usize, Errno> {
-        let local = self.bind_for(id, remote)?;
-        let tuple = Tuple { local, remote };
-        let socket = self.saved.sockets.get(&id).ok_or(Errno::EBADF)?;
-        let link = &mut self.saved.link;
-        let target = remote.address;
-        let direct = link.config.is_local(target) || link.config.is_broadcast(target) || target.is_multicast();
-        if !direct && link.config.next_hop(target).is_none() {
-            return Err(Errno::ENETUNREACH);
-        }
-        if socket.protocol() == Protocol::Echo {
-            return if link.has_room(target) { icmp::request(link, now, tuple, bytes) } else { Err(Errno::EAGAIN) };
-        }
-        udp::check(link, remote, bytes.len(), &socket.options)?;
-        udp::send(link, now, tuple, bytes);
-        Ok(bytes.len())
-    }
-
-    /// Receives. `EAGAIN` if there is nothing now; nothing copied means the end of a stream.
-    pub fn receive_from(&mut self, now: Nanos, id: SocketId, into: &mut [u8], take: Take) -> Result<Received, Errno> {
-        let socket = self.socket_mut(id)?;
-        // As on Linux an error is told before what is queued; but of a stream after it.
-        if !matches!(socket.kind, Kind::Connection(_))
-            && let Some(error) = socket.error.take()
-        {
-            return Err(error);
-        }
-        let mut ended = false;
-        let datagram = match &mut socket.kind {
-            Kind::Idle | Kind::Listener(_) => return Err(Errno::ENOTCONN),
-            Kind::Connection(_) => return self.receive_stream(now, id, into, take),
-            Kind::Udp(udp) => {
-                ended = udp.shut_read;
-                udp.queue.receive(into, take)
-            }
-            Kind::Ping(ping) => ping.queue.receive(into, take),
-        };
-        match datagram {
-            Some((copied, length, from)) => Ok(Received { copied, length, from: Some(from.to_socket()) }),
-            None if ended => Ok(Received { copied: 0, length: 0, from: None }),
-            None => Err(Errno::EAGAIN),
-        }
-    }
-
-    fn receive_stream(&mut self, now: Nanos, id: SocketId, into: &mut [u8], take: Take) -> Result<Received, Errno> {
-        let copied = self.with_connection(now, id, |connection, cx| connection.read(into, take, cx)).flatten();
-        let socket = self.socket_mut(id)?;
-        if copied.is_none_or(|copied| copied == 0)
-            && !into.is_empty()
-            && let Some(error) = socket.error.take()
-        {
-            return Err(error);
-        }
-        match copied {
-            Some(copied) => Ok(Received { copied, length: copied, from: None }),
-            None => Err(Errno::EAGAIN),
-        }
     }
 
     /// Shuts down one direction or both.
     pub fn shutdown(&mut self, now: Nanos, id: SocketId, how: How) -> Result<(), Errno> {
         let socket = self.socket_mut(id)?;
         match &mut socket.kind {
-            Kind::Idle | Kind::Ping(_) => Err(Errno::ENOTCONN),
+            Kind::Idle => Err(Errno::ENOTCONN),
             Kind::Listener(_) if how == How::Write => Ok(()),
             Kind::Listener(_) => self.stop_listening(now, id),
-            Kind::Udp(udp) => {
-                udp.shutdown(how)?;
-                self.derived.changed.insert(id);
-                Ok(())
-            }
             Kind::Connection(connection) if connection.state == State::Closed => Err(Errno::ENOTCONN),
             Kind::Connection(_) => {
                 self.with_connection(now, id, |connection, cx| connection.shutdown(how, cx));
                 Ok(())
+            }
+            Kind::Udp(_) | Kind::Ping(_) | Kind::Raw(_) => {
+                self.derived.changed.insert(id);
+                self.socket_mut(id)?.flow_mut().ok_or(Errno::ENOTCONN)?.shutdown(how)
             }
         }
     }
@@ -423,27 +436,26 @@ impl Stack {
     /// Its own address.
     pub fn local_address(&self, id: SocketId) -> Result<SocketAddr, Errno> {
         let socket = self.socket(id)?;
-        let mut local = socket.bound.unwrap_or(Endpoint::UNSPECIFIED);
-        let peer = match &socket.kind {
-            Kind::Connection(connection) => return Ok(connection.tuple.local.to_socket()),
-            Kind::Udp(udp) => udp.peer,
-            _ => None,
-        };
-        if let Some(peer) = peer.filter(|_| local.address.is_unspecified()) {
+        let mut local = socket.bound.unwrap_or(Endpoint::new(socket.family.unspecified(), 0));
+        if let Kind::Connection(connection) = &socket.kind {
+            local = connection.tuple.local;
+        } else if let Some(peer) = socket.flow().and_then(|flow| flow.peer)
+            && local.address.is_unspecified()
+        {
             local.address = self.saved.link.config.source_for(peer.address);
         }
-        Ok(local.to_socket())
+        Ok(socket.family.show(local))
     }
 
     /// The peer's address.
     pub fn peer_address(&self, id: SocketId) -> Result<SocketAddr, Errno> {
-        let peer = match &self.socket(id)?.kind {
+        let socket = self.socket(id)?;
+        let peer = match &socket.kind {
             Kind::Connection(c) if !matches!(c.state, State::SynSent | State::Closed) => Some(c.tuple.remote),
-            Kind::Udp(udp) => udp.peer,
-            Kind::Ping(ping) => ping.peer,
-            _ => None,
+            Kind::Connection(_) => None,
+            _ => socket.flow().and_then(|flow| flow.peer),
         };
-        peer.map(Endpoint::to_socket).ok_or(Errno::ENOTCONN)
+        peer.map(|peer| socket.family.show(peer)).ok_or(Errno::ENOTCONN)
     }
 
     /// Takes the error that waits to be told (SO_ERROR).
@@ -458,28 +470,33 @@ impl Stack {
 
     /// Bytes that can be received now (FIONREAD).
     pub fn readable_bytes(&self, id: SocketId) -> Result<usize, Errno> {
-        match &self.socket(id)?.kind {
-            Kind::Connection(connection) => Ok(connection.receive.len()),
-            Kind::Udp(udp) => Ok(udp.queue.readable()),
-            Kind::Ping(ping) => Ok(ping.queue.readable()),
+        let socket = self.socket(id)?;
+        match &socket.kind {
+            Kind::Connection(connection) => Ok(connection.readable(&socket.options)),
             Kind::Listener(_) => Err(Errno::EINVAL),
-            Kind::Idle => Ok(0),
+            _ => Ok(socket.flow().map_or(0, |flow| flow.queue.readable())),
         }
     }
 
     /// Bytes not yet acknowledged by the peer (SIOCOUTQ).
     pub fn unsent_bytes(&self, id: SocketId) -> Result<usize, Errno> {
         match &self.socket(id)?.kind {
-            Kind::Connection(connection) => Ok(connection.send.len()),
+            Kind::Connection(connection) => Ok(connection.send.len() + usize::from(connection.fin_sent)),
+            Kind::Listener(_) => Err(Errno::EINVAL),
             _ => Ok(0),
         }
     }
 
-    /// Figures of a connection (TCP_INFO).
-    pub fn tcp_info(&self, id: SocketId) -> Result<TcpInfo, Errno> {
-        match &self.socket(id)?.kind {
-            Kind::Connection(connection) => Ok(connection.info()),
-            _ => Err(Errno::ENOTCONN),
-        }
+    /// The settings of a socket.
+    pub fn options(&self, id: SocketId) -> Result<&Options, Errno> {
+        Ok(&self.socket(id)?.options)
+    }
+}
+
+/// The address of this host itself in the family of `address`.
+pub(crate) fn loopback(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
     }
 }

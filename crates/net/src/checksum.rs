@@ -1,6 +1,5 @@
 //! The Internet checksum, eight bytes at a time.
-use core::net::Ipv4Addr;
-use smoltcp::wire::IpProtocol;
+use core::net::IpAddr;
 
 /// A ones' complement sum in progress. Sums of native words fold to the same 16 bits as sums of network words do, with
 /// the bytes swapped (RFC 1071), so nothing is swapped until the end.
@@ -8,14 +7,20 @@ use smoltcp::wire::IpProtocol;
 pub(crate) struct Sum(u64);
 
 impl Sum {
-    /// The sum over the pseudo header of TCP and UDP.
-    pub fn pseudo(source: Ipv4Addr, target: Ipv4Addr, protocol: IpProtocol, length: usize) -> Sum {
-        let mut header = [0; 12];
-        header[..4].copy_from_slice(&source.octets());
-        header[4..8].copy_from_slice(&target.octets());
-        header[9] = protocol.into();
-        header[10..].copy_from_slice(&(length as u16).to_be_bytes());
-        Sum::default().add(&header)
+    /// The sum over the pseudo header of TCP, UDP and ICMPv6.
+    pub fn pseudo(source: IpAddr, target: IpAddr, protocol: u8, length: usize) -> Sum {
+        let sum = match (source, target) {
+            (IpAddr::V4(source), IpAddr::V4(target)) => Sum::default().add(&source.octets()).add(&target.octets()),
+            (source, target) => {
+                let octets = |address: IpAddr| match address {
+                    IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+                    IpAddr::V6(v6) => v6.octets(),
+                };
+                Sum::default().add(&octets(source)).add(&octets(target))
+            }
+        };
+        let [.., a, b, c, d] = (length as u64).to_be_bytes();
+        sum.add(&[a, b, c, d, 0, 0, 0, protocol])
     }
 
     /// Adds bytes that begin at an even place.

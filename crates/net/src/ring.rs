@@ -34,8 +34,19 @@ impl Ring {
     }
 
     /// Copies the first bytes; returns how many.
+    #[cfg(test)]
     pub fn peek(&self, into: &mut [u8]) -> usize {
-        let (a, b) = self.range(0, into.len());
+        self.copy(0, into)
+    }
+
+    /// The byte at a place.
+    pub fn byte(&self, at: usize) -> Option<u8> {
+        self.0.get(at).copied()
+    }
+
+    /// Copies bytes from place `start` on; returns how many.
+    pub fn copy(&self, start: usize, into: &mut [u8]) -> usize {
+        let (a, b) = self.range(start, into.len());
         let (first, rest) = into.split_at_mut(a.len());
         first.copy_from_slice(a);
         if let Some(second) = rest.get_mut(..b.len()) {

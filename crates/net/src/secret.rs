@@ -1,6 +1,9 @@
 //! Numbers that outsiders cannot guess, from a key that moves with the stack.
-use crate::{endpoint::Tuple, tcp::Seq};
-use core::hash::Hasher;
+use crate::{
+    endpoint::{Endpoint, Tuple},
+    tcp::Seq,
+};
+use core::{hash::Hasher, net::IpAddr};
 use minicbor::{Decode, Encode};
 use shimos_abi::time::Nanos;
 use siphasher::sip::SipHasher13;
@@ -28,7 +31,11 @@ impl Secret {
         let mut hasher = SipHasher13::new_with_keys(self.key.0, self.key.1 ^ purpose);
         if let Some(tuple) = tuple {
             for end in [tuple.local, tuple.remote] {
-                hasher.write_u64(u64::from(end.address.to_bits()) << 16 | u64::from(end.port));
+                match end.address {
+                    IpAddr::V4(v4) => hasher.write_u32(v4.to_bits()),
+                    IpAddr::V6(v6) => hasher.write(&v6.octets()),
+                }
+                hasher.write_u16(end.port);
             }
         }
         hasher.write_u64(if tuple.is_none() { self.count } else { 0 });
@@ -53,6 +60,19 @@ impl Secret {
     /// Which of the listeners that share a port gets a connection.
     pub fn choice(&self, tuple: Tuple) -> u64 {
         self.hash(3, Some(tuple))
+    }
+
+    /// Where the search for a port of a new connection to `remote` begins (RFC 6056, algorithm 3).
+    pub fn first_port(&self, local: IpAddr, remote: Endpoint) -> u64 {
+        self.hash(5, Some(Tuple { local: Endpoint::new(local, 0), remote }))
+    }
+
+    /// What makes a SYN cookie of this connection and this number: nobody else can.
+    pub fn cookie(&self, tuple: Tuple, number: u64) -> u32 {
+        let mut hasher = SipHasher13::new_with_keys(self.key.0, self.key.1 ^ 6);
+        hasher.write_u64(self.hash(6, Some(tuple)));
+        hasher.write_u64(number);
+        hasher.finish() as u32
     }
 
     /// A random number.

@@ -1,14 +1,13 @@
 //! What a socket is: its name, its kind, its settings, and what a program may ask of it.
 use crate::{
-    endpoint::Endpoint,
-    icmp::Ping,
-    options::Options,
+    datagram::{Flow, Raw},
+    endpoint::{Endpoint, Family},
+    options::{Flags, Options},
     tcp::{Connection, Listener},
-    udp::Udp,
 };
-use alloc::boxed::Box;
+use alloc::{boxed::Box, vec::Vec};
 use bitflags::bitflags;
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 use minicbor::{Decode, Encode};
 use shimos_abi::errno::Errno;
 
@@ -30,6 +29,9 @@ pub enum Protocol {
     /// ICMP echo requests and replies (SOCK_DGRAM with IPPROTO_ICMP). A port stands for the identifier.
     #[n(2)]
     Echo,
+    /// IP packets (SOCK_RAW). A port stands for the number of the protocol.
+    #[n(3)]
+    Raw,
 }
 
 /// Which directions to shut down.
@@ -53,7 +55,7 @@ pub enum Take {
 }
 
 /// What was received.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Received {
     /// Bytes copied. Zero at the end of a stream.
     pub copied: usize,
@@ -61,6 +63,65 @@ pub struct Received {
     pub length: usize,
     /// Who sent the datagram. Nothing for a stream.
     pub from: Option<SocketAddr>,
+    /// What else is told about it.
+    pub control: Vec<Control>,
+    /// When it came, if the program wants to know (SO_TIMESTAMP and the like).
+    pub stamp: Option<Stamp>,
+}
+
+/// When a datagram came, and how the program wants to be told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Stamp {
+    /// Time of the machine's clock.
+    pub at: shimos_abi::time::Nanos,
+    /// The type of the control message: SO_TIMESTAMP, SO_TIMESTAMPNS, their new forms, or SO_TIMESTAMPING.
+    pub kind: i32,
+}
+
+/// A control message (cmsg(3)).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Control {
+    /// Its level.
+    pub level: i32,
+    /// Its type.
+    pub kind: i32,
+    /// Its data.
+    pub bytes: Vec<u8>,
+}
+
+/// A message to send.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Message<'a> {
+    /// Its bytes.
+    pub bytes: &'a [u8],
+    /// Where to, if not to the peer.
+    pub to: Option<SocketAddr>,
+    /// How: addresses and limits of this one packet.
+    pub control: &'a [Control],
+    /// Whether more follows (MSG_MORE).
+    pub more: More,
+    /// Whether its last byte is urgent (MSG_OOB).
+    pub urgent: Urgency,
+}
+
+/// Whether more of a message follows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum More {
+    /// It is complete.
+    #[default]
+    No,
+    /// It can wait for more.
+    Follows,
+}
+
+/// Whether something is urgent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Urgency {
+    /// As usual.
+    #[default]
+    No,
+    /// It is to be noticed at once.
+    Urgent,
 }
 
 bitflags! {
@@ -77,6 +138,8 @@ bitflags! {
         const READ_CLOSED = 8;
         /// An error is to be told (POLLERR).
         const ERROR = 16;
+        /// Urgent data is here (POLLPRI).
+        const URGENT = 32;
     }
 }
 
@@ -91,9 +154,12 @@ pub(crate) enum Kind {
     #[n(2)]
     Connection(#[n(0)] Box<Connection>),
     #[n(3)]
-    Udp(#[n(0)] Udp),
+    Udp(#[n(0)] Flow),
+    /// Its port is the identifier of its echo requests.
     #[n(4)]
-    Ping(#[n(0)] Ping),
+    Ping(#[n(0)] Flow),
+    #[n(5)]
+    Raw(#[n(0)] Box<Raw>),
 }
 
 /// One socket.
@@ -115,6 +181,11 @@ pub(crate) struct Socket {
     /// When its timers are due; mirrors the entry in the stack's order of timers.
     #[cbor(skip)]
     pub armed: Option<shimos_abi::time::Nanos>,
+    #[cbor(n(5), default)]
+    pub family: Family,
+    /// Whether its port was chosen for it rather than by bind(2).
+    #[cbor(n(6), default)]
+    pub chosen: bool,
 }
 
 /// Who has a socket.
@@ -132,8 +203,8 @@ pub(crate) enum Owner {
 }
 
 impl Socket {
-    pub fn new(kind: Kind, options: Options) -> Socket {
-        Socket { kind, options, bound: None, error: None, owner: Owner::Program, armed: None }
+    pub fn new(family: Family, kind: Kind, options: Options) -> Socket {
+        Socket { kind, options, bound: None, error: None, owner: Owner::Program, armed: None, family, chosen: false }
     }
 
     pub fn protocol(&self) -> Protocol {
@@ -141,7 +212,55 @@ impl Socket {
             Kind::Idle | Kind::Listener(_) | Kind::Connection(_) => Protocol::Tcp,
             Kind::Udp(_) => Protocol::Udp,
             Kind::Ping(_) => Protocol::Echo,
+            Kind::Raw(_) => Protocol::Raw,
         }
+    }
+
+    /// The state of a datagram socket.
+    pub fn flow(&self) -> Option<&Flow> {
+        match &self.kind {
+            Kind::Udp(flow) | Kind::Ping(flow) => Some(flow),
+            Kind::Raw(raw) => Some(&raw.flow),
+            _ => None,
+        }
+    }
+
+    /// The state of a datagram socket, to change.
+    pub fn flow_mut(&mut self) -> Option<&mut Flow> {
+        match &mut self.kind {
+            Kind::Udp(flow) | Kind::Ping(flow) => Some(flow),
+            Kind::Raw(raw) => Some(&mut raw.flow),
+            _ => None,
+        }
+    }
+
+    /// How well a socket that is bound to `bound` fits packets to `target`; `None` if they are not for it.
+    pub fn rank(&self, bound: IpAddr, target: IpAddr) -> Option<u8> {
+        match (bound, target) {
+            (bound, target) if bound == target => Some(2),
+            (IpAddr::V4(bound), IpAddr::V4(_)) if bound.is_unspecified() => Some(1),
+            (IpAddr::V6(bound), IpAddr::V6(_)) if bound.is_unspecified() => Some(1),
+            (IpAddr::V6(bound), IpAddr::V4(_)) if bound.is_unspecified() && !self.options.has(Flags::ONLY_V6) => {
+                Some(0)
+            }
+            _ => None,
+        }
+    }
+
+    /// How well it fits packets to `target`.
+    pub fn fits(&self, target: Endpoint) -> Option<u8> {
+        let bound = self.bound.filter(|bound| bound.port == target.port)?;
+        self.rank(bound.address, target.address)
+    }
+
+    /// Whether this socket, bound to `here`, and another one would get some of the same packets.
+    pub fn meets(&self, here: Endpoint, other: &Socket) -> bool {
+        let Some(there) = other.bound.filter(|there| there.port == here.port) else { return false };
+        let devices = (self.options.general.device, other.options.general.device);
+        let apart = matches!(devices, (Some(a), Some(b)) if a != b);
+        let together =
+            self.rank(here.address, there.address).is_some() || other.rank(there.address, here.address).is_some();
+        together && !apart
     }
 
     /// What it can do now.
@@ -150,8 +269,8 @@ impl Socket {
             Kind::Idle => Readiness::WRITABLE | Readiness::HANGUP,
             Kind::Listener(listener) => listener.readiness(),
             Kind::Connection(connection) => connection.readiness(&self.options),
-            Kind::Udp(udp) => udp.readiness(&self.options),
-            Kind::Ping(ping) => ping.queue.readiness(),
+            Kind::Udp(flow) | Kind::Ping(flow) => flow.readiness(&self.options),
+            Kind::Raw(raw) => raw.flow.readiness(&self.options),
         };
         if self.error.is_some() {
             ready |= Readiness::ERROR | Readiness::READABLE | Readiness::WRITABLE;

@@ -1,7 +1,12 @@
 //! The stack as a whole: its state, the way of a packet through it, and time.
 use crate::{
+    config::Config,
+    counters::Counters,
     endpoint::Tuple,
-    link::{self, Config, ETHERNET, Link},
+    icmp,
+    link::{Arrived, Link},
+    neighbour::Freshness,
+    packet::{self, Packet},
     secret::Secret,
     socket::{Kind, Owner, Protocol, Socket, SocketId},
     tcp::{AckMode, Connection, Context, State, TimeWait},
@@ -10,7 +15,7 @@ use alloc::{
     collections::{BTreeMap, BTreeSet},
     vec::Vec,
 };
-use core::net::Ipv4Addr;
+use core::net::IpAddr;
 use minicbor::{
     Decode, Encode,
     decode::{self, Decoder},
@@ -36,6 +41,9 @@ pub(crate) struct Saved {
     pub time_wait: BTreeMap<Tuple, TimeWait>,
     #[n(5)]
     acks: AckMode,
+    /// Counts the ports given to new connections.
+    #[cbor(n(6), default)]
+    pub ports_given: u32,
 }
 
 /// What follows from what is saved.
@@ -49,6 +57,8 @@ pub(crate) struct Derived {
     timers: BTreeSet<(Nanos, SocketId)>,
     /// Sockets for the caller to look at.
     pub changed: BTreeSet<SocketId>,
+    /// Sockets whose program is to be told of urgent data.
+    pub urgent: BTreeSet<SocketId>,
     /// Connections that had no room to send.
     pub blocked: BTreeSet<SocketId>,
     /// Not later than the first TIME_WAIT entry ends.
@@ -90,6 +100,7 @@ impl Stack {
             next_id: 1,
             time_wait: BTreeMap::new(),
             acks: AckMode::Delayed,
+            ports_given: 0,
         };
         Stack { saved, derived: Derived::default() }
     }
@@ -187,12 +198,38 @@ impl Stack {
         self.derived.changed.pop_first()
     }
 
+    /// Takes a socket to which urgent data came (SIGURG).
+    pub fn take_urgent(&mut self) -> Option<SocketId> {
+        self.derived.urgent.pop_first()
+    }
+
     /// Deals with an Ethernet frame from the wire, whatever is in it.
     pub fn receive(&mut self, now: Nanos, ethernet_frame: &[u8]) {
         self.touch();
-        if let Some(incoming) = self.saved.link.receive(now, ethernet_frame) {
-            self.dispatch(now, &incoming);
+        match self.saved.link.receive(now, ethernet_frame) {
+            Arrived::Packet(incoming) => self.dispatch(now, &incoming),
+            Arrived::Joined(packet) => {
+                if let Some(Packet::Whole(incoming)) = packet::parse(&packet) {
+                    self.dispatch(now, &incoming);
+                }
+            }
+            Arrived::Nothing => {}
         }
+    }
+
+    /// What has happened so far.
+    pub fn counters(&self) -> &Counters {
+        &self.saved.link.counters
+    }
+
+    /// The neighbours: address, hardware address if known, and how fresh that is.
+    pub fn neighbours(&self, now: Nanos) -> Vec<(IpAddr, Option<[u8; 6]>, Freshness)> {
+        self.saved.link.neighbours.list(now)
+    }
+
+    /// Connections that are over but remembered.
+    pub fn time_wait_count(&self) -> usize {
+        self.saved.time_wait.len()
     }
 
     /// Deals with timers that are due, with packets to the program itself, and with what could not be sent before.
@@ -213,14 +250,15 @@ impl Stack {
             self.with_listener(now, id, |listener, _, cx| listener.poll(cx));
         }
         for id in core::mem::take(&mut self.derived.blocked) {
-            self.with_connection(now, id, |connection, cx| connection.output(cx));
+            if self.with_connection(now, id, |connection, cx| connection.output(cx)).is_none() {
+                self.derived.changed.insert(id);
+            }
         }
         for _ in 0..LOOPED {
             let Some(frame) = self.saved.link.take_looped() else {
                 break;
             };
-            if let Some(mut incoming) = frame.get(ETHERNET..).and_then(link::parse) {
-                incoming.looped = true;
+            if let Some(incoming) = icmp::looped(&frame) {
                 self.dispatch(now, &incoming);
             }
         }
@@ -228,7 +266,7 @@ impl Stack {
 
     /// When [`Stack::poll`] has something to do; a time that has passed means now.
     pub fn next_deadline(&self) -> Option<Nanos> {
-        let room = self.saved.link.has_room(Ipv4Addr::BROADCAST);
+        let room = self.saved.link.wire_has_room();
         if self.saved.link.looped() > 0 || (room && !self.derived.blocked.is_empty()) {
             return Some(Nanos(0));
         }
@@ -311,6 +349,9 @@ impl Stack {
         if core::mem::take(&mut connection.event) && socket.owner == Owner::Program {
             self.derived.changed.insert(id);
         }
+        if core::mem::take(&mut connection.signal) && socket.owner == Owner::Program {
+            self.derived.urgent.insert(id);
+        }
         if connection.blocked {
             self.derived.blocked.insert(id);
         }
@@ -374,6 +415,7 @@ impl Stack {
             self.forget_tuple(connection.tuple, id);
         }
         self.derived.changed.remove(&id);
+        self.derived.urgent.remove(&id);
         self.derived.blocked.remove(&id);
     }
 

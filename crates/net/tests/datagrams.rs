@@ -1,14 +1,14 @@
 //! UDP, echo requests, ARP.
 mod common;
-use common::{CLIENT, Faults, Pair, SERVER, at, moved};
+use common::{CLIENT, Faults, Pair, SERVER, at, moved, option};
 use shimos_abi::{errno::Errno, time::Nanos};
-use shimos_net::{Protocol, Readiness, SocketId, SocketOption, Stack, Take};
+use shimos_net::{Family, Protocol, Readiness, SocketId, Stack, Take};
 use std::net::Ipv4Addr;
 
 const SOON: Nanos = Nanos::millis(10);
 
 fn udp(stack: &mut Stack, address: Ipv4Addr, port: u16) -> SocketId {
-    let id = stack.open(Protocol::Udp).unwrap();
+    let id = stack.open(Family::V4, Protocol::Udp).unwrap();
     stack.bind(id, at(address, port)).unwrap();
     id
 }
@@ -18,7 +18,7 @@ fn to_itself() {
     let mut stack = Stack::new(common::config(1), 8);
     let now = Nanos::secs(1);
     let server = udp(&mut stack, Ipv4Addr::UNSPECIFIED, 53);
-    let client = stack.open(Protocol::Udp).unwrap();
+    let client = stack.open(Family::V4, Protocol::Udp).unwrap();
     assert_eq!(stack.send(now, client, b"x", None), Err(Errno::EDESTADDRREQ));
     let big = vec![5; 60_000];
     for (address, from) in [(Ipv4Addr::LOCALHOST, Ipv4Addr::LOCALHOST), (SERVER, SERVER)] {
@@ -40,10 +40,10 @@ fn to_itself() {
 fn over_the_wire() {
     let mut pair = Pair::new(4, Faults::default());
     let server = udp(&mut pair.stacks[0], SERVER, 53);
-    let client = pair.stacks[1].open(Protocol::Udp).unwrap();
+    let client = pair.stacks[1].open(Family::V4, Protocol::Udp).unwrap();
     pair.stacks[1].connect(pair.now, client, at(SERVER, 53)).unwrap();
     assert_eq!(pair.stacks[1].local_address(client).unwrap().ip(), CLIENT);
-    assert_eq!(pair.send(1, client, &[0; 1473]), Err(Errno::EMSGSIZE));
+    assert_eq!(pair.send(1, client, &[0; 65508]), Err(Errno::EMSGSIZE));
     pair.send(1, client, b"question").unwrap();
     pair.send(1, client, b"").unwrap();
     pair.run_for(SOON);
@@ -73,10 +73,10 @@ fn over_the_wire() {
 fn to_everybody() {
     let mut pair = Pair::new(4, Faults::default());
     let first = udp(&mut pair.stacks[0], Ipv4Addr::UNSPECIFIED, 67);
-    let client = pair.stacks[1].open(Protocol::Udp).unwrap();
+    let client = pair.stacks[1].open(Family::V4, Protocol::Udp).unwrap();
     let to = Some(at(Ipv4Addr::BROADCAST, 67));
     assert_eq!(pair.stacks[1].send(pair.now, client, b"all", to), Err(Errno::EACCES));
-    pair.stacks[1].set_option(pair.now, client, SocketOption::Broadcast, 1).unwrap();
+    option::set(&mut pair.stacks[1], pair.now, client, option::BROADCAST, 1);
     pair.stacks[1].send(pair.now, client, b"all", to).unwrap();
     pair.run_for(SOON);
     assert_eq!(pair.receive(0, first).unwrap(), b"all");
@@ -97,7 +97,7 @@ fn the_queue_is_bounded() {
 #[test]
 fn echo() {
     let mut pair = Pair::new(4, Faults::default());
-    let id = pair.stacks[1].open(Protocol::Echo).unwrap();
+    let id = pair.stacks[1].open(Family::V4, Protocol::Echo).unwrap();
     let mut request = vec![8, 0, 0, 0, 9, 9, 0, 1];
     request.extend_from_slice(b"payload");
     for to in [SERVER, Ipv4Addr::LOCALHOST] {
@@ -115,14 +115,14 @@ fn networks_without_a_way() {
     let mut config = common::config(1);
     config.gateway = Ipv4Addr::UNSPECIFIED;
     let mut stack = Stack::new(config, 1);
-    let id = stack.open(Protocol::Udp).unwrap();
+    let id = stack.open(Family::V4, Protocol::Udp).unwrap();
     let to = at(Ipv4Addr::new(8, 8, 8, 8), 53);
     assert_eq!(stack.send(Nanos(0), id, b"x", Some(to)), Err(Errno::ENETUNREACH));
-    let id = stack.open(Protocol::Tcp).unwrap();
+    let id = stack.open(Family::V4, Protocol::Tcp).unwrap();
     assert_eq!(stack.connect(Nanos(0), id, to), Err(Errno::ENETUNREACH));
     // With a gateway, it is the gateway whose address is asked for.
     let mut stack = Stack::new(common::config(1), 1);
-    let id = stack.open(Protocol::Udp).unwrap();
+    let id = stack.open(Family::V4, Protocol::Udp).unwrap();
     stack.send(Nanos::secs(1), id, b"x", Some(to)).unwrap();
     let frame = stack.take_frame().unwrap();
     assert_eq!((&frame[12..14], &frame[38..42]), (&[8, 6][..], &[10, 77, 0, 1][..]));

@@ -3,16 +3,16 @@ mod common;
 use common::{Faults, Pair, Progress, Random, at};
 use proptest::prelude::*;
 use shimos_abi::time::Nanos;
-use shimos_net::{Protocol, SocketId, Stack, Take};
+use shimos_net::{Family, Protocol, SocketId, Stack, Take};
 use std::net::Ipv4Addr;
 
 /// A stack with sockets of all kinds and some connections, and frames that were sent to it.
 fn busy() -> (Pair, Vec<Vec<u8>>, [SocketId; 2]) {
     let mut pair = Pair::new(99, Faults { lose: 5, repeat: 5, delay: 20 });
     let (_, server, client) = pair.connected(80);
-    let udp = pair.stacks[0].open(Protocol::Udp).unwrap();
+    let udp = pair.stacks[0].open(Family::V4, Protocol::Udp).unwrap();
     pair.stacks[0].bind(udp, at(Ipv4Addr::UNSPECIFIED, 53)).unwrap();
-    let echo = pair.stacks[0].open(Protocol::Echo).unwrap();
+    let echo = pair.stacks[0].open(Family::V4, Protocol::Echo).unwrap();
     pair.stacks[0].bind(echo, at(Ipv4Addr::UNSPECIFIED, 7)).unwrap();
     pair.start(80);
     let mut frames = Vec::new();
@@ -26,10 +26,10 @@ fn busy() -> (Pair, Vec<Vec<u8>>, [SocketId; 2]) {
         }
         pair.step();
     }
-    let other = pair.stacks[1].open(Protocol::Udp).unwrap();
+    let other = pair.stacks[1].open(Family::V4, Protocol::Udp).unwrap();
     pair.stacks[1].send(pair.now, other, b"datagram", Some(at(common::SERVER, 53))).unwrap();
     pair.stacks[1].send(pair.now, other, b"datagram", Some(at(common::SERVER, 54))).unwrap();
-    let other = pair.stacks[1].open(Protocol::Echo).unwrap();
+    let other = pair.stacks[1].open(Family::V4, Protocol::Echo).unwrap();
     pair.stacks[1].send(pair.now, other, &[8, 0, 0, 0, 0, 0, 0, 0, 1], Some(at(common::SERVER, 0))).unwrap();
     while let Some(frame) = pair.stacks[1].take_frame() {
         frames.push(frame);

@@ -1,8 +1,8 @@
 //! Connections: how they begin, how they end, and what happens in between.
 mod common;
-use common::{Faults, Pair, SERVER, at, is_reset, moved};
+use common::{Faults, Pair, SERVER, at, is_reset, moved, option};
 use shimos_abi::{errno::Errno, time::Nanos};
-use shimos_net::{How, Protocol, Readiness, SocketOption, Stack, State, Take};
+use shimos_net::{Family, How, Privilege, Protocol, Readiness, Stack, State, Take, level};
 use smoltcp::wire::{IpAddress, TcpPacket};
 use std::net::Ipv4Addr;
 
@@ -66,7 +66,7 @@ fn nobody_listens() {
     pair.listen(81, 1);
     assert_eq!(pair.stacks[1].connect(pair.now, id, at(SERVER, 81)), Err(Errno::EINPROGRESS));
     pair.run_for(SOON);
-    assert_eq!(pair.stacks[1].option(id, SocketOption::Error), Ok(0));
+    assert_eq!(pair.stacks[1].take_error(id), Ok(None));
     assert_eq!(pair.stacks[1].connect(pair.now, id, at(SERVER, 81)), Ok(()));
 }
 
@@ -74,7 +74,7 @@ fn nobody_listens() {
 fn nobody_answers() {
     let mut pair = pair();
     let to = at(Ipv4Addr::new(10, 77, 9, 9), 80);
-    let id = pair.stacks[1].open(Protocol::Tcp).unwrap();
+    let id = pair.stacks[1].open(Family::V4, Protocol::Tcp).unwrap();
     pair.stacks[1].connect(pair.now, id, to).unwrap_err();
     pair.run_for(Nanos::secs(5));
     assert_eq!(pair.stacks[1].take_error(id), Ok(Some(Errno::EHOSTUNREACH)));
@@ -84,7 +84,8 @@ fn nobody_answers() {
     let id = pair.start(80);
     pair.faults.lose = 100;
     pair.run_for(Nanos::secs(300));
-    assert_eq!(pair.stacks[1].option(id, SocketOption::Error), Ok(Errno::ETIMEDOUT.0.into()));
+    let error = pair.stacks[1].option(pair.now, id, level::SOCKET, 4).unwrap();
+    assert_eq!(error, i32::from(Errno::ETIMEDOUT.0).to_le_bytes());
 }
 
 #[test]
@@ -167,7 +168,8 @@ fn closing_with_unread_data_resets() {
 fn closing_with_linger_zero_resets() {
     let mut pair = pair();
     let (_, server, client) = pair.connected(80);
-    pair.stacks[0].set_option(pair.now, server, SocketOption::Linger, 0).unwrap();
+    let value = [1_i32.to_le_bytes(), 0_i32.to_le_bytes()].concat();
+    pair.stacks[0].set_option(pair.now, server, Privilege::None, level::SOCKET, 13, &value).unwrap();
     pair.close(0, server);
     pair.run_for(SOON);
     assert_eq!(pair.receive(1, client), Err(Errno::ECONNRESET));
@@ -375,13 +377,10 @@ fn only_an_exact_reset_resets() {
 fn a_silent_peer_is_noticed() {
     let mut pair = pair();
     let (_, server, client) = pair.connected(80);
-    for (option, value) in [
-        (SocketOption::KeepAlive, 1),
-        (SocketOption::KeepIdle, 10),
-        (SocketOption::KeepInterval, 2),
-        (SocketOption::KeepCount, 3),
-    ] {
-        pair.stacks[0].set_option(pair.now, server, option, value).unwrap();
+    for (option, value) in
+        [(option::KEEP_ALIVE, 1), (option::KEEP_IDLE, 10), (option::KEEP_INTERVAL, 2), (option::KEEP_COUNT, 3)]
+    {
+        option::set(&mut pair.stacks[0], pair.now, server, option, value);
     }
     pair.run_for(Nanos::secs(100));
     assert_eq!(pair.stacks[0].take_error(server), Ok(None));
@@ -412,12 +411,12 @@ fn small_pieces_are_gathered() {
     assert_eq!(count(&mut pair, 10), 1, "the rest waits for the acknowledgement");
     pair.run_for(SOON);
     assert_eq!(pair.receive(0, server).unwrap().len(), 30);
-    pair.stacks[1].set_option(pair.now, client, SocketOption::NoDelay, 1).unwrap();
+    option::set(&mut pair.stacks[1], pair.now, client, option::NO_DELAY, 1);
     assert_eq!(count(&mut pair, 10), 10);
     pair.run_for(SOON);
-    pair.stacks[1].set_option(pair.now, client, SocketOption::Cork, 1).unwrap();
+    option::set(&mut pair.stacks[1], pair.now, client, option::CORK, 1);
     assert_eq!(count(&mut pair, 10), 0);
-    pair.stacks[1].set_option(pair.now, client, SocketOption::Cork, 0).unwrap();
+    option::set(&mut pair.stacks[1], pair.now, client, option::CORK, 0);
     pair.run_for(Nanos::millis(1));
     assert_eq!(pair.receive(0, server).unwrap().len(), 60);
 }
@@ -439,14 +438,14 @@ fn addresses_in_use() {
     let mut stack = Stack::new(common::config(1), 3);
     let now = Nanos::secs(1);
     let any = |port| at(Ipv4Addr::UNSPECIFIED, port);
-    let socket = |stack: &mut Stack, option: Option<SocketOption>| {
-        let id = stack.open(Protocol::Tcp).unwrap();
+    let socket = |stack: &mut Stack, option: Option<option::Name>| {
+        let id = stack.open(Family::V4, Protocol::Tcp).unwrap();
         if let Some(option) = option {
-            stack.set_option(now, id, option, 1).unwrap();
+            option::set(stack, now, id, option, 1);
         }
         id
     };
-    let reuse = Some(SocketOption::ReuseAddress);
+    let reuse = Some(option::REUSE_ADDRESS);
     let a = socket(&mut stack, reuse);
     stack.bind(a, any(80)).unwrap();
     assert_eq!(stack.bind(a, any(81)), Err(Errno::EINVAL));
@@ -462,7 +461,7 @@ fn addresses_in_use() {
     assert_ne!(stack.local_address(c).unwrap().port(), 0);
     stack.close(now, a).unwrap();
     stack.listen(b, 1).unwrap();
-    let shared: Vec<_> = (0..3).map(|_| socket(&mut stack, Some(SocketOption::ReusePort))).collect();
+    let shared: Vec<_> = (0..3).map(|_| socket(&mut stack, Some(option::REUSE_PORT))).collect();
     for id in shared {
         stack.bind(id, any(90)).unwrap();
         stack.listen(id, 1).unwrap();
@@ -478,13 +477,13 @@ fn a_server_starts_again_despite_time_wait() {
     pair.close(1, client);
     pair.close(0, listener);
     pair.run_for(SOON);
-    let id = pair.stacks[0].open(Protocol::Tcp).unwrap();
+    let id = pair.stacks[0].open(Family::V4, Protocol::Tcp).unwrap();
     assert_eq!(pair.stacks[0].bind(id, at(SERVER, 80)), Err(Errno::EADDRINUSE));
-    pair.stacks[0].set_option(pair.now, id, SocketOption::ReuseAddress, 1).unwrap();
+    option::set(&mut pair.stacks[0], pair.now, id, option::REUSE_ADDRESS, 1);
     pair.stacks[0].bind(id, at(SERVER, 80)).unwrap();
     pair.stacks[0].listen(id, 3).unwrap();
     // The same client port again: the new connection is recognised as such.
-    let from = pair.stacks[1].open(Protocol::Tcp).unwrap();
+    let from = pair.stacks[1].open(Family::V4, Protocol::Tcp).unwrap();
     pair.stacks[1].bind(from, at(common::CLIENT, 5000)).unwrap();
     pair.stacks[1].connect(pair.now, from, at(SERVER, 80)).unwrap_err();
     pair.run_for(SOON);
@@ -493,7 +492,7 @@ fn a_server_starts_again_despite_time_wait() {
     pair.run_for(SOON);
     pair.close(1, from);
     pair.run_for(SOON);
-    let from = pair.stacks[1].open(Protocol::Tcp).unwrap();
+    let from = pair.stacks[1].open(Family::V4, Protocol::Tcp).unwrap();
     pair.stacks[1].bind(from, at(common::CLIENT, 5000)).unwrap();
     pair.stacks[1].connect(pair.now, from, at(SERVER, 80)).unwrap_err();
     pair.run_for(SOON);
@@ -505,7 +504,7 @@ fn a_server_starts_again_despite_time_wait() {
 fn a_socket_may_connect_to_itself() {
     let mut stack = Stack::new(common::config(1), 3);
     let now = Nanos::secs(1);
-    let id = stack.open(Protocol::Tcp).unwrap();
+    let id = stack.open(Family::V4, Protocol::Tcp).unwrap();
     let me = at(Ipv4Addr::LOCALHOST, 4000);
     stack.bind(id, me).unwrap();
     assert_eq!(stack.connect(now, id, me), Err(Errno::EINPROGRESS));

@@ -2,7 +2,7 @@
 mod common;
 use common::{Faults, Pair, Progress, at, moved};
 use shimos_abi::time::Nanos;
-use shimos_net::{AckMode, Protocol, Stack};
+use shimos_net::{AckMode, Family, Protocol, Stack};
 use std::net::Ipv4Addr;
 
 fn transfer(pair: &mut Pair, total: usize) -> Nanos {
@@ -155,10 +155,10 @@ fn to_itself() {
         let total = 1 << 20;
         let mut stack = Stack::new(common::config(1), 5);
         let now = Nanos::secs(7);
-        let listener = stack.open(Protocol::Tcp).unwrap();
+        let listener = stack.open(Family::V4, Protocol::Tcp).unwrap();
         stack.bind(listener, at(address, 6379)).unwrap();
         stack.listen(listener, 5).unwrap();
-        let client = stack.open(Protocol::Tcp).unwrap();
+        let client = stack.open(Family::V4, Protocol::Tcp).unwrap();
         stack.connect(now, client, at(address, 6379)).unwrap_err();
         let mut progress = [Progress::default(), Progress::default()];
         let mut server = None;

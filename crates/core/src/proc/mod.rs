@@ -1,6 +1,7 @@
 //! /proc and /sys of one program: they show its own processes and what this kernel is.
 //!
 //! A file's text is made anew when it is opened and whenever it is read from its start.
+mod figures;
 mod ipc;
 mod memory;
 mod network;
@@ -273,8 +274,9 @@ impl Proc<'_> {
                     Open::PipeReader(pipe) | Open::PipeWriter(pipe) | Open::PipeBoth(pipe) => {
                         format!("pipe:[{}]", pipe.0).into_bytes()
                     }
-                    Open::Socket(socket) => format!("socket:[{}]", socket.0).into_bytes(),
-                    Open::Unix(socket) => format!("socket:[{}]", socket.0).into_bytes(),
+                    kind @ (Open::Socket(_) | Open::Unix(_) | Open::Netlink(_)) => {
+                        format!("socket:[{}]", kind.socket_number().unwrap_or_default()).into_bytes()
+                    }
                     Open::Event(class, _) => class.link().into(),
                     Open::Console(_) => b"/dev/console".to_vec(),
                     Open::Null(_) => b"/dev/null".to_vec(),
@@ -320,7 +322,9 @@ impl Proc<'_> {
                 Open::PipeReader(pipe) | Open::PipeWriter(pipe) | Open::PipeBoth(pipe) => {
                     Some(open(File::OpenPipe, pipe.0))
                 }
-                Open::Socket(socket) => Some(open(File::OpenSocket, socket.0)),
+                kind @ (Open::Socket(_) | Open::Netlink(_)) => {
+                    Some(open(File::OpenSocket, kind.socket_number().unwrap_or_default()))
+                }
                 Open::Unix(socket) => Some(open(File::OpenUnix, socket.0)),
                 other => other.node(),
             },

@@ -1,136 +1,147 @@
-//! Texts of /proc/net.
-use super::{File, Proc};
-use crate::files::Kind as Open;
-use alloc::{collections::BTreeSet, format, string::String, vec::Vec};
-use core::net::{IpAddr, Ipv4Addr, SocketAddr};
-use shimos_net::{Config, Protocol, SocketId, Stack, State};
+//! Texts of /proc/net: sockets.
+use super::File;
+use crate::{
+    files::SOCKET_NUMBERS,
+    program::Program,
+    unix::{UnixKind, UnixState},
+};
+use alloc::{format, string::String, vec::Vec};
+use core::net::{IpAddr, SocketAddr};
+use shimos_abi::time::Nanos;
+use shimos_net::{Entry, Family, Protocol, Stack};
 
-pub(super) const UNIX_HEADER: &str = "Num       RefCount Protocol Flags    Type St Inode Path\n";
+const UNIX_HEADER: &str = "Num       RefCount Protocol Flags    Type St Inode Path\n";
+/// Ticks of a second in these texts.
+const TICK: u64 = 10_000_000;
 
 /// The first line of a list of sockets.
-pub(super) fn header(file: File) -> String {
+fn header(file: File) -> String {
     let line = match file {
         File::NetTcp => {
             "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode"
         }
-        File::NetTcp6 | File::NetUdp6 => {
+        File::NetTcp6 => {
             "  sl  local_address                         remote_address                        st tx_queue rx_queue tr \
              tm->when retrnsmt   uid  timeout inode"
+        }
+        File::NetUdp6 | File::NetRaw6 => {
+            "  sl  local_address                         remote_address                        st tx_queue rx_queue tr \
+             tm->when retrnsmt   uid  timeout inode ref pointer drops"
         }
         _ => {
             "   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref \
              pointer drops"
         }
     };
-    pad(line.into())
+    pad(file, line.into())
 }
 
-/// Lines of these lists are 149 characters long.
-fn pad(line: String) -> String {
-    format!("{line:<149}\n")
+/// Lines of the IPv4 lists are filled up with blanks.
+fn pad(file: File, line: String) -> String {
+    match file {
+        File::NetTcp => format!("{line:<149}\n"),
+        File::NetUdp | File::NetRaw => format!("{line:<127}\n"),
+        _ => format!("{line}\n"),
+    }
 }
 
-/// The interfaces. Nothing is counted.
-pub(super) fn devices() -> String {
-    let mut text = String::from(
-        "Inter-|   Receive                                                |  Transmit\n face |bytes    packets errs \
-         drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed\n",
-    );
-    for name in ["lo", "eth0"] {
-        text += &format!(
-            "{name:>6}:{0:>8}{0:>8}{0:>5}{0:>5}{0:>5}{0:>6}{0:>11}{0:>10}\
-             {0:>9}{0:>8}{0:>5}{0:>5}{0:>5}{0:>6}{0:>8}{0:>11}\n",
-            0
+/// An address as these files show it: its bytes as numbers of the machine.
+pub(super) fn hex(address: IpAddr) -> String {
+    let octets = match address {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    };
+    octets.as_chunks::<4>().0.iter().map(|word| format!("{:08X}", u32::from_le_bytes(*word))).collect()
+}
+
+/// One end as address and port.
+fn end(address: SocketAddr) -> String {
+    format!("{}:{:04X}", hex(address.ip()), address.port())
+}
+
+fn is_in(file: File, entry: &Entry) -> bool {
+    let (protocol, family) = match file {
+        File::NetTcp => (Protocol::Tcp, Family::V4),
+        File::NetTcp6 => (Protocol::Tcp, Family::V6),
+        File::NetUdp => (Protocol::Udp, Family::V4),
+        File::NetUdp6 => (Protocol::Udp, Family::V6),
+        File::NetRaw6 => (Protocol::Raw, Family::V6),
+        _ => (Protocol::Raw, Family::V4),
+    };
+    entry.protocol == protocol && entry.family == family
+}
+
+/// The sockets of a protocol and a family.
+pub(super) fn sockets(file: File, net: &Stack, now: Nanos) -> Vec<u8> {
+    let mut text = header(file);
+    let stream = matches!(file, File::NetTcp | File::NetTcp6);
+    for (row, entry) in net.list().iter().filter(|entry| is_in(file, entry)).enumerate() {
+        let (sending, waiting) = entry.queues;
+        let sending = if entry.state == LISTENS { 0 } else { sending };
+        let (timer, due) = entry.timer.unwrap_or_default();
+        let due = (due - now).0 / TICK;
+        let inode = entry.id.map_or(0, |id| id.0.wrapping_add(SOCKET_NUMBERS));
+        let mut line = format!(
+            "{row:4}: {} {} {:02X} {sending:08X}:{waiting:08X} {timer:02X}:{due:08X} {:08X} {:5} {:8} {inode}",
+            end(entry.local),
+            end(entry.remote),
+            entry.state,
+            entry.retransmits,
+            0,
+            0,
         );
+        if stream {
+            line += " 1 0000000000000000 20 4 30 10 -1";
+        } else {
+            line = format!("{:>5}{}", row, line.get(4..).unwrap_or_default());
+            line += &format!(" 2 0000000000000000 {}", entry.drops);
+        }
+        text += &pad(file, line);
+    }
+    text.into_bytes()
+}
+
+const LISTENS: u8 = 10;
+
+/// The UNIX sockets.
+pub(super) fn unix_sockets(program: &Program) -> Vec<u8> {
+    const ACCEPTS: u32 = 0x1_0000;
+    const UNCONNECTED: u8 = 1;
+    const CONNECTED: u8 = 3;
+    let mut text = String::from(UNIX_HEADER).into_bytes();
+    for (id, socket) in &program.unix {
+        let kind = match socket.kind {
+            UnixKind::Stream => 1,
+            UnixKind::Datagram => 2,
+            UnixKind::SeqPacket => 5,
+        };
+        let (flags, state) = match &socket.state {
+            UnixState::Listening(..) => (ACCEPTS, UNCONNECTED),
+            UnixState::Connected(_) => (0, CONNECTED),
+            _ => (0, UNCONNECTED),
+        };
+        let line = format!("{:016x}: {:08X} {:08X} {flags:08X} {kind:04X} {state:02X} {:5}", 0, 2, 0, id.0);
+        text.extend_from_slice(line.as_bytes());
+        if !socket.name.is_empty() {
+            text.push(b' ');
+            // An abstract name's zeros are shown as something that can be printed.
+            text.extend(socket.name.iter().map(|byte| if *byte == 0 { b'@' } else { *byte }));
+        }
+        text.push(b'\n');
     }
     text
 }
 
-/// An address as these files show it: the bytes as a number of the machine.
-fn hex(address: Ipv4Addr) -> String {
-    format!("{:08X}", u32::from_le_bytes(address.octets()))
-}
-
-/// The program's routes.
-pub(super) fn routes(config: Config) -> Vec<u8> {
-    let header = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT";
-    let mask = u32::MAX.checked_shl(32 - u32::from(config.prefix.min(32))).unwrap_or(0);
-    let none = Ipv4Addr::UNSPECIFIED;
-    let mut text = format!("{header:<127}\n");
-    let mut route = |to: Ipv4Addr, gateway: Ipv4Addr, flags: u32, mask: u32| {
-        let mask = hex(Ipv4Addr::from_bits(mask));
-        let line = format!("eth0\t{}\t{}\t{flags:04X}\t0\t0\t0\t{mask}\t0\t0\t0", hex(to), hex(gateway));
-        text += &format!("{line:<127}\n");
-    };
-    if config.gateway != none {
-        // Up, and by a gateway.
-        route(none, config.gateway, 3, 0);
-    }
-    route(Ipv4Addr::from_bits(config.address.to_bits() & mask), none, 1, mask);
-    text.into_bytes()
-}
-
-/// The state's number in /proc/net/tcp.
-fn state_number(state: State) -> u8 {
-    match state {
-        State::Established => 1,
-        State::SynSent => 2,
-        State::SynReceived => 3,
-        State::FinWait1 => 4,
-        State::FinWait2 => 5,
-        State::TimeWait => 6,
-        State::Closed => 7,
-        State::CloseWait => 8,
-        State::LastAck => 9,
-        State::Closing => 11,
-    }
-}
-
-/// One end as address and port.
-fn end(address: Option<SocketAddr>) -> String {
-    let (ip, port) = match address {
-        Some(address) => (address.ip(), address.port()),
-        None => (IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),
-    };
-    let IpAddr::V4(ip) = ip else { return hex(Ipv4Addr::UNSPECIFIED) + ":0000" };
-    format!("{}:{port:04X}", hex(ip))
-}
-
-/// The sockets that are open, TCP or UDP.
-pub(super) fn sockets(file: File, proc: &Proc<'_>, net: &Stack) -> Vec<u8> {
-    const LISTEN: u8 = 10;
-    const CLOSE: u8 = 7;
-    let wanted = if file == File::NetTcp { Protocol::Tcp } else { Protocol::Udp };
-    let open: BTreeSet<SocketId> = proc
-        .descriptions
-        .values()
-        .filter_map(|description| if let Open::Socket(socket) = description.kind { Some(socket) } else { None })
-        .filter(|socket| net.protocol(*socket) == Ok(wanted))
-        .collect();
-    let mut text = header(file);
-    let mut row = 0;
-    for socket in open {
-        let local = net.local_address(socket).ok();
-        if local.is_none_or(|local| local.port() == 0) {
-            continue;
-        }
-        let peer = net.peer_address(socket).ok();
-        let state = match (wanted, net.tcp_info(socket), peer) {
-            (Protocol::Tcp, Ok(info), _) => state_number(info.state),
-            // A listener is the one that has no bytes to count.
-            (Protocol::Tcp, ..) if net.readable_bytes(socket).is_err() => LISTEN,
-            (Protocol::Udp, _, Some(_)) => 1,
-            _ => CLOSE,
-        };
-        let (sending, waiting) = (net.unsent_bytes(socket).unwrap_or(0), net.readable_bytes(socket).unwrap_or(0));
-        let line = format!(
-            "{row:4}: {} {} {state:02X} {sending:08X}:{waiting:08X} 00:00000000 00000000     0        0 {}",
-            end(local),
-            end(peer),
-            socket.0
+/// The netlink sockets.
+pub(super) fn netlink_sockets(program: &Program) -> Vec<u8> {
+    let mut text =
+        String::from("sk               Eth Pid        Groups   Rmem     Wmem     Dump  Locks    Drops    Inode\n");
+    for (id, socket) in &program.netlink {
+        let waiting: usize = socket.queue.iter().map(|datagram| datagram.0.len()).sum();
+        text += &format!(
+            "{:016x} {:<3} {:<10} {:08x} {:<8} {:<8} {:<5} {:<8} {:<8} {:<8}\n",
+            0, 0, socket.port, socket.groups, waiting, 0, 0, 2, 0, id.0
         );
-        text += &pad(line);
-        row += 1;
     }
     text.into_bytes()
 }

@@ -424,8 +424,7 @@ fn limits(process: &Process) -> String {
 fn inode(kind: &Open) -> u64 {
     match kind {
         Open::PipeReader(pipe) | Open::PipeWriter(pipe) | Open::PipeBoth(pipe) => pipe.0.into(),
-        Open::Socket(socket) => socket.0.into(),
-        Open::Unix(socket) => socket.0.into(),
+        Open::Socket(_) | Open::Unix(_) | Open::Netlink(_) => kind.socket_number().unwrap_or_default().into(),
         other => match other.node() {
             Some(NodeId::Lower(number) | NodeId::Upper(number)) => number,
             Some(NodeId::Synthetic { node, .. }) => node,

@@ -1,13 +1,16 @@
 //! Reading and writing files of /proc and /sys.
 use super::{
-    Proc, UNREACHABLE, ipc, memory, network,
+    Proc, UNREACHABLE, figures, ipc, memory, network,
     nodes::{File, Node},
     processes::Tty,
     settings, system, view,
 };
-use crate::context::{Context, Result, Stop};
+use crate::{
+    context::{Context, Result, Stop},
+    program::Program,
+};
 use alloc::{format, string::String, vec::Vec};
-use shimos_abi::{errno::Errno, ids::Pid};
+use shimos_abi::{errno::Errno, ids::Pid, time::Nanos};
 use shimos_hal::Machine;
 use shimos_vfs::{Fault, Kind, NodeId};
 
@@ -72,8 +75,7 @@ pub fn content<M: Machine>(c: &mut Context<'_, M>, node: NodeId) -> Result<Vec<u
     }
     let (proc, program) = (view(c), &c.resident.program);
     Ok(match node.file {
-        File::NetTcp | File::NetUdp => network::sockets(node.file, &proc, &program.net),
-        File::NetRoute => network::routes(program.net.config()),
+        file if file.within(File::Net) => network_text(file, program, proc.now),
         file if file.within(File::NetDevice) => {
             settings::net_device(file, node.number, &program.net.config()).ok_or(Errno::EINVAL)?.into_bytes()
         }
@@ -103,6 +105,23 @@ pub fn part<M: Machine>(c: &mut Context<'_, M>, node: NodeId, at: u64, count: us
     }
     let node = node_of(c, node).map_err(memory::gone)?;
     memory::page_words(c, node, at, count).map(Some)
+}
+
+/// A file of /proc/net.
+fn network_text(file: File, program: &Program, now: Nanos) -> Vec<u8> {
+    match file {
+        File::NetDev => figures::devices(program),
+        File::NetUnix => network::unix_sockets(program),
+        File::NetLink => network::netlink_sockets(program),
+        File::NetIfInet6 => figures::addresses6(program.net.config()),
+        File::NetRoute => figures::routes(program.net.config()),
+        File::NetRoute6 => figures::routes6(program.net.config()),
+        File::NetArp => figures::neighbours(program, now),
+        File::NetSnmp => figures::counters(program),
+        File::NetStat => figures::more_counters(program),
+        File::NetSockStat => figures::socket_counts(program),
+        file => network::sockets(file, &program.net, now),
+    }
 }
 
 /// Writes to a file of /proc; returns how many bytes it took.
@@ -155,11 +174,6 @@ impl Proc<'_> {
             File::Interrupts => "           CPU0       \n".into(),
             File::DeviceNumbers => system::DEVICES.into(),
             File::TerminalDrivers => system::TERMINAL_DRIVERS.into(),
-            File::NetDev => network::devices(),
-            File::NetUnix => network::UNIX_HEADER.into(),
-            File::NetTcp6 | File::NetUdp6 | File::NetRaw => network::header(node.file),
-            // There is no IPv6.
-            File::NetIfInet6 => String::new(),
             _ => return self.process_text(node, tty),
         };
         Ok(text.into_bytes())

@@ -1,5 +1,5 @@
 //! ioctl(2).
-use super::{Arguments, transfer::flags, tty_control};
+use super::{Arguments, interfaces, transfer::flags, tty_control};
 use crate::{
     context::{Context, Result},
     files::{Kind, OnExec},
@@ -36,14 +36,7 @@ pub fn ioctl<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
             let len = c.resident.program.pipes.get(&pipe).map_or(0, |pipe| pipe.len());
             c.write_u32(argument, len as u32).map(|()| 0)
         }
-        Kind::Socket(socket) if request == FIONREAD => {
-            let len = c.resident.program.net.readable_bytes(socket)?;
-            c.write_u32(argument, len as u32).map(|()| 0)
-        }
-        Kind::Unix(socket) if request == FIONREAD => {
-            let len = c.resident.program.unix.get(&socket).map_or(0, |socket| socket.queued());
-            c.write_u32(argument, len as u32).map(|()| 0)
-        }
+        Kind::Socket(_) | Kind::Unix(_) | Kind::Netlink(_) => interfaces::ioctl(c, fd, request as u32 as u64, argument),
         Kind::File(node) if request == FIONREAD => {
             let left = crate::content::size(c, node)?.saturating_sub(c.description(fd)?.offset);
             c.write_u32(argument, left.min(i32::MAX as u64) as u32).map(|()| 0)

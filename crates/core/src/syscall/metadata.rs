@@ -53,8 +53,10 @@ fn of_descriptor<M: Machine>(c: &mut Context<'_, M>, fd: u64) -> Result<Found> {
             (anonymous(Kind::Fifo, pipe.0.into()), proc::PIPE_DEVICE)
         }
         Open::Event(_, event) => (anonymous(Kind::Fifo, event.0.into()), proc::EVENT_DEVICE),
-        Open::Socket(socket) => (anonymous(Kind::Socket, socket.0.into()), proc::SOCKET_DEVICE),
-        Open::Unix(socket) => (anonymous(Kind::Socket, socket.0.into()), proc::SOCKET_DEVICE),
+        Open::Socket(_) | Open::Unix(_) | Open::Netlink(_) => {
+            let number = kind.socket_number().unwrap_or_default();
+            (anonymous(Kind::Socket, number.into()), proc::SOCKET_DEVICE)
+        }
         other => {
             let node = other.node().ok_or(Errno::EBADF)?;
             of_node(c, node)?
@@ -410,7 +412,7 @@ pub fn statfs<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
 
 pub fn fstatfs<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
     let kind = match &c.description(a[0])?.kind {
-        Open::Socket(_) | Open::Unix(_) => FileSystem::Sockets,
+        Open::Socket(_) | Open::Unix(_) | Open::Netlink(_) => FileSystem::Sockets,
         other => other.node().map_or(FileSystem::Pipes, FileSystem::of),
     };
     let bytes = statfs_bytes(c, kind);

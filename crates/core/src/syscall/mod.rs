@@ -7,6 +7,7 @@ use crate::context::{Context, Result};
 use shimos_abi::errno::Errno;
 use shimos_hal::Machine;
 
+mod ancillary;
 mod attributes;
 mod bulk;
 mod clock;
@@ -17,6 +18,7 @@ mod eventfd;
 mod exec;
 mod futex;
 mod identity;
+mod interfaces;
 mod ioctl;
 mod life;
 mod memfd;
@@ -24,18 +26,22 @@ mod memory;
 mod messages;
 mod metadata;
 mod names;
+mod netlink;
 mod network;
 mod open;
 mod options;
 mod pi;
 mod poll;
 mod queues;
+mod receiving;
 mod robust;
 mod scheduling;
 mod semaphores;
+mod sending;
 mod shared;
 mod signalfd;
 mod signals;
+mod sockaddr;
 mod splice;
 mod system;
 pub mod terminals;
@@ -44,6 +50,7 @@ mod timers;
 mod transfer;
 mod tty_control;
 mod unix;
+mod unix_data;
 mod vectors;
 mod wait;
 
@@ -56,7 +63,7 @@ pub use memory::{Faulted, page_fault};
 pub use queues::{closed as queue_closed, tell_no_more};
 pub use shared::{attached, leave as leave_segments};
 pub use transfer::{Progress, flags as status_flags};
-pub use unix::closed as unix_closed;
+pub use unix::{closed as unix_closed, drop_rights, unreachable_rights};
 
 /// Whether a blocked call's note says that its work is done: no signal may end it in another way then.
 pub fn is_settled(number: u64, note: u64) -> bool {
@@ -149,18 +156,14 @@ table! {
     39 getpid => identity::getpid;
     40 sendfile => bulk::sendfile, partial "from regular files only (`EINVAL`)";
     41 socket => network::socket,
-        partial "`AF_UNIX` and `AF_INET` only (`EAFNOSUPPORT`); no `SOCK_RAW` (`ESOCKTNOSUPPORT`)";
+        partial "families other than `AF_UNIX`, `AF_INET`, `AF_INET6` and `AF_NETLINK` (`EAFNOSUPPORT`); of netlink \
+         `NETLINK_ROUTE` only, of IP protocols TCP, UDP, echo requests and raw packets (`EPROTONOSUPPORT`)";
     42 connect => network::connect;
     43 accept => network::accept;
-    44 sendto => network::sendto,
-        partial "`MSG_OOB`, `MSG_MORE`, `MSG_CONFIRM`, `MSG_ZEROCOPY`, `MSG_FASTOPEN` (no effect)";
-    45 recvfrom => network::recvfrom, partial "`MSG_OOB`, `MSG_WAITALL`, `MSG_TRUNC`, `MSG_ERRQUEUE` (no effect)";
-    46 sendmsg => network::sendmsg,
-        partial "`MSG_OOB`, `MSG_MORE`, `MSG_CONFIRM`, `MSG_ZEROCOPY`, `MSG_FASTOPEN` (no effect); control \
-         messages other than `SCM_RIGHTS` (`EINVAL`)";
-    47 recvmsg => network::recvmsg,
-        partial "`MSG_OOB`, `MSG_WAITALL`, `MSG_TRUNC`, `MSG_ERRQUEUE` (no effect); control messages other than \
-         `SCM_RIGHTS`";
+    44 sendto => sending::sendto, partial "`MSG_ZEROCOPY`, `MSG_DONTROUTE`, `MSG_CONFIRM` (no effect)";
+    45 recvfrom => receiving::recvfrom;
+    46 sendmsg => sending::sendmsg, partial "`MSG_ZEROCOPY`, `MSG_DONTROUTE`, `MSG_CONFIRM` (no effect)";
+    47 recvmsg => receiving::recvmsg;
     48 shutdown => network::shutdown;
     49 bind => network::bind;
     50 listen => network::listen;
@@ -168,15 +171,11 @@ table! {
     52 getpeername => network::getpeername;
     53 socketpair => network::socketpair;
     54 setsockopt => options::setsockopt,
-        partial "there are `SO_REUSEADDR`, `SO_REUSEPORT`, `SO_TYPE`, `SO_ERROR`, `SO_BROADCAST`, `SO_SNDBUF`, \
-         `SO_RCVBUF`, `SO_KEEPALIVE`, `SO_LINGER`, `SO_ACCEPTCONN`, `SO_PROTOCOL`, `SO_DOMAIN`, \
-         `SO_RCVTIMEO`, `SO_SNDTIMEO`, `SO_PEERCRED`, `TCP_NODELAY`, `TCP_MAXSEG`, `TCP_CORK`, \
-         `TCP_KEEP*`, `TCP_DEFER_ACCEPT`, `TCP_QUICKACK`; no other (`ENOPROTOOPT`)";
-    55 getsockopt => options::getsockopt,
-        partial "there are `SO_REUSEADDR`, `SO_REUSEPORT`, `SO_TYPE`, `SO_ERROR`, `SO_BROADCAST`, `SO_SNDBUF`, \
-         `SO_RCVBUF`, `SO_KEEPALIVE`, `SO_LINGER`, `SO_ACCEPTCONN`, `SO_PROTOCOL`, `SO_DOMAIN`, \
-         `SO_RCVTIMEO`, `SO_SNDTIMEO`, `SO_PEERCRED`, `TCP_NODELAY`, `TCP_MAXSEG`, `TCP_CORK`, \
-         `TCP_KEEP*`, `TCP_DEFER_ACCEPT`, `TCP_QUICKACK`; no other (`ENOPROTOOPT`)";
+        partial "filters (`SO_ATTACH_FILTER`, `SO_ATTACH_BPF`: `ENOMEM`), `SO_ZEROCOPY`, `SO_TXTIME`, hardware time \
+         stamps, rates for `SO_MAX_PACING_RATE` (`EINVAL`), congestion control other than `reno` (`ENOENT`), \
+         `TCP_REPAIR` (`EPERM`), `TCP_FASTOPEN_CONNECT` (`EOPNOTSUPP`), source filters of groups, `TCP_MD5SIG`, \
+         `TCP_SAVE_SYN`, `UDP_SEGMENT` but as a control message, `UDP_GRO` (`ENOPROTOOPT`)";
+    55 getsockopt => options::getsockopt, partial "as `setsockopt`";
     56 clone => clone::clone, partial "`CLONE_PIDFD` (`EINVAL`), `CLONE_NEW*` (`EPERM`)";
     57 fork => clone::fork;
     58 vfork => clone::vfork;
@@ -351,8 +350,10 @@ table! {
     293 pipe2 => descriptors::pipe2;
     295 preadv => transfer::preadv;
     296 pwritev => transfer::pwritev;
+    299 recvmmsg => receiving::recvmmsg;
     302 prlimit64 => system::prlimit64;
     306 syncfs => bulk::syncfs;
+    307 sendmmsg => sending::sendmmsg;
     308 setns => clone::setns, partial "descriptors of name spaces (`EINVAL`)";
     309 getcpu => scheduling::getcpu;
     316 renameat2 => names::renameat2, partial "`RENAME_WHITEOUT` (`EINVAL`)";

@@ -1,55 +1,64 @@
-//! Sockets: the calls, whichever family the socket is of.
-use super::{Arguments, descriptors, transfer, unix};
+//! Sockets: making, naming, connecting and shutting them down, whichever family they are of.
+use super::{
+    Arguments, descriptors, netlink,
+    sockaddr::{self, AF_INET, AF_INET6, AF_NETLINK, AF_UNIX, AF_UNSPEC},
+    transfer::{self, Direction, Waiting, flags, wait_if},
+    unix,
+};
 use crate::{
     context::{Context, Result, Stop},
-    files::{DescriptionId, Descriptor, Kind, OnExec},
+    files::{DescriptionId, Descriptor, Kind, NetlinkId, OnExec, UnixId},
     resident::Key,
-    syscall::transfer::{Direction, Progress, Waiting, flags, wait_if},
+    unix::UnixKind,
 };
-use alloc::{vec, vec::Vec};
-use core::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use alloc::vec::Vec;
 use shimos_abi::errno::Errno;
 use shimos_hal::Machine;
-use shimos_net::{How, Protocol, SocketId, Take};
+use shimos_net::{Family, How, Privilege, Protocol, SocketId};
 
-const AF_UNIX: u64 = 1;
-pub const AF_INET: u64 = 2;
-const AF_INET6: u64 = 10;
 const STREAM: u64 = 1;
 const DATAGRAM: u64 = 2;
+const RAW: u64 = 3;
 const SEQPACKET: u64 = 5;
+/// No type of socket has this number or a higher one.
+const TYPES: u64 = 11;
 const TYPE_MASK: u64 = 0xf;
 const NONBLOCK: u64 = 0x800;
 const CLOEXEC: u64 = 0x80000;
-const MSG_PEEK: u64 = 2;
-const MSG_DONTWAIT: u64 = 0x40;
-const MSG_NOSIGNAL: u64 = 0x4000;
+/// Families that there could be.
+const FAMILIES: u64 = 46;
+/// The most connections that may wait (net.core.somaxconn).
+const BACKLOG_MAX: u32 = 4096;
 
-/// A socket of either family.
+/// A socket of any family.
 #[derive(Clone, Copy)]
 pub enum Socket {
     Net(SocketId),
-    Unix(crate::files::UnixId),
+    Unix(UnixId),
+    Netlink(NetlinkId),
 }
 
 /// The socket behind a descriptor.
 pub fn socket_of<M: Machine>(c: &mut Context<'_, M>, fd: u64) -> Result<(DescriptionId, Socket)> {
     let id = c.descriptor(fd)?.description;
+    Ok((id, socket_by(c, id)?))
+}
+
+/// The socket behind a description.
+pub fn socket_by<M: Machine>(c: &mut Context<'_, M>, id: DescriptionId) -> Result<Socket> {
     match c.description_by(id)?.kind {
-        Kind::Socket(socket) => Ok((id, Socket::Net(socket))),
-        Kind::Unix(socket) => Ok((id, Socket::Unix(socket))),
+        Kind::Socket(socket) => Ok(Socket::Net(socket)),
+        Kind::Unix(socket) => Ok(Socket::Unix(socket)),
+        Kind::Netlink(socket) => Ok(Socket::Netlink(socket)),
+        Kind::Path(_) => Err(Errno::EBADF.into()),
         _ => Err(Errno::ENOTSOCK.into()),
     }
 }
 
-/// Whether a call may wait, with the flags of its message.
-fn waiting<M: Machine>(
-    c: &mut Context<'_, M>,
-    id: DescriptionId,
-    direction: Direction,
-    msg_flags: u64,
-) -> Result<Waiting> {
-    if msg_flags & MSG_DONTWAIT != 0 { Ok(Waiting::Refused) } else { transfer::waiting(c, id, direction) }
+/// What the caller may do to the network.
+pub fn privilege<M: Machine>(c: &Context<'_, M>) -> Result<Privilege> {
+    let root = c.process()?.credentials.euid == 0;
+    Ok(if root { Privilege::Admin } else { Privilege::None })
 }
 
 fn install<M: Machine>(c: &mut Context<'_, M>, kind: Kind, flags: u64) -> Result<u64> {
@@ -60,37 +69,71 @@ fn install<M: Machine>(c: &mut Context<'_, M>, kind: Kind, flags: u64) -> Result
 }
 
 pub fn socket<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
-    let (family, kind, protocol) = (a[0], a[1] & TYPE_MASK, a[2]);
-    if a[1] & !(TYPE_MASK | NONBLOCK | CLOEXEC) != 0 {
+    let (family, kind, protocol) = (a[0] as u32 as u64, a[1] & TYPE_MASK, a[2] as i32);
+    if a[1] as u32 as u64 & !(TYPE_MASK | NONBLOCK | CLOEXEC) != 0 {
         return Err(Errno::EINVAL.into());
     }
-    let kind = match (family, kind) {
-        (AF_UNIX, STREAM | DATAGRAM | SEQPACKET) => unix::create(c, unix_kind(kind)?)?,
-        (AF_INET, STREAM) if protocol == 0 || protocol == 6 => {
-            Kind::Socket(c.resident.program.net.open(Protocol::Tcp)?)
-        }
-        (AF_INET, DATAGRAM) if protocol == 0 || protocol == 17 => {
-            Kind::Socket(c.resident.program.net.open(Protocol::Udp)?)
-        }
-        (AF_INET, STREAM | DATAGRAM) => return Err(Errno::EPROTONOSUPPORT.into()),
-        (AF_UNIX | AF_INET, _) => return Err(Errno::ESOCKTNOSUPPORT.into()),
+    if family >= FAMILIES {
+        return Err(Errno::EAFNOSUPPORT.into());
+    }
+    if kind >= TYPES {
+        return Err(Errno::EINVAL.into());
+    }
+    let kind = match family as u16 {
+        AF_UNIX if !(0..=1).contains(&protocol) => return Err(Errno::EPROTONOSUPPORT.into()),
+        AF_UNIX => unix::create(c, unix_kind(kind)?)?,
+        AF_INET => Kind::Socket(internet(c, Family::V4, kind, protocol)?),
+        AF_INET6 => Kind::Socket(internet(c, Family::V6, kind, protocol)?),
+        AF_NETLINK if !matches!(kind, RAW | DATAGRAM) => return Err(Errno::ESOCKTNOSUPPORT.into()),
+        AF_NETLINK => netlink::create(c, protocol)?,
         _ => return Err(Errno::EAFNOSUPPORT.into()),
     };
     install(c, kind, a[1])
 }
 
-fn unix_kind(kind: u64) -> Result<crate::unix::UnixKind> {
+fn internet<M: Machine>(c: &mut Context<'_, M>, family: Family, kind: u64, protocol: i32) -> Result<SocketId> {
+    const TCP: i32 = 6;
+    const UDP: i32 = 17;
+    let echo = if family == Family::V4 { 1 } else { 58 };
+    if !(0..=262).contains(&protocol) {
+        return Err(Errno::EINVAL.into());
+    }
+    let privilege = privilege(c)?;
+    let net = &mut c.resident.program.net;
+    Ok(match (kind, protocol) {
+        (STREAM, 0 | TCP) => net.open(family, Protocol::Tcp)?,
+        (DATAGRAM, 0 | UDP) => net.open(family, Protocol::Udp)?,
+        (DATAGRAM, protocol) if protocol == echo => net.open(family, Protocol::Echo)?,
+        (RAW, 1..=255) if privilege != Privilege::Admin => return Err(Errno::EPERM.into()),
+        (RAW, 1..=255) => net.open_raw(family, protocol as u8)?,
+        (STREAM | DATAGRAM | RAW, _) => return Err(Errno::EPROTONOSUPPORT.into()),
+        _ => return Err(Errno::ESOCKTNOSUPPORT.into()),
+    })
+}
+
+fn unix_kind(kind: u64) -> Result<UnixKind> {
     match kind {
-        STREAM => Ok(crate::unix::UnixKind::Stream),
-        DATAGRAM => Ok(crate::unix::UnixKind::Datagram),
-        SEQPACKET => Ok(crate::unix::UnixKind::SeqPacket),
+        STREAM => Ok(UnixKind::Stream),
+        // A raw socket of this family is one of datagrams.
+        DATAGRAM | RAW => Ok(UnixKind::Datagram),
+        SEQPACKET => Ok(UnixKind::SeqPacket),
         _ => Err(Errno::ESOCKTNOSUPPORT.into()),
     }
 }
 
 pub fn socketpair<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
-    if a[0] != AF_UNIX {
-        return Err(Errno::EOPNOTSUPP.into());
+    if a[1] as u32 as u64 & !(TYPE_MASK | NONBLOCK | CLOEXEC) != 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    match a[0] as u32 as u64 {
+        family if family == u64::from(AF_UNIX) => {}
+        family if [AF_INET, AF_INET6, AF_NETLINK].map(u64::from).contains(&family) => {
+            return Err(Errno::EOPNOTSUPP.into());
+        }
+        _ => return Err(Errno::EAFNOSUPPORT.into()),
+    }
+    if !(0..=1).contains(&(a[2] as i32)) {
+        return Err(Errno::EPROTONOSUPPORT.into());
     }
     c.probe_writable(a[3], 8)?;
     let (one, two) = unix::create_pair(c, unix_kind(a[1] & TYPE_MASK)?)?;
@@ -100,80 +143,35 @@ pub fn socketpair<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u6
     descriptors::install_pair(c, a[3], pair, descriptors::on_exec(a[1]))
 }
 
-/// Reads a socket address of the internet families.
-fn parse_address(bytes: &[u8]) -> Result<SocketAddr> {
-    let family = u64::from(u16::from_le_bytes([*bytes.first().unwrap_or(&0), *bytes.get(1).unwrap_or(&0)]));
-    match family {
-        AF_INET => {
-            let [_, _, p1, p2, a, b, c, d, ..] = *bytes else { return Err(Errno::EINVAL.into()) };
-            Ok(SocketAddr::from((Ipv4Addr::new(a, b, c, d), u16::from_be_bytes([p1, p2]))))
-        }
-        AF_INET6 => {
-            let address: [u8; 16] = bytes.get(8..24).and_then(|b| b.try_into().ok()).ok_or(Errno::EINVAL)?;
-            let port = u16::from_be_bytes([bytes[2], bytes[3]]);
-            Ok(SocketAddr::from((Ipv6Addr::from(address), port)))
-        }
-        _ => Err(Errno::EAFNOSUPPORT.into()),
-    }
-}
-
-fn read_address<M: Machine>(c: &mut Context<'_, M>, addr: u64, len: u64) -> Result<Vec<u8>> {
-    if !(2..=128).contains(&len) {
-        return Err(Errno::EINVAL.into());
-    }
-    c.read_bytes(addr, len as usize)
-}
-
-/// The bytes of a socket address.
-fn address_bytes(address: SocketAddr) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    match address {
-        SocketAddr::V4(v4) => {
-            bytes.extend_from_slice(&(AF_INET as u16).to_le_bytes());
-            bytes.extend_from_slice(&v4.port().to_be_bytes());
-            bytes.extend_from_slice(&v4.ip().octets());
-            bytes.extend_from_slice(&[0; 8]);
-        }
-        SocketAddr::V6(v6) => {
-            bytes.extend_from_slice(&(AF_INET6 as u16).to_le_bytes());
-            bytes.extend_from_slice(&v6.port().to_be_bytes());
-            bytes.extend_from_slice(&[0; 4]);
-            bytes.extend_from_slice(&v6.ip().octets());
-            bytes.extend_from_slice(&[0; 4]);
-        }
-    }
-    bytes
-}
-
-/// Stores an address where the caller wants it, cut to the room there is; the true length goes to `len_addr`.
-fn store_address<M: Machine>(c: &mut Context<'_, M>, addr: u64, len_addr: u64, bytes: &[u8]) -> Result<()> {
-    if addr == 0 || len_addr == 0 {
-        return Ok(());
-    }
-    let room = c.read_u32(len_addr)?;
-    if (room as i32) < 0 {
-        return Err(Errno::EINVAL.into());
-    }
-    c.write_bytes(addr, &bytes[..bytes.len().min(room as usize)])?;
-    c.write_u32(len_addr, bytes.len() as u32)
-}
-
 pub fn bind<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
+    const PRIVILEGED: core::ops::Range<u16> = 1..1024;
     let (_, socket) = socket_of(c, a[0])?;
-    let bytes = read_address(c, a[1], a[2])?;
+    let bytes = sockaddr::read(c, a[1], a[2])?;
     match socket {
-        Socket::Net(id) => c.resident.program.net.bind(id, parse_address(&bytes)?)?,
+        Socket::Net(id) => {
+            let family = c.resident.program.net.family(id)?;
+            let address = sockaddr::parse_for(family, &bytes)?;
+            if PRIVILEGED.contains(&address.port())
+                && privilege(c)? != Privilege::Admin
+                && c.resident.program.net.protocol(id)? != Protocol::Raw
+            {
+                return Err(Errno::EACCES.into());
+            }
+            c.resident.program.net.bind(id, address)?;
+        }
         Socket::Unix(id) => unix::bind(c, id, &bytes)?,
+        Socket::Netlink(id) => netlink::bind(c, id, &bytes)?,
     }
     Ok(0)
 }
 
 pub fn listen<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
     let (_, socket) = socket_of(c, a[0])?;
-    let backlog = (a[1] as u32).min(4096);
+    let backlog = (a[1] as u32).min(BACKLOG_MAX);
     match socket {
         Socket::Net(id) => c.resident.program.net.listen(id, backlog)?,
         Socket::Unix(id) => unix::listen(c, id, backlog)?,
+        Socket::Netlink(_) => return Err(Errno::EOPNOTSUPP.into()),
     }
     Ok(0)
 }
@@ -183,315 +181,128 @@ pub fn accept<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
 }
 
 pub fn accept4<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
-    if a[3] & !(NONBLOCK | CLOEXEC) != 0 {
+    if a[3] as u32 as u64 & !(NONBLOCK | CLOEXEC) != 0 {
         return Err(Errno::EINVAL.into());
     }
     let (description, socket) = socket_of(c, a[0])?;
-    let waiting = waiting(c, description, Direction::In, 0)?;
+    let waiting = transfer::waiting(c, description, Direction::In)?;
+    c.check_room_for_descriptor()?;
     let (kind, peer) = match socket {
         Socket::Net(id) => match c.resident.program.net.accept(id) {
-            Ok((new, peer)) => (Kind::Socket(new), address_bytes(peer)),
+            Ok((new, peer)) => (Kind::Socket(new), sockaddr::bytes_of(peer)),
             Err(Errno::EAGAIN) => return wait_if(c, waiting, Key::Socket(id)),
             Err(errno) => return Err(errno.into()),
         },
         Socket::Unix(id) => unix::accept(c, id, waiting)?,
+        Socket::Netlink(_) => return Err(Errno::EOPNOTSUPP.into()),
     };
     let fd = install(c, kind, a[3])?;
-    store_address(c, a[1], a[2], &peer)?;
+    if let Err(stop) = sockaddr::store(c, a[1], a[2], &peer) {
+        let descriptor = c.table()?.remove(fd)?;
+        c.release_description(descriptor.description);
+        return Err(stop);
+    }
     Ok(fd)
 }
 
 pub fn connect<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
     let (description, socket) = socket_of(c, a[0])?;
-    let bytes = read_address(c, a[1], a[2])?;
-    let waiting = waiting(c, description, Direction::Out, 0)?;
+    let bytes = sockaddr::read(c, a[1], a[2])?;
+    let waiting = transfer::waiting(c, description, Direction::Out)?;
     match socket {
         Socket::Unix(id) => unix::connect(c, id, &bytes, waiting).map(|()| 0),
-        Socket::Net(id) => {
-            let now = c.now;
-            let again = c.moved()? != 0;
-            match c.resident.program.net.connect(now, id, parse_address(&bytes)?) {
-                Ok(()) => Ok(0),
-                Err(Errno::EISCONN) if again => Ok(0),
-                Err(errno @ (Errno::EINPROGRESS | Errno::EALREADY)) => {
-                    c.set_moved(1)?;
-                    match wait_if(c, waiting, Key::Socket(id)) {
-                        Err(Stop::Errno(_)) if waiting != Waiting::Refused => Err(Errno::EINPROGRESS.into()),
-                        Err(Stop::Errno(_)) => Err(errno.into()),
-                        other => other,
-                    }
-                }
-                Err(errno) => Err(errno.into()),
+        Socket::Netlink(id) => netlink::connect(c, id, &bytes).map(|()| 0),
+        Socket::Net(id) => connect_internet(c, id, &bytes, waiting),
+    }
+}
+
+fn connect_internet<M: Machine>(c: &mut Context<'_, M>, id: SocketId, bytes: &[u8], waiting: Waiting) -> Result<u64> {
+    if bytes.len() < 2 {
+        return Err(Errno::EINVAL.into());
+    }
+    let now = c.now;
+    let net = &mut c.resident.program.net;
+    if sockaddr::family_of(bytes) == AF_UNSPEC {
+        net.disconnect(now, id)?;
+        c.wake(Key::Socket(id));
+        return Ok(0);
+    }
+    let stream = net.protocol(id)? == Protocol::Tcp;
+    let family = net.family(id)?;
+    let address =
+        if stream || family == Family::V4 { sockaddr::parse_for(family, bytes)? } else { sockaddr::parse(bytes)? };
+    let again = c.moved()? != 0;
+    match c.resident.program.net.connect(now, id, address) {
+        Ok(()) => Ok(0),
+        Err(Errno::EISCONN) if again => Ok(0),
+        Err(errno @ (Errno::EINPROGRESS | Errno::EALREADY)) => {
+            c.set_moved(1)?;
+            match wait_if(c, waiting, Key::Socket(id)) {
+                Err(Stop::Errno(_)) if waiting != Waiting::Refused => Err(Errno::EINPROGRESS.into()),
+                Err(Stop::Errno(_)) => Err(errno.into()),
+                other => other,
             }
         }
+        Err(errno) => Err(errno.into()),
     }
 }
 
 pub fn getsockname<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
-    let (_, socket) = socket_of(c, a[0])?;
-    let bytes = match socket {
-        Socket::Net(id) => address_bytes(c.resident.program.net.local_address(id)?),
+    let bytes = match socket_of(c, a[0])?.1 {
+        Socket::Net(id) => sockaddr::bytes_of(c.resident.program.net.local_address(id)?),
         Socket::Unix(id) => unix::name(c, id)?,
+        Socket::Netlink(id) => netlink::name(c, id)?,
     };
-    store_address(c, a[1], a[2], &bytes)?;
-    Ok(0)
+    store_name(c, a, &bytes)
 }
 
 pub fn getpeername<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
-    let (_, socket) = socket_of(c, a[0])?;
-    let bytes = match socket {
-        Socket::Net(id) => address_bytes(c.resident.program.net.peer_address(id)?),
+    let bytes = match socket_of(c, a[0])?.1 {
+        Socket::Net(id) => sockaddr::bytes_of(c.resident.program.net.peer_address(id)?),
         Socket::Unix(id) => unix::peer_name(c, id)?,
+        Socket::Netlink(id) => netlink::peer_name(c, id)?,
     };
-    store_address(c, a[1], a[2], &bytes)?;
+    store_name(c, a, &bytes)
+}
+
+fn store_name<M: Machine>(c: &mut Context<'_, M>, a: Arguments, bytes: &[u8]) -> Result<u64> {
+    // Unlike other calls these want both places.
+    if a[1] == 0 {
+        let room = c.read_u32(a[2])?;
+        return Err(if (room as i32) < 0 { Errno::EINVAL.into() } else { Errno::EFAULT.into() });
+    }
+    sockaddr::store(c, a[1], a[2], bytes)?;
     Ok(0)
 }
 
 pub fn shutdown<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
-    let how = match a[1] {
+    let (_, socket) = socket_of(c, a[0])?;
+    let how = match a[1] as i32 {
         0 => How::Read,
         1 => How::Write,
         2 => How::Both,
         _ => return Err(Errno::EINVAL.into()),
     };
     let now = c.now;
-    match socket_of(c, a[0])?.1 {
-        Socket::Net(id) => c.resident.program.net.shutdown(now, id, how)?,
+    match socket {
+        Socket::Net(id) => {
+            let done = c.resident.program.net.shutdown(now, id, how);
+            c.wake(Key::Socket(id));
+            done?;
+        }
         Socket::Unix(id) => unix::shutdown(c, id, how)?,
+        Socket::Netlink(_) => return Err(Errno::EOPNOTSUPP.into()),
     }
     Ok(0)
 }
 
-/// Sends one message: all of a stream's bytes, blocking in between where that is allowed; or one datagram.
-fn send_message<M: Machine>(
-    c: &mut Context<'_, M>,
-    fd: u64,
-    bytes: &[u8],
-    to: Option<Vec<u8>>,
-    files: Vec<DescriptionId>,
-    msg_flags: u64,
-) -> Result<u64> {
-    let (description, socket) = socket_of(c, fd)?;
-    let waiting = waiting(c, description, Direction::Out, msg_flags)?;
-    let mut moved = (c.moved()? as usize).min(bytes.len());
-    loop {
-        let rest = &bytes[moved..];
-        let progress = match socket {
-            Socket::Net(id) => {
-                let now = c.now;
-                let to = to.as_deref().map(parse_address).transpose()?;
-                match c.resident.program.net.send(now, id, rest, to) {
-                    Ok(sent) => Progress::Moved(sent),
-                    Err(Errno::EAGAIN) => Progress::Wait(Key::Socket(id)),
-                    Err(Errno::EPIPE) if moved == 0 && msg_flags & MSG_NOSIGNAL == 0 => {
-                        return transfer::broken_pipe(c);
-                    }
-                    Err(errno) if moved == 0 => return Err(errno.into()),
-                    Err(_) => return Ok(moved as u64),
-                }
-            }
-            Socket::Unix(id) => {
-                let files = if moved == 0 { files.clone() } else { Vec::new() };
-                let sent = match &to {
-                    Some(name) => unix::send_to(c, id, name, rest, files)?,
-                    None => unix::send(c, id, rest, files)?,
-                };
-                if sent == Progress::Moved(0) && !rest.is_empty() {
-                    return if msg_flags & MSG_NOSIGNAL == 0 {
-                        transfer::broken_pipe(c)
-                    } else {
-                        Err(Errno::EPIPE.into())
-                    };
-                }
-                sent
-            }
-        };
-        match progress {
-            Progress::Moved(count) => {
-                moved += count;
-                if moved >= bytes.len() {
-                    return Ok(moved as u64);
-                }
-            }
-            Progress::Wait(key) => {
-                return match wait_if(c, waiting, key) {
-                    Err(Stop::Errno(_)) if moved > 0 => Ok(moved as u64),
-                    Err(Stop::Block(keys)) => {
-                        c.set_moved(moved as u64)?;
-                        Err(Stop::Block(keys))
-                    }
-                    other => other,
-                };
-            }
-        }
-    }
+/// The owner of every socket that is given out: pid, uid and gid of the caller.
+pub fn caller<M: Machine>(c: &Context<'_, M>) -> Result<crate::unix::Owner> {
+    let process = c.process()?;
+    Ok((process.pid, process.credentials.euid, process.credentials.egid))
 }
 
-pub fn sendto<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
-    let bytes = c.read_bytes(a[1], a[2] as usize)?;
-    let to = if a[4] == 0 { None } else { Some(read_address(c, a[4], a[5])?) };
-    send_message(c, a[0], &bytes, to, Vec::new(), a[3])
-}
-
-/// What was received.
-pub struct Received {
-    /// Its bytes.
-    pub bytes: Vec<u8>,
-    /// Descriptions that came along; the receiver owns the references.
-    pub files: Vec<DescriptionId>,
-    /// The sender's address.
-    pub from: Vec<u8>,
-}
-
-impl Received {
-    /// The bytes alone: nobody asked for the descriptors, so they are closed.
-    pub fn without_files<M: Machine>(self, c: &mut Context<'_, M>) -> Vec<u8> {
-        for file in self.files {
-            c.release_description(file);
-        }
-        self.bytes
-    }
-}
-
-fn receive_message<M: Machine>(c: &mut Context<'_, M>, fd: u64, count: usize, msg_flags: u64) -> Result<Received> {
-    let (description, socket) = socket_of(c, fd)?;
-    let waiting = waiting(c, description, Direction::In, msg_flags)?;
-    let peek = if msg_flags & MSG_PEEK != 0 { Take::Peek } else { Take::Consume };
-    match socket {
-        Socket::Unix(id) => unix::receive(c, id, count, waiting, peek),
-        Socket::Net(id) => {
-            let mut bytes = vec![0; count.min(crate::context::MAX_TRANSFER)];
-            let now = c.now;
-            match c.resident.program.net.receive_from(now, id, &mut bytes, peek) {
-                Ok(shimos_net::Received { copied: got, from, .. }) => {
-                    bytes.truncate(got);
-                    Ok(Received { bytes, files: Vec::new(), from: from.map(address_bytes).unwrap_or_default() })
-                }
-                Err(Errno::EAGAIN) => wait_if(c, waiting, Key::Socket(id)),
-                Err(errno) => Err(errno.into()),
-            }
-        }
-    }
-}
-
-pub fn recvfrom<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
-    c.probe_writable(a[1], (a[2] as usize).min(1 << 16))?;
-    let received = receive_message(c, a[0], a[2] as usize, a[3])?;
-    let from = received.from.clone();
-    let bytes = received.without_files(c);
-    c.write_bytes(a[1], &bytes)?;
-    store_address(c, a[4], a[5], &from)?;
-    Ok(bytes.len() as u64)
-}
-
-/// struct msghdr.
-struct Header {
-    name: u64,
-    name_len: u32,
-    spans: Vec<(u64, usize)>,
-    control: u64,
-    control_len: u64,
-}
-
-fn read_header<M: Machine>(c: &mut Context<'_, M>, addr: u64) -> Result<Header> {
-    let name = c.read_u64(addr)?;
-    let name_len = c.read_u32(addr.wrapping_add(8))?;
-    let (iov, iov_len) = (c.read_u64(addr.wrapping_add(16))?, c.read_u64(addr.wrapping_add(24))?);
-    if iov_len > 1024 {
-        return Err(Errno::EMSGSIZE.into());
-    }
-    let spans = transfer::read_spans(c, iov, iov_len)?;
-    let (control, control_len) = (c.read_u64(addr.wrapping_add(32))?, c.read_u64(addr.wrapping_add(40))?);
-    Ok(Header { name, name_len, spans, control, control_len })
-}
-
-pub const SOL_SOCKET: u32 = 1;
-const SCM_RIGHTS: u32 = 1;
-const CONTROL_HEADER: usize = 16;
-/// Descriptors in one message, at most (SCM_MAX_FD).
-const MAX_FILES: usize = 253;
-
-/// Takes the descriptors out of a control buffer and adds a reference to each description.
-fn read_rights<M: Machine>(c: &mut Context<'_, M>, header: &Header) -> Result<Vec<DescriptionId>> {
-    let mut found: Vec<DescriptionId> = Vec::new();
-    if header.control == 0 || header.control_len < CONTROL_HEADER as u64 {
-        return Ok(found);
-    }
-    let bytes = c.read_bytes(header.control, header.control_len.min(65536) as usize)?;
-    let mut at = 0;
-    while let Some(head) = bytes.get(at..at + CONTROL_HEADER) {
-        let len = u64::from_le_bytes(head[..8].try_into().unwrap_or_default()) as usize;
-        let level = u32::from_le_bytes(head[8..12].try_into().unwrap_or_default());
-        let kind = u32::from_le_bytes(head[12..16].try_into().unwrap_or_default());
-        let end =
-            at.checked_add(len).filter(|end| len >= CONTROL_HEADER && *end <= bytes.len()).ok_or(Errno::EINVAL)?;
-        if level == SOL_SOCKET && kind == SCM_RIGHTS {
-            for fd in bytes[at + CONTROL_HEADER..end].chunks_exact(4) {
-                let fd = u32::from_le_bytes([fd[0], fd[1], fd[2], fd[3]]);
-                found.push(c.descriptor(fd.into())?.description);
-            }
-        } else if level == SOL_SOCKET && kind != 2 {
-            return Err(Errno::EINVAL.into());
-        }
-        at += len.next_multiple_of(8);
-    }
-    if found.len() > MAX_FILES {
-        return Err(Errno::EINVAL.into());
-    }
-    Ok(found)
-}
-
-pub fn sendmsg<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
-    let header = read_header(c, a[1])?;
-    let bytes = transfer::gather(c, &header.spans)?;
-    let to = if header.name == 0 { None } else { Some(read_address(c, header.name, header.name_len.into())?) };
-    let files = read_rights(c, &header)?;
-    send_message(c, a[0], &bytes, to, files, a[2])
-}
-
-pub fn recvmsg<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
-    const CMSG_CLOEXEC: u64 = 0x4000_0000;
-    const TRUNCATED_CONTROL: u32 = 8;
-    let header = read_header(c, a[1])?;
-    let total = header.spans.iter().map(|(_, len)| *len).sum::<usize>();
-    let received = receive_message(c, a[0], total, a[2])?;
-    let mut rest = received.bytes.as_slice();
-    for (addr, len) in &header.spans {
-        let (now, later) = rest.split_at((*len).min(rest.len()));
-        c.write_bytes(*addr, now)?;
-        rest = later;
-    }
-    let on_exec = if a[2] & CMSG_CLOEXEC != 0 { OnExec::Close } else { OnExec::Keep };
-    let room = (header.control_len as usize).saturating_sub(CONTROL_HEADER) / 4;
-    let mut fds = Vec::new();
-    let mut msg_flags = 0_u32;
-    for (index, description) in received.files.into_iter().enumerate() {
-        if header.control == 0 || index >= room {
-            msg_flags |= TRUNCATED_CONTROL;
-            c.release_description(description);
-            continue;
-        }
-        fds.push(c.install(Descriptor { description, on_exec })? as u32);
-    }
-    let mut control_len = 0_u64;
-    if !fds.is_empty() {
-        let len = CONTROL_HEADER + fds.len() * 4;
-        let mut bytes = Vec::with_capacity(len);
-        bytes.extend_from_slice(&(len as u64).to_le_bytes());
-        bytes.extend_from_slice(&SOL_SOCKET.to_le_bytes());
-        bytes.extend_from_slice(&SCM_RIGHTS.to_le_bytes());
-        for fd in &fds {
-            bytes.extend_from_slice(&fd.to_le_bytes());
-        }
-        c.write_bytes(header.control, &bytes)?;
-        control_len = (len as u64).next_multiple_of(8).min(header.control_len);
-    }
-    if header.name != 0 {
-        let len = received.from.len().min(header.name_len as usize);
-        c.write_bytes(header.name, &received.from[..len])?;
-        c.write_u32(a[1].wrapping_add(8), received.from.len() as u32)?;
-    }
-    c.write_u64(a[1].wrapping_add(40), control_len)?;
-    c.write_u32(a[1].wrapping_add(48), msg_flags)?;
-    Ok(received.bytes.len() as u64)
+/// The caller's supplementary groups.
+pub fn caller_groups<M: Machine>(c: &Context<'_, M>) -> Result<Vec<u32>> {
+    Ok(c.process()?.credentials.groups.clone())
 }

@@ -1,48 +1,59 @@
 //! Socket options.
 use super::{
-    Arguments, clock,
-    network::{AF_INET, SOL_SOCKET, Socket, socket_of},
+    Arguments, clock, netlink,
+    network::{Socket, privilege, socket_of},
     unix,
 };
-use crate::context::{Context, Result};
+use crate::{
+    context::{Context, Result},
+    resident::Key,
+};
 use alloc::vec::Vec;
 use shimos_abi::{errno::Errno, time::Nanos};
 use shimos_hal::Machine;
-use shimos_net::{SocketId, SocketOption};
+use shimos_net::level;
+
+/// The longest value that any option has.
+const LONGEST: usize = 512;
+const RECEIVE_TIMEOUTS: [i32; 2] = [20, 66];
+const SEND_TIMEOUTS: [i32; 2] = [21, 67];
+/// Options whose buffer may be too small for nothing but a part: the length is told, and ERANGE.
+const PEER_GROUPS: i32 = 59;
+const PEER_NAME: i32 = 28;
+const BIND_TO_DEVICE: i32 = 25;
+const INTERFACE_NAME: usize = 16;
 
 pub fn setsockopt<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
     let (description, socket) = socket_of(c, a[0])?;
-    let value = c.read_bytes(a[3], (a[4] as usize).min(256))?;
-    if a[1] as i32 == LEVEL_SOCKET && [SO_RCVTIMEO, SO_SNDTIMEO].contains(&(a[2] as i32)) {
+    let (level, name, length) = (a[1] as i32, a[2] as i32, a[4] as i32);
+    let Ok(length) = usize::try_from(length) else { return Err(Errno::EINVAL.into()) };
+    let value = c.read_bytes(a[3], length.min(LONGEST))?;
+    if level == level::SOCKET && (RECEIVE_TIMEOUTS.contains(&name) || SEND_TIMEOUTS.contains(&name)) {
         let limit = time_limit(&value)?;
         let patience = c.description_by(description)?.patience.get_or_insert_default();
-        if a[2] as i32 == SO_RCVTIMEO {
+        if RECEIVE_TIMEOUTS.contains(&name) {
             patience.receive = limit;
         } else {
             patience.send = limit;
         }
         return Ok(0);
     }
+    let privilege = privilege(c)?;
+    let now = c.now;
     match socket {
-        Socket::Net(id) => set_net_option(c, id, a[1] as i32, a[2] as i32, &value)?,
-        // SO_REUSEADDR, SO_SNDBUF, SO_RCVBUF, SO_KEEPALIVE, SO_PRIORITY, SO_LINGER: without effect on Linux, or hints.
-        Socket::Unix(_) if a[1] as u32 == SOL_SOCKET && [2, 7, 8, 9, 12, 13].contains(&(a[2] as u32)) => {
-            int(&value)?;
+        Socket::Net(id) => {
+            c.resident.program.net.set_option(now, id, privilege, level, name, &value)?;
+            c.wake(Key::Socket(id));
         }
-        Socket::Unix(_) => return Err(Errno::ENOPROTOOPT.into()),
+        Socket::Unix(id) => {
+            if level != level::SOCKET {
+                return Err(Errno::EOPNOTSUPP.into());
+            }
+            unix::get(c, id)?.options.set_general(privilege, name, &value)?;
+        }
+        Socket::Netlink(id) => netlink::set_option(c, id, level, name, &value)?,
     }
     Ok(0)
-}
-
-const LEVEL_SOCKET: i32 = 1;
-const LEVEL_IP: i32 = 0;
-const SO_LINGER: i32 = 13;
-const SO_RCVTIMEO: i32 = 20;
-const SO_SNDTIMEO: i32 = 21;
-const SO_DOMAIN: i32 = 39;
-
-fn int(value: &[u8]) -> Result<i32> {
-    Ok(value.first_chunk::<4>().map(|bytes| i32::from_le_bytes(*bytes)).ok_or(Errno::EINVAL)?)
 }
 
 /// A struct timeval as a limit; zero is none.
@@ -57,52 +68,35 @@ fn time_limit(value: &[u8]) -> Result<Option<Nanos>> {
     Ok((limit != Nanos(0)).then_some(limit))
 }
 
-fn set_net_option<M: Machine>(c: &mut Context<'_, M>, id: SocketId, level: i32, name: i32, value: &[u8]) -> Result<()> {
-    let first = int(value)?;
-    if level == LEVEL_SOCKET && name == SO_LINGER {
-        let seconds = int(value.get(4..).unwrap_or_default())?;
-        let linger = if first != 0 { seconds.max(0) } else { -1 };
-        let now = c.now;
-        return Ok(c.resident.program.net.set_option(now, id, SocketOption::Linger, linger)?);
-    }
-    if level == LEVEL_IP && [1, 2, 10, 11].contains(&name) {
-        // IP_TOS, IP_TTL, IP_MTU_DISCOVER, IP_RECVERR: hints to the network.
-        return Ok(());
-    }
-    let option = SocketOption::from_linux(level, name).ok_or(Errno::ENOPROTOOPT)?;
-    let now = c.now;
-    Ok(c.resident.program.net.set_option(now, id, option, first)?)
-}
-
-fn net_option<M: Machine>(c: &mut Context<'_, M>, id: SocketId, level: i32, name: i32) -> Result<Vec<u8>> {
-    if level == LEVEL_SOCKET && name == SO_DOMAIN {
-        return Ok((AF_INET as i32).to_le_bytes().to_vec());
-    }
-    let option = SocketOption::from_linux(level, name).ok_or(Errno::ENOPROTOOPT)?;
-    let value = c.resident.program.net.option(id, option)?;
-    if option == SocketOption::Linger {
-        let (on, seconds) = (i32::from(value >= 0), value.max(0));
-        return Ok([on.to_le_bytes(), seconds.to_le_bytes()].concat());
-    }
-    Ok(value.to_le_bytes().to_vec())
-}
-
 pub fn getsockopt<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
     let (description, socket) = socket_of(c, a[0])?;
+    let (level, name) = (a[1] as i32, a[2] as i32);
     let room = c.read_u32(a[4])? as usize;
     if room > i32::MAX as usize {
         return Err(Errno::EINVAL.into());
     }
     let patience = c.description_by(description)?.patience.unwrap_or_default();
     let limit = |limit: Option<Nanos>| clock::timeval(limit.unwrap_or_default().0).to_vec();
-    let value = match socket {
-        _ if a[1] as i32 == LEVEL_SOCKET && a[2] as i32 == SO_RCVTIMEO => limit(patience.receive),
-        _ if a[1] as i32 == LEVEL_SOCKET && a[2] as i32 == SO_SNDTIMEO => limit(patience.send),
-        Socket::Net(id) => net_option(c, id, a[1] as i32, a[2] as i32)?,
-        Socket::Unix(id) => unix::option(c, id, a[1] as u32, a[2] as u32)?,
+    let now = c.now;
+    let value: Vec<u8> = match socket {
+        _ if level == level::SOCKET && RECEIVE_TIMEOUTS.contains(&name) => limit(patience.receive),
+        _ if level == level::SOCKET && SEND_TIMEOUTS.contains(&name) => limit(patience.send),
+        Socket::Net(id) => c.resident.program.net.option(now, id, level, name)?,
+        Socket::Unix(_) if level != level::SOCKET => return Err(Errno::EOPNOTSUPP.into()),
+        Socket::Unix(id) => unix::option(c, id, name)?,
+        Socket::Netlink(id) => netlink::option(c, id, level, name)?,
     };
+    if level == level::SOCKET && name == PEER_GROUPS && value.len() > room {
+        c.write_u32(a[4], value.len() as u32)?;
+        return Err(Errno::ERANGE.into());
+    }
+    let too_small = (name == PEER_NAME && value.len() > room)
+        || (name == BIND_TO_DEVICE && !value.is_empty() && room < INTERFACE_NAME);
+    if level == level::SOCKET && too_small {
+        return Err(Errno::EINVAL.into());
+    }
     let len = value.len().min(room);
-    c.write_bytes(a[3], &value[..len])?;
+    c.write_bytes(a[3], value.get(..len).unwrap_or_default())?;
     c.write_u32(a[4], len as u32)?;
     Ok(0)
 }

@@ -13,7 +13,6 @@ use crate::{
 use alloc::{vec, vec::Vec};
 use shimos_abi::{errno::Errno, time::Nanos};
 use shimos_hal::Machine;
-use shimos_net::{Received, Take};
 
 /// File status flags (open(2)).
 pub mod flags {
@@ -112,23 +111,8 @@ pub fn read_from<M: Machine>(
             terminals::read(c, opened, count, waiting)
         }
         Kind::Shimos(..) => device::shimos::read(c, id, count),
-        Kind::Socket(socket) => {
-            let mut bytes = vec![0; count];
-            let now = c.now;
-            match c.resident.program.net.receive_from(now, socket, &mut bytes, Take::Consume) {
-                Ok(Received { copied: got, .. }) => {
-                    bytes.truncate(got);
-                    Ok(bytes)
-                }
-                Err(Errno::EAGAIN) => wait_if(c, waiting, Key::Socket(socket)),
-                Err(errno) => Err(errno.into()),
-            }
-        }
+        Kind::Socket(_) | Kind::Unix(_) | Kind::Netlink(_) => super::receiving::read(c, id, count, waiting),
         Kind::Event(class, event) => read_event(c, class, event, count, waiting),
-        Kind::Unix(socket) => {
-            let received = super::unix::receive(c, socket, count, waiting, Take::Consume)?;
-            Ok(received.without_files(c))
-        }
     }
 }
 
@@ -242,19 +226,8 @@ pub fn write_to<M: Machine>(
             Ok(Progress::Moved(fits))
         }
         Kind::Shimos(..) => device::shimos::write(c, id, bytes).map(Progress::Moved),
-        Kind::Socket(socket) => {
-            let now = c.now;
-            match c.resident.program.net.send(now, socket, bytes, None) {
-                Ok(sent) => Ok(Progress::Moved(sent)),
-                Err(Errno::EAGAIN) => Ok(Progress::Wait(Key::Socket(socket))),
-                Err(Errno::EPIPE) => broken_pipe(c),
-                Err(errno) => Err(errno.into()),
-            }
-        }
-        Kind::Unix(socket) => match super::unix::send(c, socket, bytes, Vec::new())? {
-            Progress::Moved(0) if !bytes.is_empty() => broken_pipe(c),
-            progress => Ok(progress),
-        },
+        Kind::Socket(_) => super::sending::write(c, id, bytes),
+        Kind::Unix(_) | Kind::Netlink(_) => super::sending::write(c, id, bytes),
         Kind::Event(EventClass::Counter, event) => Ok(match super::eventfd::write(c, event, bytes)? {
             Some(count) => Progress::Moved(count),
             None => Progress::Wait(Key::Event(event)),

@@ -1,26 +1,25 @@
-//! UNIX sockets.
+//! UNIX sockets: their names, how they meet and how they part.
 use super::{
-    network::Received,
-    transfer::{Progress, Waiting, wait_if},
+    network::{caller, caller_groups},
+    transfer::{Waiting, wait_if},
 };
 use crate::{
     context::{Context, Result},
     event::epoll::bits,
     files::{DescriptionId, Kind, UnixId},
     names,
-    resident::Key,
-    unix::{Bound, Closed, Message, QUEUE_LIMIT, UnixKind, UnixSocket, UnixState},
+    resident::{Key, Resident},
+    unix::{Bound, Closed, UnixKind, UnixSocket, UnixState},
 };
-use alloc::{vec, vec::Vec};
+use alloc::{format, vec, vec::Vec};
 use shimos_abi::errno::Errno;
 use shimos_hal::Machine;
-use shimos_net::{How, Take};
+use shimos_net::How;
 use shimos_vfs::Want;
 
-fn owner<M: Machine>(c: &Context<'_, M>) -> Result<(shimos_abi::ids::Pid, u32, u32)> {
-    let process = c.process()?;
-    Ok((process.pid, process.credentials.euid, process.credentials.egid))
-}
+/// Bytes of `struct sockaddr_un`.
+const ADDRESS: usize = 110;
+const FAMILY: [u8; 2] = [1, 0];
 
 fn add<M: Machine>(c: &mut Context<'_, M>, socket: UnixSocket) -> UnixId {
     let id = UnixId(c.resident.program.fresh_id());
@@ -28,18 +27,22 @@ fn add<M: Machine>(c: &mut Context<'_, M>, socket: UnixSocket) -> UnixId {
     id
 }
 
-fn get<'a, M: Machine>(c: &'a mut Context<'_, M>, id: UnixId) -> Result<&'a mut UnixSocket> {
+pub fn get<'a, M: Machine>(c: &'a mut Context<'_, M>, id: UnixId) -> Result<&'a mut UnixSocket> {
     Ok(c.resident.program.unix.get_mut(&id).ok_or(Errno::EBADF)?)
 }
 
 pub fn create<M: Machine>(c: &mut Context<'_, M>, kind: UnixKind) -> Result<Kind> {
-    let owner = owner(c)?;
-    Ok(Kind::Unix(add(c, UnixSocket::new(kind, owner))))
+    let (owner, groups) = (caller(c)?, caller_groups(c)?);
+    Ok(Kind::Unix(add(c, UnixSocket::new(kind, owner, groups))))
 }
 
 pub fn create_pair<M: Machine>(c: &mut Context<'_, M>, kind: UnixKind) -> Result<(Kind, Kind)> {
-    let owner = owner(c)?;
-    let socket = || UnixSocket { peer_owner: Some(owner), ..UnixSocket::new(kind, owner) };
+    let (owner, groups) = (caller(c)?, caller_groups(c)?);
+    let socket = || UnixSocket {
+        peer_owner: Some(owner),
+        peer_groups: groups.clone(),
+        ..UnixSocket::new(kind, owner, groups.clone())
+    };
     let one = add(c, socket());
     let two = add(c, UnixSocket { state: UnixState::Connected(one), ..socket() });
     get(c, one)?.state = UnixState::Connected(two);
@@ -48,7 +51,7 @@ pub fn create_pair<M: Machine>(c: &mut Context<'_, M>, kind: UnixKind) -> Result
 
 /// The name in a struct sockaddr_un: a path without its closing zero, or an abstract name with its leading one.
 fn parse(bytes: &[u8]) -> Result<Vec<u8>> {
-    if bytes.first() != Some(&1) || bytes.get(1) != Some(&0) {
+    if bytes.len() > ADDRESS || bytes.first_chunk::<2>() != Some(&FAMILY) {
         return Err(Errno::EINVAL.into());
     }
     let name = bytes.get(2..).unwrap_or_default();
@@ -58,23 +61,53 @@ fn parse(bytes: &[u8]) -> Result<Vec<u8>> {
     Ok(name.split(|byte| *byte == 0).next().unwrap_or_default().to_vec())
 }
 
-fn address(name: &[u8]) -> Vec<u8> {
-    let mut bytes = vec![1, 0];
+/// The address that a name makes.
+pub fn address(name: &[u8]) -> Vec<u8> {
+    let mut bytes = FAMILY.to_vec();
     bytes.extend_from_slice(name);
-    if !name.is_empty() && name[0] != 0 {
+    if name.first().is_some_and(|byte| *byte != 0) {
         bytes.push(0);
     }
     bytes
 }
 
+/// Whether a socket has its name only because its listener has it.
+fn is_accepted(socket: &UnixSocket) -> bool {
+    socket.bound == Bound::ByListener
+}
+
+fn is_taken<M: Machine>(c: &Context<'_, M>, name: &[u8]) -> bool {
+    c.resident.program.unix.values().any(|socket| socket.name == name && !is_accepted(socket))
+}
+
+/// An abstract name that nobody has.
+fn free_name<M: Machine>(c: &mut Context<'_, M>) -> Result<Vec<u8>> {
+    const NAMES: u32 = 0x10_0000;
+    let start = c.resident.program.fresh_id();
+    let name = |step: u32| [b"\0".as_slice(), format!("{:05x}", start.wrapping_add(step) % NAMES).as_bytes()].concat();
+    let free = (0..NAMES).map(name).find(|name| !is_taken(c, name));
+    Ok(free.ok_or(Errno::ENOSPC)?)
+}
+
 pub fn bind<M: Machine>(c: &mut Context<'_, M>, id: UnixId, bytes: &[u8]) -> Result<()> {
-    let name = parse(bytes)?;
-    if name.is_empty() || !get(c, id)?.name.is_empty() {
+    let mut name = parse(bytes)?;
+    let bound = !get(c, id)?.name.is_empty();
+    if name.is_empty() && bytes.len() == FAMILY.len() {
+        // Who gives no name at all gets one, unless there is one already.
+        if bound {
+            return Ok(());
+        }
+        name = free_name(c)?;
+    }
+    if name.is_empty() {
+        return Err(Errno::ENOENT.into());
+    }
+    if bound {
         return Err(Errno::EINVAL.into());
     }
     // A path is bound as the node that it makes, so that all paths of the node find it.
     let node = if name.first() == Some(&0) {
-        if c.resident.program.unix.values().any(|socket| socket.name == name && !is_accepted(socket)) {
+        if is_taken(c, &name) {
             return Err(Errno::EADDRINUSE.into());
         }
         None
@@ -87,12 +120,18 @@ pub fn bind<M: Machine>(c: &mut Context<'_, M>, id: UnixId, bytes: &[u8]) -> Res
     Ok(())
 }
 
-/// Whether a socket has its name only because its listener has it.
-fn is_accepted(socket: &UnixSocket) -> bool {
-    socket.bound == Bound::ByListener
+/// Gives a socket a name of its own if it wants its messages to say who sent them and has none.
+pub fn name_itself<M: Machine>(c: &mut Context<'_, M>, id: UnixId) -> Result<()> {
+    let socket = get(c, id)?;
+    if socket.options.passes_credentials() && socket.name.is_empty() {
+        let name = free_name(c)?;
+        get(c, id)?.name = name;
+    }
+    Ok(())
 }
 
 pub fn listen<M: Machine>(c: &mut Context<'_, M>, id: UnixId, backlog: u32) -> Result<()> {
+    let (owner, groups) = (caller(c)?, caller_groups(c)?);
     let socket = get(c, id)?;
     if socket.kind == UnixKind::Datagram {
         return Err(Errno::EOPNOTSUPP.into());
@@ -100,17 +139,29 @@ pub fn listen<M: Machine>(c: &mut Context<'_, M>, id: UnixId, backlog: u32) -> R
     if socket.name.is_empty() {
         return Err(Errno::EINVAL.into());
     }
-    match &mut socket.state {
-        UnixState::Idle => socket.state = UnixState::Listening(Default::default(), backlog),
-        UnixState::Listening(_, limit) => *limit = backlog,
+    let grown = match &mut socket.state {
+        UnixState::Idle => {
+            socket.state = UnixState::Listening(Default::default(), backlog);
+            false
+        }
+        UnixState::Listening(_, limit) => core::mem::replace(limit, backlog) < backlog,
         _ => return Err(Errno::EINVAL.into()),
+    };
+    // Who connects sees who listens, not who made the socket.
+    socket.owner = owner;
+    socket.owner_groups = groups;
+    if grown {
+        c.resident.wake_threads(Key::Unix(id));
     }
     Ok(())
 }
 
 /// The bound socket of a name.
-fn find<M: Machine>(c: &mut Context<'_, M>, bytes: &[u8]) -> Result<UnixId> {
+pub fn find<M: Machine>(c: &mut Context<'_, M>, bytes: &[u8]) -> Result<UnixId> {
     let name = parse(bytes)?;
+    if name.is_empty() {
+        return Err(if bytes.len() == FAMILY.len() { Errno::EINVAL } else { Errno::ECONNREFUSED }.into());
+    }
     let node = if name.first() == Some(&0) {
         None
     } else {
@@ -128,34 +179,45 @@ fn find<M: Machine>(c: &mut Context<'_, M>, bytes: &[u8]) -> Result<UnixId> {
 }
 
 pub fn connect<M: Machine>(c: &mut Context<'_, M>, id: UnixId, bytes: &[u8], waiting: Waiting) -> Result<()> {
-    let target = find(c, bytes)?;
     let kind = get(c, id)?.kind;
-    if get(c, target)?.kind != kind {
+    if kind == UnixKind::Datagram {
+        return connect_datagrams(c, id, bytes);
+    }
+    name_itself(c, id)?;
+    let target = find(c, bytes)?;
+    match get(c, id)?.state {
+        UnixState::Idle => {}
+        UnixState::Listening(..) => return Err(Errno::EINVAL.into()),
+        _ => return Err(Errno::EISCONN.into()),
+    }
+    let (owner, groups) = (caller(c)?, caller_groups(c)?);
+    let listener = get(c, target)?;
+    if listener.kind != kind {
         return Err(Errno::EPROTOTYPE.into());
     }
-    if kind == UnixKind::Datagram {
-        get(c, id)?.state = UnixState::Connected(target);
-        return Ok(());
-    }
-    if !matches!(get(c, id)?.state, UnixState::Idle) {
-        return Err(Errno::EISCONN.into());
-    }
-    let listener = get(c, target)?;
-    let (name, owner) = (listener.name.clone(), listener.owner);
     match &listener.state {
+        UnixState::Listening(..) if listener.read_closed.is_some() => return Err(Errno::ECONNREFUSED.into()),
         UnixState::Listening(queue, backlog) if queue.len() as u32 > *backlog => {
             return wait_if(c, waiting, Key::Unix(target));
         }
         UnixState::Listening(..) => {}
         _ => return Err(Errno::ECONNREFUSED.into()),
     }
-    let state = UnixState::Connected(id);
-    let peer_owner = Some(self::owner(c)?);
-    let server = UnixSocket { state, name, bound: Bound::ByListener, peer_owner, ..UnixSocket::new(kind, owner) };
+    let server = UnixSocket {
+        state: UnixState::Connected(id),
+        name: listener.name.clone(),
+        bound: Bound::ByListener,
+        peer_owner: Some(owner),
+        peer_groups: groups,
+        options: listener.options.clone(),
+        ..UnixSocket::new(kind, listener.owner, listener.owner_groups.clone())
+    };
+    let (server_owner, server_groups) = (server.owner, server.owner_groups.clone());
     let server = add(c, server);
     let client = get(c, id)?;
     client.state = UnixState::Connected(server);
-    client.peer_owner = Some(owner);
+    client.peer_owner = Some(server_owner);
+    client.peer_groups = server_groups;
     if let UnixState::Listening(waiting, _) = &mut get(c, target)?.state {
         waiting.push_back(server);
     }
@@ -165,10 +227,36 @@ pub fn connect<M: Machine>(c: &mut Context<'_, M>, id: UnixId, bytes: &[u8], wai
     Ok(())
 }
 
+/// Chooses whom a datagram socket talks to; AF_UNSPEC: nobody.
+fn connect_datagrams<M: Machine>(c: &mut Context<'_, M>, id: UnixId, bytes: &[u8]) -> Result<()> {
+    if bytes.first_chunk::<2>() == Some(&[0, 0]) {
+        get(c, id)?.state = UnixState::Idle;
+        c.wake(Key::Unix(id));
+        return Ok(());
+    }
+    name_itself(c, id)?;
+    let target = find(c, bytes)?;
+    let peer = get(c, target)?;
+    if peer.kind != UnixKind::Datagram {
+        return Err(Errno::EPROTOTYPE.into());
+    }
+    if peer.peer().is_some_and(|other| other != id) {
+        return Err(Errno::EPERM.into());
+    }
+    get(c, id)?.state = UnixState::Connected(target);
+    c.wake(Key::Unix(id));
+    Ok(())
+}
+
 pub fn accept<M: Machine>(c: &mut Context<'_, M>, id: UnixId, waiting: Waiting) -> Result<(Kind, Vec<u8>)> {
-    let UnixState::Listening(queue, _) = &mut get(c, id)?.state else { return Err(Errno::EINVAL.into()) };
+    let socket = get(c, id)?;
+    if socket.kind == UnixKind::Datagram {
+        return Err(Errno::EOPNOTSUPP.into());
+    }
+    let ended = socket.read_closed.is_some();
+    let UnixState::Listening(queue, _) = &mut socket.state else { return Err(Errno::EINVAL.into()) };
     let Some(new) = queue.pop_front() else {
-        return wait_if(c, waiting, Key::Unix(id));
+        return if ended { Err(Errno::EINVAL.into()) } else { wait_if(c, waiting, Key::Unix(id)) };
     };
     c.resident.wake_threads(Key::Unix(id));
     let peer = peer_name(c, new).unwrap_or_else(|_| address(&[]));
@@ -184,211 +272,84 @@ pub fn peer_name<M: Machine>(c: &mut Context<'_, M>, id: UnixId) -> Result<Vec<u
     Ok(address(&get(c, peer)?.name))
 }
 
-/// Sends to the peer; `Moved(0)` for a broken connection. References of `files` are taken when the bytes go.
-pub fn send<M: Machine>(
-    c: &mut Context<'_, M>,
-    id: UnixId,
-    bytes: &[u8],
-    files: Vec<DescriptionId>,
-) -> Result<Progress> {
-    let socket = get(c, id)?;
-    if socket.kind == UnixKind::Datagram && matches!(socket.state, UnixState::Orphaned) {
-        // Told once; then it has no peer.
-        socket.state = UnixState::Idle;
-        return Err(Errno::ECONNREFUSED.into());
-    }
-    if socket.write_closed.is_some() || matches!(socket.state, UnixState::Orphaned) {
-        return Ok(Progress::Moved(0));
-    }
-    let peer = socket.peer().ok_or(Errno::ENOTCONN)?;
-    deliver(c, id, peer, bytes, files)
-}
-
-/// Sends a datagram to a name.
-pub fn send_to<M: Machine>(
-    c: &mut Context<'_, M>,
-    id: UnixId,
-    to: &[u8],
-    bytes: &[u8],
-    files: Vec<DescriptionId>,
-) -> Result<Progress> {
-    if get(c, id)?.kind != UnixKind::Datagram {
-        return Err(Errno::EISCONN.into());
-    }
-    let target = find(c, to)?;
-    deliver(c, id, target, bytes, files)
-}
-
-fn deliver<M: Machine>(
-    c: &mut Context<'_, M>,
-    from: UnixId,
-    to: UnixId,
-    bytes: &[u8],
-    files: Vec<DescriptionId>,
-) -> Result<Progress> {
-    let (kind, from_name) = {
-        let socket = get(c, from)?;
-        (socket.kind, address(&socket.name))
-    };
-    let Ok(peer) = get(c, to) else { return Err(Errno::ECONNREFUSED.into()) };
-    if peer.read_closed.is_some() && kind != UnixKind::Datagram {
-        return Ok(Progress::Moved(0));
-    }
-    let room = QUEUE_LIMIT.saturating_sub(peer.queued());
-    let count = match kind {
-        UnixKind::Stream => bytes.len().min(room),
-        _ if bytes.len() > QUEUE_LIMIT => return Err(Errno::EMSGSIZE.into()),
-        _ if bytes.len() > room => 0,
-        _ => bytes.len(),
-    };
-    if count == 0 && (!bytes.is_empty() || room == 0) {
-        return Ok(Progress::Wait(Key::Unix(to)));
-    }
-    if kind == UnixKind::Stream && bytes.is_empty() {
-        return Ok(Progress::Moved(0));
-    }
-    // Pieces of a stream without descriptors join the last piece.
-    let joined = match peer.queue.back_mut() {
-        Some(last) if kind == UnixKind::Stream && files.is_empty() && last.bytes.len() < 65536 => {
-            last.bytes.extend_from_slice(&bytes[..count]);
-            true
-        }
-        _ => false,
-    };
-    if !joined {
-        peer.queue.push_back(Message { bytes: bytes[..count].to_vec(), files: files.clone(), from: from_name });
-        for file in files {
-            if let Some(description) = c.resident.program.descriptions.get_mut(&file) {
-                description.references = description.references.saturating_add(1);
-            }
-        }
-    }
-    c.resident.wake_as(Key::Unix(to), bits::READ | bits::PRI);
-    Ok(Progress::Moved(count))
-}
-
-/// Receives: one message, or what a stream has (not beyond a piece that carries descriptors).
-pub fn receive<M: Machine>(
-    c: &mut Context<'_, M>,
-    id: UnixId,
-    count: usize,
-    waiting: Waiting,
-    peek: Take,
-) -> Result<Received> {
-    let socket = get(c, id)?;
-    if socket.queue.is_empty() {
-        let stream = socket.kind != UnixKind::Datagram;
-        let ended = socket.read_closed.is_some() || stream && matches!(socket.state, UnixState::Orphaned);
-        if ended {
-            return Ok(Received { bytes: Vec::new(), files: Vec::new(), from: Vec::new() });
-        }
-        if matches!(socket.state, UnixState::Idle) && socket.kind != UnixKind::Datagram {
-            return Err(Errno::EINVAL.into());
-        }
-        return wait_if(c, waiting, Key::Unix(id));
-    }
-    let datagrams = socket.kind == UnixKind::Datagram;
-    let was_full = socket.queued() >= QUEUE_LIMIT / 2;
-    let mut received = Received { bytes: Vec::new(), files: Vec::new(), from: Vec::new() };
-    if peek == Take::Peek {
-        if let Some(message) = socket.queue.front() {
-            received.bytes.extend_from_slice(&message.bytes[..count.min(message.bytes.len())]);
-            received.from.clone_from(&message.from);
-        }
-        return Ok(received);
-    }
-    while let Some(message) = socket.queue.front_mut() {
-        let take = (count - received.bytes.len()).min(message.bytes.len());
-        received.files.append(&mut message.files);
-        received.from.clone_from(&message.from);
-        if socket.kind != UnixKind::Stream {
-            received.bytes.extend_from_slice(&message.bytes[..take]);
-            socket.queue.pop_front();
-            break;
-        }
-        received.bytes.extend(message.bytes.drain(..take));
-        if message.bytes.is_empty() {
-            socket.queue.pop_front();
-        }
-        if received.bytes.len() >= count || !received.files.is_empty() {
-            break;
-        }
-    }
-    let made_room = was_full && socket.queued() < QUEUE_LIMIT / 2;
-    // Senders wait on the receiving socket; who watches for room in it watches his own.
-    c.resident.wake_threads(Key::Unix(id));
-    let senders: Vec<UnixId> = if datagrams {
-        if !made_room {
-            return Ok(received);
-        }
-        let sockets = c.resident.program.unix.iter();
-        sockets.filter(|(_, other)| other.peer() == Some(id)).map(|(sender, _)| *sender).collect()
-    } else {
-        get(c, id)?.peer().into_iter().collect()
-    };
-    for sender in senders {
-        c.resident.wake_as(Key::Unix(sender), bits::WRITE);
-    }
-    Ok(received)
-}
-
 pub fn shutdown<M: Machine>(c: &mut Context<'_, M>, id: UnixId, how: How) -> Result<()> {
-    let peer = get(c, id)?.peer().ok_or(Errno::ENOTCONN)?;
+    let socket = get(c, id)?;
     if how != How::Write {
-        get(c, id)?.read_closed = Some(Closed);
+        socket.read_closed = Some(Closed);
     }
     if how != How::Read {
-        get(c, id)?.write_closed = Some(Closed);
-        if let Ok(peer) = get(c, peer) {
-            peer.read_closed = Some(Closed);
+        socket.write_closed = Some(Closed);
+    }
+    let peer = socket.peer().filter(|_| socket.kind != UnixKind::Datagram);
+    if let Some(peer) = peer {
+        if let Ok(other) = get(c, peer) {
+            if how != How::Read {
+                other.read_closed = Some(Closed);
+            }
+            if how != How::Write {
+                other.write_closed = Some(Closed);
+            }
         }
+        c.wake(Key::Unix(peer));
     }
     c.wake(Key::Unix(id));
-    c.wake(Key::Unix(peer));
     Ok(())
 }
 
-pub fn option<M: Machine>(c: &mut Context<'_, M>, id: UnixId, level: u32, name: u32) -> Result<Vec<u8>> {
-    const SO_TYPE: u32 = 3;
-    const SO_ERROR: u32 = 4;
-    const SO_SNDBUF: u32 = 7;
-    const SO_RCVBUF: u32 = 8;
-    const SO_PEERCRED: u32 = 17;
-    const SO_ACCEPTCONN: u32 = 30;
-    const SO_DOMAIN: u32 = 39;
-    if level != 1 {
-        return Err(Errno::EOPNOTSUPP.into());
-    }
+/// Reads an option of the level SOL_SOCKET.
+pub fn option<M: Machine>(c: &mut Context<'_, M>, id: UnixId, name: i32) -> Result<Vec<u8>> {
+    const TYPE: i32 = 3;
+    const ERROR: i32 = 4;
+    const PEER_CREDENTIALS: i32 = 17;
+    const PEER_NAME: i32 = 28;
+    const LISTENS: i32 = 30;
+    const PROTOCOL: i32 = 38;
+    const DOMAIN: i32 = 39;
+    const COOKIE: i32 = 57;
+    const PEER_GROUPS: i32 = 59;
     let socket = get(c, id)?;
     let value = match name {
-        SO_TYPE => match socket.kind {
+        TYPE => match socket.kind {
             UnixKind::Stream => 1,
             UnixKind::Datagram => 2,
             UnixKind::SeqPacket => 5_u32,
         },
-        SO_ERROR => 0,
-        SO_SNDBUF | SO_RCVBUF => QUEUE_LIMIT as u32,
-        SO_ACCEPTCONN => matches!(socket.state, UnixState::Listening(..)).into(),
-        SO_DOMAIN => 1,
-        SO_PEERCRED => {
+        ERROR => socket.error.take().map_or(0, |error| error.0.into()),
+        LISTENS => matches!(socket.state, UnixState::Listening(..)).into(),
+        PROTOCOL => 0,
+        DOMAIN => 1,
+        COOKIE => return Ok(u64::from(id.0).to_le_bytes().to_vec()),
+        PEER_CREDENTIALS => {
             let (pid, uid, gid) =
                 socket.peer_owner.map_or((0, u32::MAX, u32::MAX), |(pid, uid, gid)| (pid.0, uid, gid));
             return Ok([pid.to_le_bytes(), uid.to_le_bytes(), gid.to_le_bytes()].concat());
         }
-        _ => return Err(Errno::ENOPROTOOPT.into()),
+        PEER_GROUPS => {
+            socket.peer_owner.ok_or(Errno::ENODATA)?;
+            return Ok(socket.peer_groups.iter().flat_map(|group| group.to_le_bytes()).collect());
+        }
+        PEER_NAME => return peer_name(c, id),
+        name => return Ok(socket.options.general(name)?),
     };
     Ok(value.to_le_bytes().to_vec())
 }
 
 /// The last descriptor of a socket is closed: its peer sees the end, what was in flight is dropped.
-pub fn closed<M: Machine>(c: &mut crate::resident::Resident<M>, id: UnixId) -> Vec<DescriptionId> {
+pub fn closed<M: Machine>(c: &mut Resident<M>, id: UnixId) -> Vec<DescriptionId> {
     let Some(socket) = c.program.unix.remove(&id) else { return Vec::new() };
     let mut dropped: Vec<DescriptionId> = socket.queue.iter().flat_map(|message| message.files.clone()).collect();
+    c.rights_in_flight = c.rights_in_flight.saturating_sub(dropped.len());
+    let mut lost = !socket.queue.is_empty();
     if let UnixState::Listening(waiting, _) = &socket.state {
         for unaccepted in waiting.clone() {
+            if let Some(socket) = c.program.unix.get_mut(&unaccepted) {
+                // Nobody will ever accept it: its peer is told as if bytes were lost.
+                socket.error = Some(Errno::ECONNRESET);
+            }
             dropped.extend(closed(c, unaccepted));
         }
     }
+    lost |= socket.bound == Bound::ByListener && socket.error == Some(Errno::ECONNRESET);
     let peers: Vec<UnixId> =
         c.program.unix.iter().filter(|(_, other)| other.peer() == Some(id)).map(|(id, _)| *id).collect();
     for peer in peers {
@@ -396,10 +357,91 @@ pub fn closed<M: Machine>(c: &mut crate::resident::Resident<M>, id: UnixId) -> V
             other.state = UnixState::Orphaned;
             if other.kind != UnixKind::Datagram {
                 other.read_closed = Some(Closed);
+                other.write_closed = Some(Closed);
+                if lost {
+                    other.error = Some(Errno::ECONNRESET);
+                }
             }
         }
         c.wake(Key::Unix(peer));
     }
     c.wake(Key::Unix(id));
+    dropped
+}
+
+/// Descriptions that only messages in flight refer to, directly or through sockets that are themselves only in flight: no
+/// program can ever reach them.
+pub fn unreachable_rights<M: Machine>(c: &Resident<M>) -> Vec<DescriptionId> {
+    use alloc::collections::{BTreeMap, BTreeSet};
+    if c.rights_in_flight == 0 {
+        return Vec::new();
+    }
+    let mut flying: BTreeMap<DescriptionId, u32> = BTreeMap::new();
+    for socket in c.program.unix.values() {
+        for file in socket.queue.iter().flat_map(|message| &message.files) {
+            *flying.entry(*file).or_default() += 1;
+        }
+    }
+    let socket_of = |id: &DescriptionId| match c.program.descriptions.get(id).map(|found| &found.kind) {
+        Some(Kind::Unix(socket)) => Some(*socket),
+        _ => None,
+    };
+    // Sockets that are in flight and nowhere else, with the descriptions that stand for them.
+    let suspects: BTreeMap<UnixId, DescriptionId> = flying
+        .iter()
+        .filter(|(id, count)| c.program.descriptions.get(id).is_some_and(|found| found.references <= **count))
+        .filter_map(|(id, _)| socket_of(id).map(|socket| (socket, *id)))
+        .collect();
+    if suspects.is_empty() {
+        return Vec::new();
+    }
+    // What can be reached from sockets outside is alive, and so is what their queues carry.
+    let mut alive: BTreeSet<UnixId> = BTreeSet::new();
+    let in_listener = |id: UnixId| {
+        c.program.unix.iter().find_map(|(listener, socket)| match &socket.state {
+            UnixState::Listening(queue, _) if queue.contains(&id) => Some(*listener),
+            _ => None,
+        })
+    };
+    let mut open: Vec<UnixId> = c
+        .program
+        .unix
+        .keys()
+        .filter(|id| !suspects.contains_key(id) && in_listener(**id).is_none_or(|at| !suspects.contains_key(&at)))
+        .copied()
+        .collect();
+    while let Some(id) = open.pop() {
+        if !alive.insert(id) {
+            continue;
+        }
+        let Some(socket) = c.program.unix.get(&id) else { continue };
+        open.extend(socket.queue.iter().flat_map(|message| &message.files).filter_map(socket_of));
+        if let UnixState::Listening(queue, _) = &socket.state {
+            open.extend(queue.iter().copied());
+        }
+    }
+    suspects.into_iter().filter(|(socket, _)| !alive.contains(socket)).map(|(_, id)| id).collect()
+}
+
+/// Empties the queues of the sockets behind these descriptions; returns the references that their messages held.
+pub fn drop_rights<M: Machine>(c: &mut Resident<M>, dead: &[DescriptionId]) -> Vec<DescriptionId> {
+    let mut dropped = vec![];
+    for id in dead {
+        let Some(Kind::Unix(socket)) = c.program.descriptions.get(id).map(|found| found.kind.clone()) else {
+            continue;
+        };
+        let mut queues = vec![socket];
+        if let Some(UnixState::Listening(waiting, _)) = c.program.unix.get(&socket).map(|socket| &socket.state) {
+            queues.extend(waiting.iter().copied());
+        }
+        for queue in queues {
+            if let Some(socket) = c.program.unix.get_mut(&queue) {
+                while let Some(message) = socket.pop() {
+                    dropped.extend(message.files);
+                }
+            }
+        }
+    }
+    c.rights_in_flight = c.rights_in_flight.saturating_sub(dropped.len());
     dropped
 }

@@ -82,6 +82,30 @@ impl Congestion {
         self.window
     }
 
+    /// Where slow start ends.
+    pub fn threshold(&self) -> u32 {
+        self.threshold
+    }
+
+    /// Bytes that count as lost and were not sent again yet.
+    pub fn lost_bytes(&self, una: Seq, nxt: Seq) -> u32 {
+        if self.recovery == Recovery::None { 0 } else { self.missing(self.again.max(una), self.lost_end(una, nxt)) }
+    }
+
+    /// Segments are smaller from now on.
+    pub fn shrink(&mut self, mss: u16) {
+        self.mss = u32::from(mss);
+        self.window = self.window.max(self.mss);
+    }
+
+    /// What is in flight was too large for the path: it is sent again in smaller pieces, which is no congestion.
+    pub fn resend(&mut self, una: Seq, nxt: Seq) {
+        self.recovery = Recovery::Loss(nxt);
+        self.repaired = Some(nxt);
+        self.again = una;
+        self.force = true;
+    }
+
     /// The largest segment became known; nothing was sent before.
     pub fn set_mss(&mut self, mss: u16) {
         *self = Congestion::new(mss);

@@ -1,8 +1,6 @@
 //! What a connection does with a segment that belongs to it (RFC 9293, 3.10.7).
-use super::{
-    Agreed, Connection, Context, FIN_WAIT_2, HEADER, SHIFT, STAMP, Seq, Stamps, State, TIME_WAIT, segment::Segment,
-};
-use crate::{link::IPV4, socket::Owner};
+use super::{Agreed, Connection, Context, SHIFT, STAMP, Seq, Stamps, State, TIME_WAIT, segment::Segment};
+use crate::{counters::count, icmp::Refusal, options::Flags, socket::Owner};
 use shimos_abi::{errno::Errno, time::Nanos};
 
 /// A segment that fits nowhere is answered no more often than this, so that two confused ends do not keep each other busy.
@@ -11,10 +9,9 @@ const ANSWER_EVERY: Nanos = Nanos::millis(100);
 const LEAST_MSS: u16 = 88;
 
 /// What the options of a SYN and our own say together.
-pub(super) fn agree(syn: &Segment<'_>, mtu: usize, offset: u32, now: Nanos) -> Agreed {
+pub(super) fn agree(syn: &Segment<'_>, most: u16, offset: u32, now: Nanos) -> Agreed {
     let stamps = syn.stamp.map(|(recent, _)| Stamps { recent, at: now, offset });
-    let most = (mtu - IPV4 - HEADER) as u16;
-    let mss = syn.mss.unwrap_or(536).clamp(LEAST_MSS, most) - if stamps.is_some() { STAMP } else { 0 };
+    let mss = syn.mss.unwrap_or(536).clamp(LEAST_MSS, most.max(LEAST_MSS)) - if stamps.is_some() { STAMP } else { 0 };
     Agreed {
         mss,
         send_shift: syn.shift.unwrap_or(0).min(14),
@@ -52,7 +49,7 @@ impl Connection {
             return;
         }
         let offset = self.agreed.stamps.map_or(0, |stamps| stamps.offset);
-        self.agreed = agree(segment, cx.link.mtu(self.tuple.remote.address), offset, cx.now);
+        self.agreed = agree(segment, super::mss_for(cx.link, cx.options, self.tuple), offset, cx.now);
         self.congestion.set_mss(self.agreed.mss);
         let window_told = self.edge.since(self.next).max(0) as u32;
         self.next = segment.seq + 1;
@@ -98,8 +95,9 @@ impl Connection {
     }
 
     /// Answers a segment that fits nowhere.
-    fn answer(&mut self, cx: &Context<'_>) {
+    fn answer(&mut self, cx: &mut Context<'_>) {
         if cx.now - self.answered >= ANSWER_EVERY || self.answered == Nanos::default() {
+            count(&mut cx.link.counters.challenges);
             self.answered = cx.now;
             self.ack_now = true;
         }
@@ -110,6 +108,9 @@ impl Connection {
             (Some(stamps), Some((stamp, _))) => stamps.is_old(stamp, cx.now),
             _ => false,
         };
+        if old {
+            count(&mut cx.link.counters.paws);
+        }
         let fits = !old && !segment.end().before(self.next) && !segment.seq.after(self.edge.max(self.next));
         let repeats = segment.end() == self.next && segment.end() != segment.seq;
         if segment.is_reset() {
@@ -160,6 +161,42 @@ impl Connection {
         self.receive_ack(ack, segment, cx);
         if self.state != State::Closed {
             self.receive_data(segment.seq, segment, cx);
+        }
+    }
+
+    /// The network says that something sent did not arrive. Only what quotes a number in flight is believed (RFC 5927).
+    pub fn refused(&mut self, refusal: &Refusal<'_>, cx: &mut Context<'_>) {
+        let seq = Seq(refusal.seq);
+        if seq.before(self.una) || !seq.before(self.nxt) {
+            return;
+        }
+        if let Some(mtu) = refusal.mtu {
+            let address = self.tuple.remote.address;
+            cx.link.narrow(cx.now, address, mtu);
+            let stamp = if self.agreed.stamps.is_some() { STAMP } else { 0 };
+            let mss = super::mss_for(cx.link, cx.options, self.tuple).saturating_sub(stamp);
+            if mss < self.agreed.mss && self.has_data_state() {
+                self.shrink(mss);
+                self.congestion.resend(self.una, self.nxt);
+                self.output(cx);
+            }
+            return;
+        }
+        match self.state {
+            // Once established, the connection tries on: the network may recover (RFC 1122, 4.2.3.9).
+            State::SynSent | State::SynReceived => self.fail(refusal.error, cx),
+            _ => {
+                let tells = match self.tuple.remote.address {
+                    core::net::IpAddr::V4(_) => Flags::ERRORS4,
+                    core::net::IpAddr::V6(_) => Flags::ERRORS6,
+                };
+                if cx.options.has(tells) {
+                    cx.error = Some(refusal.error);
+                    self.event = true;
+                } else {
+                    self.soft_error = Some(refusal.error);
+                }
+            }
         }
     }
 
@@ -214,6 +251,12 @@ impl Connection {
         let had_room = self.has_room(cx.options);
         self.send.skip((acked - u32::from(fin)) as usize);
         self.una = ack;
+        self.acknowledged_bytes = self.acknowledged_bytes.wrapping_add(u64::from(acked - u32::from(fin)));
+        self.waiting_since = (self.una != self.nxt).then_some(cx.now);
+        self.soft_error = None;
+        if self.urgent_end.is_some_and(|end| !end.after(ack)) {
+            self.urgent_end = None;
+        }
         let echoed = match (self.agreed.stamps, segment.stamp) {
             (Some(stamps), Some((_, echo))) if echo != 0 => {
                 let elapsed = stamps.now(cx.now).wrapping_sub(echo) as i32;
@@ -238,7 +281,7 @@ impl Connection {
             State::FinWait1 => {
                 self.state = State::FinWait2;
                 if cx.owner == Owner::Nobody {
-                    self.timers.end = Some(cx.now + FIN_WAIT_2);
+                    self.wait_for_fin(cx);
                 }
             }
             State::Closing => self.enter_time_wait(cx.now),
@@ -257,7 +300,11 @@ impl Connection {
             // There is nobody left to read it (RFC 1122, 4.2.2.13).
             return self.abort(cx);
         }
+        if let Some(pointer) = segment.urgent {
+            self.note_urgent(seq, pointer);
+        }
         if !segment.payload.is_empty() {
+            self.receive_mss = self.receive_mss.max(segment.payload.len().min(65535) as u16);
             let old = self.next.since(seq).max(0) as usize;
             let room = self.edge.since(seq).max(0) as usize;
             let fresh = segment.payload.get(..room).unwrap_or(segment.payload).get(old..).unwrap_or(&[]);
@@ -267,11 +314,13 @@ impl Connection {
             } else if start == self.next {
                 self.receive.push(fresh);
                 self.next = self.next + fresh.len() as u32;
+                self.received_bytes = self.received_bytes.wrapping_add(fresh.len() as u64);
                 if !self.early.is_empty() {
                     self.next = self.early.drain(self.next, &mut self.receive);
                     self.ack_now = true;
                 }
                 self.unacked = self.unacked.saturating_add(1);
+                self.take_urgent_byte();
                 if self.unacked >= 2 || self.quick > 0 || cx.acks == super::AckMode::Immediate {
                     self.ack_now = true;
                 }

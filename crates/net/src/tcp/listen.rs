@@ -1,6 +1,6 @@
 //! Listening: half-open connections and those that wait to be accepted. Both are bounded, and both survive a takeover.
-use super::{Agreed, Connection, Context, SHIFT, Seq, State, input::agree, mss_for, segment};
-use crate::{endpoint::Tuple, secret::Secret, socket::Readiness, socket::SocketId};
+use super::{Agreed, Connection, Context, SHIFT, Seq, State, cookies, input::agree, mss_for, segment};
+use crate::{counters::count, endpoint::Tuple, secret::Secret, socket::Readiness, socket::SocketId};
 use alloc::{
     boxed::Box,
     collections::{BTreeMap, VecDeque},
@@ -58,11 +58,25 @@ pub(crate) struct Listener {
     /// Not later than the first half-open connection is due.
     #[n(3)]
     pub timer: Option<Nanos>,
+    /// When there last were more half-open connections than are kept: since then cookies are out.
+    #[n(4)]
+    flooded: Option<Nanos>,
 }
 
 impl Listener {
     pub fn new(backlog: u32) -> Listener {
-        Listener { backlog: backlog.min(MOST), halves: BTreeMap::new(), ready: VecDeque::new(), timer: None }
+        Listener {
+            backlog: backlog.min(MOST),
+            halves: BTreeMap::new(),
+            ready: VecDeque::new(),
+            timer: None,
+            flooded: None,
+        }
+    }
+
+    /// How many connections may wait to be accepted.
+    pub fn backlog(&self) -> u32 {
+        self.backlog
     }
 
     pub fn set_backlog(&mut self, backlog: u32) {
@@ -86,7 +100,7 @@ impl Listener {
             return Verdict::Done;
         }
         let Some(half) = self.halves.get(&tuple) else {
-            return if segment.is_reset() { Verdict::Done } else { Verdict::Unknown };
+            return if segment.is_reset() { Verdict::Done } else { self.receive_cookie(segment, secret, cx) };
         };
         if segment.is_reset() {
             if segment.seq == half.irs + 1 {
@@ -99,6 +113,11 @@ impl Listener {
         }
         if self.is_full() {
             // Dropped: the peer, or our timer, tries again when there may be room.
+            count(&mut cx.link.counters.listen_overflows);
+            return Verdict::Done;
+        }
+        if segment.payload.is_empty() && !segment.is_fin() && u32::from(half.tries) < cx.options.defer_accept {
+            // The program wants connections with data only; our answer is sent again until the peer has had its time.
             return Verdict::Done;
         }
         let mut connection =
@@ -130,25 +149,47 @@ impl Listener {
         }
         // A new number from the same port: the peer has given up the old attempt.
         self.halves.remove(&tuple);
+        let agreed = agree(segment, mss_for(cx.link, cx.options, tuple), secret.offset(tuple), cx.now);
         if self.halves.len() >= (self.backlog as usize).max(LEAST_HALVES) {
-            // A flood: the oldest attempt has had its time.
-            let oldest =
-                self.halves.iter().max_by_key(|(_, half)| (half.tries, u64::MAX - half.due.0)).map(|(t, _)| *t);
-            if let Some(oldest) = oldest {
-                self.halves.remove(&oldest);
-            }
+            // A flood: nothing more is kept; what the answer carries must come back (RFC 4987).
+            self.flooded = Some(cx.now);
+            count(&mut cx.link.counters.cookies_sent);
+            let (iss, stamp) = cookies::make(secret, tuple, segment.seq, &agreed, cx.now);
+            // Without timestamps a cookie cannot carry more than the segment size.
+            let agreed = match agreed.stamps {
+                Some(_) => agreed,
+                None => Agreed { send_shift: 0, receive_shift: 0, sack: false, ..agreed },
+            };
+            let half = Half { iss, irs: segment.seq, agreed, due: cx.now, tries: 0 };
+            return half.answer_with(tuple, stamp, cx);
         }
         let due = cx.now + FIRST_WAIT;
-        let half = Half {
-            iss: secret.sequence(tuple, cx.now),
-            irs: segment.seq,
-            agreed: agree(segment, cx.link.mtu(tuple.remote.address), secret.offset(tuple), cx.now),
-            due,
-            tries: 0,
-        };
+        let half = Half { iss: secret.sequence(tuple, cx.now), irs: segment.seq, agreed, due, tries: 0 };
         half.answer(tuple, cx);
         self.halves.insert(tuple, half);
         self.timer = Some(self.timer.map_or(due, |timer| timer.min(due)));
+    }
+
+    /// A segment of a connection that is not known: it may bring a cookie back.
+    fn receive_cookie(&mut self, segment: &Segment<'_>, secret: &Secret, cx: &mut Context<'_>) -> Verdict {
+        let lately = self.flooded.is_some_and(|at| cx.now - at < cookies::VALID);
+        let Some(ack) = segment.ack.filter(|_| lately && !segment.is_syn()) else { return Verdict::Unknown };
+        let tuple = segment.tuple;
+        let Some(agreed) = cookies::check(secret, segment, cx.now) else {
+            count(&mut cx.link.counters.cookies_failed);
+            return Verdict::Unknown;
+        };
+        count(&mut cx.link.counters.cookies_received);
+        if self.is_full() {
+            count(&mut cx.link.counters.listen_overflows);
+            return Verdict::Done;
+        }
+        let agreed = Agreed { mss: agreed.mss.min(mss_for(cx.link, cx.options, tuple)), ..agreed };
+        let (iss, irs) = (ack.back(1), segment.seq.back(1));
+        let mut connection = Box::new(Connection::new(tuple, State::SynReceived, agreed, iss, irs, cx.now));
+        connection.edge = connection.next + first_window(cx);
+        connection.input(segment, cx);
+        if connection.established { Verdict::Established(connection) } else { Verdict::Done }
     }
 
     /// Sends again what was not answered, and gives up what was not answered for long.
@@ -203,17 +244,25 @@ fn first_window(cx: &Context<'_>) -> u32 {
 impl Half {
     /// Sends our SYN with the acknowledgement of the peer's.
     fn answer(&self, tuple: Tuple, cx: &mut Context<'_>) {
+        let stamp = self.agreed.stamps.map(|stamps| stamps.now(cx.now));
+        self.answer_with(tuple, stamp, cx);
+    }
+
+    /// The same with a timestamp of our choice.
+    fn answer_with(&self, tuple: Tuple, stamp: Option<u32>, cx: &mut Context<'_>) {
         if !cx.link.has_room(tuple.remote.address) {
             return;
         }
         let mut header = segment::header(tuple, self.iss, Some(self.irs + 1));
         header.control = TcpControl::Syn;
         header.window_len = first_window(cx) as u16;
-        header.max_seg_size = Some(mss_for(cx.link, tuple));
+        header.max_seg_size = Some(mss_for(cx.link, cx.options, tuple));
         header.window_scale = (self.agreed.receive_shift > 0).then_some(SHIFT);
         header.sack_permitted = self.agreed.sack;
-        header.timestamp = self.agreed.stamps.and_then(|s| segment::timestamp(s.now(cx.now), s.recent));
-        segment::send(cx.link, cx.now, tuple, &header, (&[], &[]));
+        if let (Some(stamps), Some(stamp)) = (self.agreed.stamps, stamp) {
+            header.timestamp = segment::timestamp(stamp, stamps.recent);
+        }
+        segment::send(cx.link, cx.now, tuple, &header, (&[], &[]), segment::Extras::of(cx.options, tuple));
     }
 }
 

@@ -1,6 +1,7 @@
 //! TCP (RFC 9293) with window scaling, timestamps and PAWS (RFC 7323), selective acknowledgement (RFC 2018, 6675), New
 //! Reno (RFC 5681, 6582) and the retransmission timer of RFC 6298. A connection is plain data.
 mod congestion;
+mod cookies;
 mod input;
 mod listen;
 mod output;
@@ -10,6 +11,7 @@ mod segment;
 mod seq;
 mod time_wait;
 mod timers;
+mod urgent;
 
 pub(crate) use listen::{Listener, Verdict};
 pub(crate) use segment::{Segment, reset_for};
@@ -18,16 +20,17 @@ pub(crate) use time_wait::TimeWait;
 
 use crate::{
     endpoint::Tuple,
-    link::{IPV4, Link},
-    options::{Options, TcpInfo},
+    link::Link,
+    options::{Flags, Options, TcpInfo},
     ring::Ring,
-    socket::{How, Owner, Readiness, Take},
+    socket::{How, Message, More, Owner, Readiness, Take, Urgency},
 };
 use congestion::Congestion;
 use minicbor::{Decode, Encode};
 use reassembly::Reassembly;
 use rtt::Rtt;
 use shimos_abi::{errno::Errno, time::Nanos};
+use urgent::Urgent;
 
 /// Bytes of a TCP header without options.
 const HEADER: usize = 20;
@@ -271,11 +274,40 @@ pub(crate) struct Connection {
     /// Something happened that a waiting program may want to know.
     #[cbor(skip)]
     pub event: bool,
+    /// Urgent data of the peer.
+    #[n(36)]
+    pub urgent: Option<Urgent>,
+    /// The end of our urgent data, while it is not acknowledged.
+    #[n(37)]
+    pub urgent_end: Option<Seq>,
+    /// The program said that more follows: small pieces wait for it.
+    #[cbor(n(38), default)]
+    pub more: bool,
+    /// Since when the oldest byte in flight waits to be acknowledged.
+    #[n(39)]
+    pub waiting_since: Option<Nanos>,
+    /// What the network last said about packets that did not arrive.
+    #[n(40)]
+    pub soft_error: Option<Errno>,
+    #[cbor(n(41), default)]
+    pub acknowledged_bytes: u64,
+    #[cbor(n(42), default)]
+    pub received_bytes: u64,
+    /// The largest segment received.
+    #[cbor(n(43), default)]
+    pub receive_mss: u16,
+    /// The program is to be told by a signal of urgent data.
+    #[cbor(skip)]
+    pub signal: bool,
 }
 
 /// The largest segment that fits into packets to the peer.
-pub(crate) fn mss_for(link: &Link, tuple: Tuple) -> u16 {
-    (link.mtu(tuple.remote.address) - IPV4 - HEADER) as u16
+pub(crate) fn mss_for(link: &Link, options: &Options, tuple: Tuple) -> u16 {
+    let path = link.mss(tuple.remote.address);
+    match options.stream.max_segment {
+        0 => path,
+        asked => path.min(asked),
+    }
 }
 
 impl Connection {
@@ -321,13 +353,22 @@ impl Connection {
             total_retransmits: 0,
             event: false,
             blocked: false,
+            urgent: None,
+            urgent_end: None,
+            more: false,
+            waiting_since: None,
+            soft_error: None,
+            acknowledged_bytes: 0,
+            received_bytes: 0,
+            receive_mss: 536,
+            signal: false,
         }
     }
 
     /// Begins a connection by sending a SYN.
     pub fn connect(tuple: Tuple, iss: Seq, offset: u32, cx: &mut Context<'_>) -> Connection {
         let agreed = Agreed {
-            mss: mss_for(cx.link, tuple),
+            mss: mss_for(cx.link, cx.options, tuple),
             send_shift: 0,
             receive_shift: 0,
             sack: false,
@@ -354,34 +395,61 @@ impl Connection {
     }
 
     /// Takes bytes to send.
-    pub fn write(&mut self, bytes: &[u8], cx: &mut Context<'_>) -> Result<usize, Errno> {
+    pub fn write(&mut self, message: &Message<'_>, cx: &mut Context<'_>) -> Result<usize, Errno> {
         match self.state {
             State::SynSent | State::SynReceived => return Err(Errno::EAGAIN),
             State::Established | State::CloseWait if !self.fin_queued => {}
             _ => return Err(Errno::EPIPE),
         }
         let room = (cx.options.send_buffer as usize).saturating_sub(self.send.len());
-        let bytes = bytes.get(..room).unwrap_or(bytes);
+        let bytes = message.bytes.get(..room).unwrap_or(message.bytes);
         if bytes.is_empty() {
             return if room == 0 { Err(Errno::EAGAIN) } else { Ok(0) };
         }
         self.send.push(bytes);
+        self.more = message.more == More::Follows;
+        if message.urgent == Urgency::Urgent && bytes.len() == message.bytes.len() {
+            self.urgent_end = Some(self.data_end());
+            self.small_end = self.una;
+        }
         self.output(cx);
         Ok(bytes.len())
     }
 
     /// Gives bytes received. `None`: there is nothing now.
     pub fn read(&mut self, into: &mut [u8], take: Take, cx: &mut Context<'_>) -> Option<usize> {
+        let inline = cx.options.has(Flags::OUT_OF_BAND_INLINE);
+        let room = self.before_mark(inline, take);
         if self.receive.is_empty() {
             let ended = self.fin_received || self.shut_read || self.state == State::Closed;
             return ended.then_some(0);
         }
-        let copied = self.receive.peek(into);
+        let most = into.len().min(room);
+        let start = if take == Take::Peek { cx.options.general.peek_at.unwrap_or(0) as usize } else { 0 };
+        let copied = self.receive.copy(start, into.get_mut(..most).unwrap_or(&mut []));
         if take == Take::Consume {
             self.receive.skip(copied);
+            self.forget_passed_mark();
             self.tell_window(cx);
         }
         Some(copied)
+    }
+
+    /// Something that matters to a connection was set.
+    pub fn settings_changed(&mut self, cx: &mut Context<'_>) {
+        if cx.options.has(Flags::NO_QUICK_ACK) {
+            self.quick = 0;
+        }
+        let asked = cx.options.stream.max_segment;
+        if asked != 0 && asked < self.agreed.mss {
+            self.shrink(asked);
+        }
+    }
+
+    /// Segments must be smaller from now on.
+    fn shrink(&mut self, mss: u16) {
+        self.agreed.mss = mss.max(32);
+        self.congestion.shrink(self.agreed.mss);
     }
 
     /// Closes one direction or both.
@@ -410,7 +478,16 @@ impl Connection {
         }
         self.shutdown(How::Both, cx);
         if self.state == State::FinWait2 {
-            self.timers.end = Some(cx.now + FIN_WAIT_2);
+            self.wait_for_fin(cx);
+        }
+    }
+
+    /// Nobody has it any more and the peer has not closed yet: how long that may take.
+    fn wait_for_fin(&mut self, cx: &mut Context<'_>) {
+        match cx.options.stream.linger2 {
+            Some(seconds) if seconds < 0 => self.abort(cx),
+            Some(seconds) => self.timers.end = Some(cx.now + Nanos::secs(seconds as u64)),
+            None => self.timers.end = Some(cx.now + FIN_WAIT_2),
         }
     }
 
@@ -435,7 +512,14 @@ impl Connection {
 
     /// The connection failed.
     pub(crate) fn fail(&mut self, error: Errno, cx: &mut Context<'_>) {
+        use crate::counters::count;
+        let error = if error == Errno::ETIMEDOUT { self.soft_error.unwrap_or(error) } else { error };
         cx.error = Some(error);
+        if self.established {
+            count(&mut cx.link.counters.tcp_reset);
+        } else {
+            count(&mut cx.link.counters.tcp_failed);
+        }
         self.end();
     }
 
@@ -453,7 +537,9 @@ impl Connection {
         let read_closed = self.fin_received || self.shut_read || closed;
         let write_closed = self.fin_queued || closed;
         let mut ready = Readiness::empty();
-        ready.set(Readiness::READABLE, read_closed || !self.receive.is_empty());
+        let readable = self.readable(options);
+        ready.set(Readiness::READABLE, read_closed || (readable > 0 && readable >= options.receive_low()));
+        ready.set(Readiness::URGENT, self.has_urgent());
         ready.set(Readiness::WRITABLE, write_closed || self.has_room(options));
         ready.set(Readiness::READ_CLOSED, read_closed);
         ready.set(Readiness::HANGUP, read_closed && write_closed);
@@ -464,20 +550,38 @@ impl Connection {
     pub(super) fn has_room(&self, options: &Options) -> bool {
         let used = self.send.len();
         let room = (options.send_buffer as usize).saturating_sub(used);
-        room >= used.div_ceil(2).max(1)
+        let few_unsent = options.stream.unsent_low.is_none_or(|low| self.unsent() < low);
+        few_unsent && room >= used.div_ceil(2).max(1)
     }
 
-    /// A few figures.
+    /// Its figures.
     pub fn info(&self) -> TcpInfo {
+        let stamps = u8::from(self.agreed.stamps.is_some());
+        let scaled = u8::from(self.agreed.receive_shift > 0);
         TcpInfo {
             state: self.state,
             retransmits: self.retries,
+            probes: self.probes,
+            backoff: self.retries,
+            options: stamps | u8::from(self.agreed.sack) << 1 | scaled << 2,
+            shifts: (self.agreed.send_shift, self.agreed.receive_shift),
             rto: self.rtt.rto(),
+            ato: output::DELAYED_ACK,
             rtt: self.rtt.smoothed(),
+            rtt_variance: self.rtt.variance(),
             congestion_window: self.congestion.window(),
+            threshold: self.congestion.threshold(),
             unacknowledged: self.nxt.since(self.una).max(0) as u32,
+            unsent: self.unsent(),
             send_mss: self.agreed.mss,
+            receive_mss: self.receive_mss,
             total_retransmits: self.total_retransmits,
+            lost: self.congestion.lost_bytes(self.una, self.nxt),
+            last: (self.sent, self.heard),
+            receive_window: self.edge.since(self.next).max(0) as u32,
+            send_window: self.window,
+            acknowledged_bytes: self.acknowledged_bytes,
+            received_bytes: self.received_bytes,
         }
     }
 

@@ -1,13 +1,22 @@
 //! What a connection sends, and when.
-use super::{AckMode, Connection, Context, MIN_STEP, Seq, State, mss_for, rtt, segment};
-use crate::{link::IPV4, options::Flags};
+use super::{AckMode, Connection, Context, HEADER, MIN_STEP, Seq, State, mss_for, rtt, segment};
+use crate::{counters::count, options::Flags};
+use segment::Extras;
 use shimos_abi::time::Nanos;
 use smoltcp::wire::{TcpControl, TcpRepr};
 
 /// How long an acknowledgement may wait for something to go with it.
-const DELAYED_ACK: Nanos = Nanos::millis(40);
+pub(super) const DELAYED_ACK: Nanos = Nanos::millis(40);
 /// How long a corked or otherwise held back piece may wait for more.
 const CORKED: Nanos = Nanos::millis(200);
+
+/// Bytes that may wait to be received: the buffer, within the limit of the window.
+fn receive_room(cx: &Context<'_>) -> u32 {
+    match cx.options.stream.window_clamp {
+        0 => cx.options.receive_buffer,
+        clamp => cx.options.receive_buffer.min(clamp),
+    }
+}
 
 impl Connection {
     /// Sends all that may be sent now, and sets the timers that follow.
@@ -30,6 +39,8 @@ impl Connection {
         if self.ack_now && !self.blocked {
             self.send_ack(cx);
         }
+        // Who is told to write only while little is unsent is to look again.
+        self.event |= cx.options.stream.unsent_low.is_some();
         self.set_timers(cx);
     }
 
@@ -59,6 +70,7 @@ impl Connection {
                     return false;
                 }
             } else if cx.options.has(Flags::CORK)
+                || self.more
                 || (!cx.options.has(Flags::NO_DELAY) && self.small_end.after(self.una))
             {
                 return false;
@@ -81,6 +93,9 @@ impl Connection {
             self.small_end = self.nxt;
         }
         self.sent = cx.now;
+        if start == self.una {
+            self.waiting_since = Some(cx.now);
+        }
         self.rtt.sent(self.nxt, cx.now);
         self.send_piece(start, length, cx);
     }
@@ -89,6 +104,7 @@ impl Connection {
     pub(super) fn send_again(&mut self, seq: Seq, length: u32, cx: &mut Context<'_>) {
         self.rtt.retransmitted();
         self.total_retransmits = self.total_retransmits.saturating_add(1);
+        count(&mut cx.link.counters.tcp_sent_again);
         self.send_piece(seq, length, cx);
     }
 
@@ -105,11 +121,15 @@ impl Connection {
         }
         // Data has precedence: blocks go along only if the packet does not get too long.
         header.sack_ranges = self.blocks();
-        let mtu = cx.link.mtu(self.tuple.remote.address);
-        if IPV4 + header.header_len() + bytes > mtu {
+        let most = usize::from(cx.link.mss(self.tuple.remote.address)) + HEADER;
+        if header.header_len() + bytes > most {
             header.sack_ranges = [None; 3];
         }
-        segment::send(cx.link, cx.now, self.tuple, &header, self.send.range(offset, bytes));
+        let mut extras = Extras::of(cx.options, self.tuple);
+        if let Some(end) = self.urgent_end {
+            extras.urgent = u16::try_from(end.since(seq)).ok().filter(|distance| *distance > 0);
+        }
+        segment::send(cx.link, cx.now, self.tuple, &header, self.send.range(offset, bytes), extras);
         self.acknowledged();
     }
 
@@ -139,21 +159,22 @@ impl Connection {
         // After the last data the number is the one the peer waits for, whatever is still on its way.
         let mut header = self.header(self.nxt, cx);
         header.sack_ranges = self.blocks();
-        segment::send(cx.link, cx.now, self.tuple, &header, (&[], &[]));
+        segment::send(cx.link, cx.now, self.tuple, &header, (&[], &[]), Extras::of(cx.options, self.tuple));
         self.acknowledged();
     }
 
     /// Sends a segment the peer must answer, because it lies before what it expects.
     pub(super) fn send_probe(&mut self, cx: &mut Context<'_>) {
         let header = self.header(self.una.back(1), cx);
-        segment::send(cx.link, cx.now, self.tuple, &header, (&[], &[]));
+        segment::send(cx.link, cx.now, self.tuple, &header, (&[], &[]), Extras::of(cx.options, self.tuple));
         self.acknowledged();
     }
 
     pub(super) fn send_reset(&mut self, cx: &mut Context<'_>) {
         let mut header = segment::header(self.tuple, self.nxt, Some(self.next));
         header.control = TcpControl::Rst;
-        segment::send(cx.link, cx.now, self.tuple, &header, (&[], &[]));
+        count(&mut cx.link.counters.tcp_resets_sent);
+        segment::send(cx.link, cx.now, self.tuple, &header, (&[], &[]), Extras::of(cx.options, self.tuple));
     }
 
     /// Sends the SYN, or the SYN that answers one that crossed it.
@@ -161,18 +182,18 @@ impl Connection {
         let answer = (self.state == State::SynReceived).then_some(self.next);
         let mut header = segment::header(self.tuple, self.nxt.back(1), answer);
         header.control = TcpControl::Syn;
-        header.max_seg_size = Some(mss_for(cx.link, self.tuple));
+        header.max_seg_size = Some(mss_for(cx.link, cx.options, self.tuple));
         header.window_scale = (answer.is_none() || self.agreed.receive_shift > 0).then_some(super::SHIFT);
         header.sack_permitted = answer.is_none() || self.agreed.sack;
         header.timestamp = self.agreed.stamps.and_then(|s| segment::timestamp(s.now(cx.now), s.recent));
-        header.window_len = cx.options.receive_buffer.min(65535) as u16;
+        header.window_len = receive_room(cx).min(65535) as u16;
         self.edge = self.next + u32::from(header.window_len);
-        segment::send(cx.link, cx.now, self.tuple, &header, (&[], &[]));
+        segment::send(cx.link, cx.now, self.tuple, &header, (&[], &[]), Extras::of(cx.options, self.tuple));
     }
 
     /// How much may be received beyond the window told last.
     fn growth(&self, cx: &Context<'_>) -> u32 {
-        let free = (cx.options.receive_buffer as usize).saturating_sub(self.receive.len()) as u32;
+        let free = (receive_room(cx) as usize).saturating_sub(self.receive.len()) as u32;
         let told = self.edge.since(self.next).max(0) as u32;
         free.saturating_sub(told)
     }
@@ -180,7 +201,7 @@ impl Connection {
     /// The window to tell, as it goes into the header. Its end never moves back, and forward only by steps worth it.
     fn tell(&mut self, cx: &Context<'_>) -> u16 {
         let growth = self.growth(cx);
-        if growth >= MIN_STEP.min(cx.options.receive_buffer / 2).max(1) {
+        if growth >= MIN_STEP.min(receive_room(cx) / 2).max(1) {
             let window = self.edge.since(self.next).max(0) as u32 + growth;
             let most = u32::from(u16::MAX) << self.agreed.receive_shift;
             let told = window.min(most) >> self.agreed.receive_shift << self.agreed.receive_shift;
@@ -196,7 +217,7 @@ impl Connection {
             return;
         }
         let told = self.edge.since(self.next).max(0) as u32;
-        let buffer = cx.options.receive_buffer;
+        let buffer = receive_room(cx);
         let step = (2 * u32::from(self.agreed.mss)).min(buffer / 2);
         if told < buffer / 2 && self.growth(cx) >= step && cx.link.has_room(self.tuple.remote.address) {
             self.send_ack(cx);

@@ -35,6 +35,11 @@ impl Rtt {
         self.smoothed.unwrap_or_default()
     }
 
+    /// How much the round-trip time varies.
+    pub fn variance(&self) -> Nanos {
+        self.variance
+    }
+
     /// The time-out after this many retransmissions.
     pub fn backed_off(&self, retries: u8) -> Nanos {
         self.rto.times(1 << retries.min(12)).min(MAX)

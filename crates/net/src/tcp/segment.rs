@@ -2,13 +2,16 @@
 use super::Seq;
 use crate::{
     checksum::Sum,
+    counters::count,
     endpoint::{Endpoint, Tuple},
-    link::{ETHERNET, IPV4, Incoming, Link},
+    link::Link,
+    options::Options,
+    packet::{Envelope, Incoming, Pieces, protocol, set},
 };
 use shimos_abi::time::Nanos;
 use smoltcp::{
     phy::ChecksumCapabilities,
-    wire::{IpAddress, IpProtocol, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber, TcpTimestampRepr},
+    wire::{IpAddress, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber, TcpTimestampRepr},
 };
 
 /// A received segment.
@@ -26,8 +29,12 @@ pub(crate) struct Segment<'a> {
     pub sacks: [Option<(u32, u32)>; 3],
     /// Its timestamp and the one it echoes.
     pub stamp: Option<(u32, u32)>,
+    /// Where urgent data ends, counted from `seq`.
+    pub urgent: Option<u16>,
     pub payload: &'a [u8],
 }
+
+const NOBODY: IpAddress = IpAddress::Ipv4(core::net::Ipv4Addr::UNSPECIFIED);
 
 impl Segment<'_> {
     /// Takes a segment apart. Damaged and impossible ones give nothing.
@@ -36,8 +43,8 @@ impl Segment<'_> {
         if !incoming.checksum_is_valid() {
             return None;
         }
-        let (source, target) = (IpAddress::Ipv4(incoming.source), IpAddress::Ipv4(incoming.target));
-        let repr = TcpRepr::parse(&packet, &source, &target, &ChecksumCapabilities::ignored()).ok()?;
+        // The addresses are for the checksum alone, which is looked at above.
+        let repr = TcpRepr::parse(&packet, &NOBODY, &NOBODY, &ChecksumCapabilities::ignored()).ok()?;
         Some(Segment {
             tuple: Tuple {
                 local: Endpoint::new(incoming.target, repr.dst_port),
@@ -52,6 +59,7 @@ impl Segment<'_> {
             sack_permitted: repr.sack_permitted,
             sacks: repr.sack_ranges,
             stamp: repr.timestamp.map(|stamp| (stamp.tsval, stamp.tsecr)),
+            urgent: packet.urg().then(|| packet.urgent_at()),
             payload: repr.payload,
         })
     }
@@ -98,28 +106,61 @@ pub(crate) fn timestamp(value: u32, echo: u32) -> Option<TcpTimestampRepr> {
     Some(TcpTimestampRepr::new(value, echo))
 }
 
+/// What the IP header of a segment says besides its addresses, and what the TCP header says besides smoltcp's part.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Extras {
+    /// Type of service.
+    pub tos: u8,
+    /// Routers it may pass, if not as usual.
+    pub ttl: Option<u8>,
+    /// Where urgent data ends, counted from the segment's number.
+    pub urgent: Option<u16>,
+}
+
+impl Extras {
+    /// What a socket's settings ask for.
+    pub fn of(options: &Options, tuple: Tuple) -> Extras {
+        let internet = options.internet(tuple.remote.address);
+        Extras { tos: internet.tos, ttl: internet.ttl, urgent: None }
+    }
+}
+
 /// Sends a segment: a header and the bytes of two runs.
-pub(crate) fn send(link: &mut Link, now: Nanos, tuple: Tuple, header: &TcpRepr<'_>, runs: (&[u8], &[u8])) {
+pub(crate) fn send(link: &mut Link, now: Nanos, tuple: Tuple, header: &TcpRepr<'_>, runs: Runs<'_>, extras: Extras) {
+    const FLAGS: usize = 13;
+    const URGENT_FLAG: u8 = 0x20;
     let (source, target) = (tuple.local.address, tuple.remote.address);
     let length = header.header_len() + runs.0.len() + runs.1.len();
-    let mut frame = link.frame(source, target, IpProtocol::Tcp, length);
-    let start = ETHERNET + IPV4;
+    let mut envelope = Envelope::new(source, target, protocol::TCP);
+    envelope.pieces = Pieces::Forbidden;
+    envelope.tos = extras.tos;
+    envelope.ttl = extras.ttl.unwrap_or(envelope.ttl);
+    let mut frame = envelope.open(length);
+    let start = frame.len();
     frame.resize(start + header.header_len(), 0);
     if let Some(buffer) = frame.get_mut(start..) {
-        let (a, b) = (IpAddress::Ipv4(source), IpAddress::Ipv4(target));
-        header.emit(&mut TcpPacket::new_unchecked(buffer), &a, &b, &ChecksumCapabilities::ignored());
+        header.emit(&mut TcpPacket::new_unchecked(buffer), &NOBODY, &NOBODY, &ChecksumCapabilities::ignored());
+    }
+    if let Some(urgent) = extras.urgent {
+        if let Some(flags) = frame.get_mut(start + FLAGS) {
+            *flags |= URGENT_FLAG;
+        }
+        set(&mut frame, start + 18, &urgent.to_be_bytes());
     }
     frame.extend_from_slice(runs.0);
     frame.extend_from_slice(runs.1);
     if !link.config.is_local(target) {
         let segment = frame.get(start..).unwrap_or(&[]);
-        let sum = Sum::pseudo(source, target, IpProtocol::Tcp, segment.len()).add(segment).finish();
-        if let Some(place) = frame.get_mut(start + 16..start + 18) {
-            place.copy_from_slice(&sum);
-        }
+        let sum = Sum::pseudo(source, target, protocol::TCP, segment.len()).add(segment).finish();
+        set(&mut frame, start + 16, &sum);
     }
-    link.transmit(now, target, frame);
+    count(&mut link.counters.tcp_sent);
+    count(&mut link.counters.packets_sent);
+    link.transmit(now, &envelope, frame);
 }
+
+/// The bytes of a segment, in two runs.
+pub(crate) type Runs<'a> = (&'a [u8], &'a [u8]);
 
 /// Answers a segment that belongs to no connection with a reset.
 pub(crate) fn reset_for(segment: &Segment<'_>, link: &mut Link, now: Nanos) {
@@ -131,5 +172,6 @@ pub(crate) fn reset_for(segment: &Segment<'_>, link: &mut Link, now: Nanos) {
         None => header(segment.tuple, Seq(0), Some(segment.end())),
     };
     reset.control = TcpControl::Rst;
-    send(link, now, segment.tuple, &reset, (&[], &[]));
+    count(&mut link.counters.tcp_resets_sent);
+    send(link, now, segment.tuple, &reset, (&[], &[]), Extras::default());
 }

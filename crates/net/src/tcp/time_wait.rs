@@ -51,6 +51,6 @@ impl TimeWait {
         }
         let mut header = segment::header(tuple, self.nxt, Some(self.next));
         header.timestamp = self.stamps.and_then(|s| segment::timestamp(s.now(now), s.recent));
-        segment::send(link, now, tuple, &header, (&[], &[]));
+        segment::send(link, now, tuple, &header, (&[], &[]), segment::Extras::default());
     }
 }

@@ -48,11 +48,14 @@ impl Connection {
         self.timers.retransmit = None;
         let hello = matches!(self.state, State::SynSent | State::SynReceived);
         let most = match cx.owner {
+            _ if hello && cx.options.stream.syn_count > 0 => cx.options.stream.syn_count,
             _ if hello => SYN_RETRIES,
             Owner::Nobody => ORPHAN_RETRIES,
             _ => RETRIES,
         };
-        if self.retries >= most {
+        let limit = Nanos::millis(cx.options.stream.user_timeout.into());
+        let patient = limit == Nanos(0) || self.waiting_since.is_none_or(|since| cx.now - since < limit);
+        if self.retries >= most || !patient {
             return self.fail(Errno::ETIMEDOUT, cx);
         }
         if hello {
@@ -78,6 +81,10 @@ impl Connection {
         if self.window > 0 {
             let length = self.unsent().min(self.window).min(u32::from(self.agreed.mss));
             return self.send_new(length, cx);
+        }
+        let limit = Nanos::millis(cx.options.stream.user_timeout.into());
+        if limit != Nanos(0) && cx.now - self.heard >= limit && self.probes > 0 {
+            return self.fail(Errno::ETIMEDOUT, cx);
         }
         let given_up = cx.owner == Owner::Nobody && self.probes >= ORPHAN_RETRIES;
         if given_up || (self.probes >= RETRIES && cx.now - self.heard > SILENCE) {

@@ -1,14 +1,35 @@
 //! Two stacks and a link between them that loses, repeats and reorders frames as a seed says.
 #![allow(dead_code, reason = "each test uses a part")]
 use shimos_abi::{errno::Errno, time::Nanos};
-use shimos_net::{Config, Protocol, Readiness, SocketId, Stack, Take};
+use shimos_net::{Config, Config6, Family, Protocol, Readiness, SocketId, Stack, Take};
 use std::{
     collections::BTreeMap,
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
 pub const SERVER: Ipv4Addr = Ipv4Addr::new(10, 77, 1, 1);
 pub const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 77, 1, 2);
+
+/// Options of sockets that are an `int`.
+pub mod option {
+    use shimos_abi::time::Nanos;
+    use shimos_net::{Privilege, SocketId, Stack, level};
+
+    pub type Name = (i32, i32);
+    pub const REUSE_ADDRESS: Name = (level::SOCKET, 2);
+    pub const BROADCAST: Name = (level::SOCKET, 6);
+    pub const KEEP_ALIVE: Name = (level::SOCKET, 9);
+    pub const REUSE_PORT: Name = (level::SOCKET, 15);
+    pub const NO_DELAY: Name = (level::TCP, 1);
+    pub const CORK: Name = (level::TCP, 3);
+    pub const KEEP_IDLE: Name = (level::TCP, 4);
+    pub const KEEP_INTERVAL: Name = (level::TCP, 5);
+    pub const KEEP_COUNT: Name = (level::TCP, 6);
+
+    pub fn set(stack: &mut Stack, now: Nanos, id: SocketId, name: Name, value: i32) {
+        stack.set_option(now, id, Privilege::None, name.0, name.1, &value.to_le_bytes()).unwrap();
+    }
+}
 
 pub fn at(address: Ipv4Addr, port: u16) -> SocketAddr {
     SocketAddr::from((address, port))
@@ -20,6 +41,11 @@ pub fn config(host: u8) -> Config {
         address: Ipv4Addr::new(10, 77, 1, host),
         prefix: 16,
         gateway: Ipv4Addr::new(10, 77, 0, 1),
+        v6: Some(Config6 {
+            address: Ipv6Addr::new(0xfec0, 0, 0, 0, 0, 0, 1, host.into()),
+            prefix: 64,
+            gateway: Ipv6Addr::new(0xfec0, 0, 0, 0, 0, 0, 0, 2),
+        }),
     }
 }
 
@@ -57,6 +83,8 @@ pub struct Pair {
     /// Frames that were delivered to each side, if they are wanted.
     pub seen: [u64; 2],
     pub resets: u64,
+    /// Which family connections use.
+    pub family: Family,
     /// Frames of the server are kept here while it is held.
     pub held: Option<Vec<Vec<u8>>>,
 }
@@ -77,6 +105,7 @@ impl Pair {
             count: 0,
             seen: [0; 2],
             resets: 0,
+            family: Family::V4,
             held: None,
         }
     }
@@ -146,17 +175,27 @@ impl Pair {
         self.flight.clear();
     }
 
+    /// The server's address in the family of this test.
+    pub fn server(&self, port: u16) -> SocketAddr {
+        let address: IpAddr = match self.family {
+            Family::V4 => SERVER.into(),
+            Family::V6 => Ipv6Addr::new(0xfec0, 0, 0, 0, 0, 0, 1, 1).into(),
+        };
+        SocketAddr::new(address, port)
+    }
+
     /// A listener on the server.
     pub fn listen(&mut self, port: u16, backlog: u32) -> SocketId {
-        let id = self.stacks[0].open(Protocol::Tcp).unwrap();
-        self.stacks[0].bind(id, at(Ipv4Addr::UNSPECIFIED, port)).unwrap();
+        let id = self.stacks[0].open(self.family, Protocol::Tcp).unwrap();
+        self.stacks[0].bind(id, SocketAddr::new(self.family.unspecified(), port)).unwrap();
         self.stacks[0].listen(id, backlog).unwrap();
         id
     }
 
     pub fn start(&mut self, port: u16) -> SocketId {
-        let id = self.stacks[1].open(Protocol::Tcp).unwrap();
-        assert_eq!(self.stacks[1].connect(self.now, id, at(SERVER, port)), Err(Errno::EINPROGRESS));
+        let id = self.stacks[1].open(self.family, Protocol::Tcp).unwrap();
+        let server = self.server(port);
+        assert_eq!(self.stacks[1].connect(self.now, id, server), Err(Errno::EINPROGRESS));
         id
     }
 
@@ -164,14 +203,15 @@ impl Pair {
     pub fn connected(&mut self, port: u16) -> (SocketId, SocketId, SocketId) {
         let listener = self.listen(port, 16);
         let client = self.start(port);
+        let address = self.server(port);
         for _ in 0..100_000 {
             if let Ok((server, peer)) = self.stacks[0].accept(listener) {
                 assert_eq!(peer, self.stacks[1].local_address(client).unwrap());
                 while !self.stacks[1].readiness(client).contains(Readiness::WRITABLE) {
                     assert!(self.step());
                 }
-                assert_eq!(self.stacks[1].connect(self.now, client, at(SERVER, port)), Ok(()));
-                assert_eq!(self.stacks[1].connect(self.now, client, at(SERVER, port)), Err(Errno::EISCONN));
+                assert_eq!(self.stacks[1].connect(self.now, client, address), Ok(()));
+                assert_eq!(self.stacks[1].connect(self.now, client, address), Err(Errno::EISCONN));
                 return (listener, server, client);
             }
             assert!(self.step(), "nothing happens any more");
