@@ -45,6 +45,7 @@ pub fn run(suite: &mut Suite) {
                 &["/bin/bash", "-c", &format!("n=0; while :; do n=$((n+1)); {PACE}; printf '%d\\n' $n; done")],
             ),
         ),
+        ("takeover::a_program_of_events", programs::command("events", VICTIM, &["/usr/bin/abi-test", "--events"])),
     ] {
         group.case(name, |rig| goes_on(rig, start));
     }

@@ -8,7 +8,7 @@ use crate::{
 };
 use alloc::{collections::BTreeMap, vec::Vec};
 use minicbor::{Decode, Encode};
-use shimos_abi::{errno::Errno, time::Nanos};
+use shimos_abi::{errno::Errno, ids::Pid, time::Nanos};
 use shimos_net::SocketId;
 use shimos_vfs::NodeId;
 
@@ -138,6 +138,9 @@ pub enum Kind {
     /// An event object.
     #[n(30)]
     Event(#[n(0)] EventClass, #[n(1)] EventId),
+    /// A process, by its id and when it started.
+    #[n(31)]
+    Process(#[n(0)] Pid, #[n(1)] Nanos),
     /// The master of a pair of pseudo terminals.
     #[n(50)]
     Master(#[n(0)] NodeId, #[n(1)] PairId),
@@ -189,6 +192,7 @@ impl Kind {
             | Kind::Unix(_)
             | Kind::Netlink(_)
             | Kind::Queue(_)
+            | Kind::Process(..)
             | Kind::Event(..) => None,
         }
     }
@@ -204,6 +208,7 @@ impl Kind {
             Kind::Unix(socket) => Some(Key::Unix(*socket)),
             Kind::Netlink(socket) => Some(Key::Netlink(*socket)),
             Kind::Queue(queue) => Some(Key::Queue(*queue)),
+            Kind::Process(pid, _) => Some(Key::Ended(*pid)),
             Kind::Event(EventClass::Signals, _) => Some(Key::Signal),
             Kind::Event(_, id) => Some(Key::Event(*id)),
             Kind::File(_)

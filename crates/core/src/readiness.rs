@@ -64,6 +64,11 @@ fn look(program: &Program, who: Viewer, id: DescriptionId, looks: &mut u32) -> u
             let data = if queue.messages.is_empty() { 0 } else { bits::READ };
             data | if queue.is_full() { 0 } else { bits::WRITE }
         }),
+        Kind::Process(pid, started) => {
+            let process = program.processes.get(pid).filter(|process| process.started == *started);
+            let alive = process.is_some_and(|process| process.zombie.is_none());
+            if alive { 0 } else { bits::READ }
+        }
         Kind::Event(_, id) => of_event(program, who, *id, looks),
         _ => bits::READ | bits::WRITE,
     }

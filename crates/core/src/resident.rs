@@ -54,6 +54,8 @@ pub enum Key {
     Queue(crate::ipc::queue::QueueId),
     /// Nothing but a signal or the deadline.
     Signal,
+    /// This process ends.
+    Ended(Pid),
     /// An event object's readiness changes.
     Event(EventId),
 }

@@ -277,6 +277,7 @@ impl Proc<'_> {
                     kind @ (Open::Socket(_) | Open::Unix(_) | Open::Netlink(_)) => {
                         format!("socket:[{}]", kind.socket_number().unwrap_or_default()).into_bytes()
                     }
+                    Open::Process(..) => b"anon_inode:[pidfd]".to_vec(),
                     Open::Event(class, _) => class.link().into(),
                     Open::Console(_) => b"/dev/console".to_vec(),
                     Open::Null(_) => b"/dev/null".to_vec(),

@@ -2,7 +2,7 @@
 use super::Arguments;
 use crate::{
     context::{Context, Result, Stop},
-    files::FilesId,
+    files::{Descriptor, FilesId, Kind, OnExec},
     process::Process,
     resident::{Key, Resident},
     sharing::Whereabouts,
@@ -61,6 +61,8 @@ struct Wish {
     child_tid: u64,
     tls: u64,
     exit_signal: u64,
+    /// Where the descriptor of the new process goes.
+    pidfd: u64,
     /// The thread id that it must get.
     tid: Option<u32>,
 }
@@ -73,6 +75,7 @@ pub fn clone<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
         child_tid: a[3],
         tls: a[4],
         exit_signal: a[0] & 0xff,
+        pidfd: a[2],
         tid: None,
     };
     start(c, wish)
@@ -95,7 +98,7 @@ pub fn clone3<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
     }
     bytes.resize(KNOWN_SIZE, 0);
     let words: Vec<u64> = bytes.chunks_exact(8).map(|w| u64::from_le_bytes(w.try_into().unwrap_or_default())).collect();
-    let [flags, _, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, levels, group] = words[..]
+    let [flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, levels, group] = words[..]
     else {
         return Err(Errno::EINVAL.into());
     };
@@ -123,7 +126,7 @@ pub fn clone3<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
         return Err(Errno::EBADF.into());
     }
     let tid = if levels == 0 { None } else { Some(wanted_tid(c, set_tid, levels)?) };
-    start(c, Wish { flags, stack: top.unwrap_or(0), parent_tid, child_tid, tls, exit_signal, tid })
+    start(c, Wish { flags, stack: top.unwrap_or(0), parent_tid, child_tid, tls, exit_signal, pidfd, tid })
 }
 
 /// The id that clone3(2) is told to give. There is one name space of processes.
@@ -172,10 +175,19 @@ fn start<M: Machine>(c: &mut Context<'_, M>, wish: Wish) -> Result<u64> {
         c.write_u32(wish.parent_tid, tid.0)?;
     }
     let process = if wish.flags & CLONE_THREAD != 0 { c.pid } else { tid };
+    let pidfd = if wish.flags & CLONE_PIDFD != 0 { Some(reserve_pidfd(c, wish, tid)?) } else { None };
     if process == tid {
-        add_process(c, wish, tid)?;
+        let added = add_process(c, wish, tid);
+        if let (Err(_), Some((_, descriptor))) = (&added, pidfd) {
+            c.release_description(descriptor.description);
+        }
+        added?;
     }
     add_thread(c, wish, tid, process)?;
+    if let Some((fd, descriptor)) = pidfd {
+        // The child has it not: its table is a copy of what was there before.
+        c.table()?.replace(fd, descriptor);
+    }
     if wish.flags & CLONE_CHILD_SETTID != 0 {
         // It is the child's memory that is written: a private copy, unless the two share it.
         let space = c.process_by(process)?.space;
@@ -190,6 +202,18 @@ fn start<M: Machine>(c: &mut Context<'_, M>, wish: Wish) -> Result<u64> {
     Ok(tid.0.into())
 }
 
+/// Makes the descriptor of a process that is about to be, so that nothing is left to fail; says where it will be.
+fn reserve_pidfd<M: Machine>(c: &mut Context<'_, M>, wish: Wish, pid: Pid) -> Result<(u32, Descriptor)> {
+    c.probe_writable(wish.pidfd, 4)?;
+    let (now, status) = (c.now, super::transfer::flags::READ_WRITE);
+    let description = c.resident.program.add_description(Kind::Process(pid, now), status);
+    let descriptor = Descriptor { description, on_exec: OnExec::Close };
+    let fd = c.install(descriptor)? as u32;
+    c.write_u32(wish.pidfd, fd)?;
+    c.table()?.remove(fd.into())?;
+    Ok((fd, descriptor))
+}
+
 fn check<M: Machine>(c: &Context<'_, M>, wish: Wish) -> Result<()> {
     let has = |flag| wish.flags & flag != 0;
     let init = c.resident.program.init();
@@ -199,8 +223,9 @@ fn check<M: Machine>(c: &Context<'_, M>, wish: Wish) -> Result<()> {
         // The first process has no brothers.
         || has(CLONE_PARENT) && c.pid == init
         || has(CLONE_SYSVSEM) && has(CLONE_NEWIPC)
-        // There are no descriptors of processes.
-        || has(CLONE_PIDFD)
+        || has(CLONE_PIDFD) && (has(CLONE_THREAD) || has(CLONE_DETACHED))
+        // clone(2) has one place for both.
+        || has(CLONE_PIDFD) && has(CLONE_PARENT_SETTID) && wish.pidfd == wish.parent_tid
     {
         return Err(Errno::EINVAL.into());
     }

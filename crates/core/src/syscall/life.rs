@@ -98,6 +98,7 @@ pub fn end_process<M: Machine>(resident: &mut Resident<M>, services: &mut Servic
         resident.rouse(waiter);
     }
     tell_parent(resident, pid, parent, exit_signal, ending);
+    resident.wake(Key::Ended(pid));
     resident.wake(Key::Child(init));
 }
 

@@ -52,6 +52,7 @@ fn of_descriptor<M: Machine>(c: &mut Context<'_, M>, fd: u64) -> Result<Found> {
         Open::PipeReader(pipe) | Open::PipeWriter(pipe) | Open::PipeBoth(pipe) => {
             (anonymous(Kind::Fifo, pipe.0.into()), proc::PIPE_DEVICE)
         }
+        Open::Process(pid, _) => (anonymous(Kind::Fifo, pid.0.into()), proc::EVENT_DEVICE),
         Open::Event(_, event) => (anonymous(Kind::Fifo, event.0.into()), proc::EVENT_DEVICE),
         Open::Socket(_) | Open::Unix(_) | Open::Netlink(_) => {
             let number = kind.socket_number().unwrap_or_default();
@@ -95,7 +96,7 @@ pub fn lstat<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
 pub fn fstat<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
     let metadata = of_descriptor(c, a[0])?;
     let mut bytes = stat_bytes(&metadata);
-    if let Open::Event(..) = c.description(a[0])?.kind {
+    if let Open::Event(..) | Open::Process(..) = c.description(a[0])?.kind {
         // No type of file at all.
         bytes[24..28].copy_from_slice(&u32::from(metadata.0.mode).to_le_bytes());
     }

@@ -31,6 +31,7 @@ mod network;
 mod open;
 mod options;
 mod pi;
+mod pidfd;
 mod poll;
 mod queues;
 mod receiving;
@@ -176,7 +177,7 @@ table! {
          `TCP_REPAIR` (`EPERM`), `TCP_FASTOPEN_CONNECT` (`EOPNOTSUPP`), source filters of groups, `TCP_MD5SIG`, \
          `TCP_SAVE_SYN`, `UDP_SEGMENT` but as a control message, `UDP_GRO` (`ENOPROTOOPT`)";
     55 getsockopt => options::getsockopt, partial "as `setsockopt`";
-    56 clone => clone::clone, partial "`CLONE_PIDFD` (`EINVAL`), `CLONE_NEW*` (`EPERM`)";
+    56 clone => clone::clone, partial "`CLONE_NEW*` (`EPERM`)";
     57 fork => clone::fork;
     58 vfork => clone::vfork;
     59 execve => exec::execve;
@@ -311,7 +312,7 @@ table! {
     243 mq_timedreceive => queues::mq_timedreceive;
     244 mq_notify => queues::mq_notify;
     245 mq_getsetattr => queues::mq_getsetattr;
-    247 waitid => wait::waitid, partial "`P_PIDFD`, `__WCLONE`, `__WALL`, `__WNOTHREAD`";
+    247 waitid => wait::waitid, partial "`__WCLONE`, `__WALL`, `__WNOTHREAD`";
     257 openat => open::openat, partial "`O_ASYNC` (no SIGIO), `O_DIRECT` (no effect)";
     258 mkdirat => names::mkdirat;
     259 mknodat => names::mknodat;
@@ -363,9 +364,12 @@ table! {
     327 preadv2 => vectors::preadv2;
     328 pwritev2 => vectors::pwritev2;
     332 statx => metadata::statx, partial "`STATX_BTIME`, `STATX_MNT_ID` (not in the mask)";
+    424 pidfd_send_signal => pidfd::pidfd_send_signal;
+    434 pidfd_open => pidfd::pidfd_open;
     435 clone3 => clone::clone3,
-        partial "`CLONE_PIDFD` (`EINVAL`), `CLONE_NEW*` (`EPERM`), `CLONE_INTO_CGROUP` (`EBADF`)";
+        partial "`CLONE_NEW*` (`EPERM`), `CLONE_INTO_CGROUP` (`EBADF`)";
     436 close_range => descriptors::close_range;
+    438 pidfd_getfd => pidfd::pidfd_getfd;
     439 faccessat2 => metadata::faccessat2;
     441 epoll_pwait2 => epoll::epoll_pwait2;
     449 futex_waitv => futex::futex_waitv;

@@ -174,7 +174,7 @@ pub fn sigaltstack<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u
 }
 
 /// Whether the caller may send `target` a signal (kill(2)).
-fn may_signal<M: Machine>(c: &Context<'_, M>, target: Pid) -> Result<()> {
+pub fn may_signal<M: Machine>(c: &Context<'_, M>, target: Pid) -> Result<()> {
     let (own, other) = (&c.process()?.credentials, &c.process_by(target)?.credentials);
     let allowed = own.euid == 0 || [own.uid, own.euid].iter().any(|id| *id == other.uid || *id == other.suid);
     if allowed { Ok(()) } else { Err(Errno::EPERM.into()) }

@@ -87,7 +87,7 @@ fn put<M: Machine>(c: &mut Context<'_, M>, pipe: PipeId, bytes: &[u8]) {
 
 /// Whether splice(2) can write to it or read from it.
 fn is_spliceable(kind: &Kind) -> bool {
-    !matches!(kind, Kind::Event(..) | Kind::Directory(_) | Kind::Path(_) | Kind::Queue(_))
+    !matches!(kind, Kind::Event(..) | Kind::Process(..) | Kind::Directory(_) | Kind::Path(_) | Kind::Queue(_))
 }
 
 /// Whether it can be read or written at a position.

@@ -112,6 +112,7 @@ pub fn read_from<M: Machine>(
         }
         Kind::Shimos(..) => device::shimos::read(c, id, count),
         Kind::Socket(_) | Kind::Unix(_) | Kind::Netlink(_) => super::receiving::read(c, id, count, waiting),
+        Kind::Process(..) => Err(Errno::EINVAL.into()),
         Kind::Event(class, event) => read_event(c, class, event, count, waiting),
     }
 }
@@ -232,7 +233,7 @@ pub fn write_to<M: Machine>(
             Some(count) => Progress::Moved(count),
             None => Progress::Wait(Key::Event(event)),
         }),
-        Kind::Event(..) => Err(Errno::EINVAL.into()),
+        Kind::Event(..) | Kind::Process(..) => Err(Errno::EINVAL.into()),
         Kind::Snapshot(node, _) => {
             let written = crate::proc::store(c, node, bytes)?;
             advance(c, id, at, written)?;

@@ -1,5 +1,5 @@
 //! Waiting for children.
-use super::{Arguments, system::usage_bytes};
+use super::{Arguments, pidfd, system::usage_bytes, transfer::flags};
 use crate::{
     context::{Context, Result, wait_for},
     process::Ending,
@@ -111,9 +111,15 @@ pub fn waitid<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
     if options & !(KNOWN | EXITED | NOWAIT) != 0 || options & (EXITED | UNTRACED | CONTINUED) == 0 {
         return Err(Errno::EINVAL.into());
     }
+    let mut nonblock = 0;
     let whom = match kind {
         0 => Whom::All,
         1 if id as i32 > 0 => Whom::One(Pid(id)),
+        3 if id as i32 >= 0 => {
+            let (pid, status) = pidfd::to_wait_for(c, id.into())?;
+            nonblock = status & flags::NONBLOCK;
+            Whom::One(pid)
+        }
         2 if id == 0 => Whom::Group(c.process()?.group),
         2 if id as i32 > 0 => Whom::Group(Pid(id)),
         _ => return Err(Errno::EINVAL.into()),
@@ -125,6 +131,7 @@ pub fn waitid<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
         Ok(found) => Some(found),
         Err(Children::None) => return Err(Errno::ECHILD.into()),
         Err(Children::Some) if options & NOHANG != 0 => None,
+        Err(Children::Some) if nonblock != 0 => return Err(Errno::EAGAIN.into()),
         Err(Children::Some) => return wait_for(Key::Child(c.pid)),
     };
     if let Some(found) = &found {

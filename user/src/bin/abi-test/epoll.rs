@@ -32,12 +32,14 @@ pub const TESTS: &[Subtest] = &[
     ("epoll/many", many),
 ];
 
-const IN: u32 = libc::EPOLLIN as u32;
+/// EPOLLIN.
+pub const IN: u32 = libc::EPOLLIN as u32;
 const OUT: u32 = libc::EPOLLOUT as u32;
 const ERR: u32 = libc::EPOLLERR as u32;
 const HUP: u32 = libc::EPOLLHUP as u32;
 const RDHUP: u32 = libc::EPOLLRDHUP as u32;
-const ET: u32 = libc::EPOLLET as u32;
+/// EPOLLET.
+pub const ET: u32 = libc::EPOLLET as u32;
 const ONESHOT: u32 = libc::EPOLLONESHOT as u32;
 const EXCLUSIVE: u32 = libc::EPOLLEXCLUSIVE as u32;
 const ADD: i32 = libc::EPOLL_CTL_ADD;
@@ -53,7 +55,8 @@ pub fn owned(what: &str, got: Answer) -> Result<OwnedFd, String> {
     works(what, got.map(raw::descriptor))
 }
 
-fn set() -> Result<OwnedFd, String> {
+/// A new set.
+pub fn set() -> Result<OwnedFd, String> {
     owned("epoll_create1", raw::call(libc::SYS_epoll_create1, [libc::EPOLL_CLOEXEC as u64, 0, 0, 0, 0, 0]))
 }
 
@@ -71,13 +74,14 @@ fn control(epoll: &OwnedFd, operation: i32, fd: RawFd, events: u32, data: u64) -
     raw::call(libc::SYS_epoll_ctl, arguments)
 }
 
-fn add(epoll: &OwnedFd, fd: &impl AsRawFd, events: u32) -> Outcome {
+/// Watches a descriptor; what is told of it is its number.
+pub fn add(epoll: &OwnedFd, fd: &impl AsRawFd, events: u32) -> Outcome {
     let fd = fd.as_raw_fd();
     works("add", control(epoll, ADD, fd, events, fd as u64)).map(drop)
 }
 
 /// Events and data, at most 8.
-fn wait(epoll: &OwnedFd, millis: i32) -> Result<Vec<(u32, u64)>, i32> {
+pub fn wait(epoll: &OwnedFd, millis: i32) -> Result<Vec<(u32, u64)>, i32> {
     wait_for(epoll, 8, millis)
 }
 

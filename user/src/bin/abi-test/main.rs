@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod check;
+mod enduring;
 mod epoll;
 mod events;
 mod files;
@@ -13,6 +14,7 @@ mod ipc;
 mod jobs;
 mod memory;
 mod names;
+mod pidfd;
 mod pipes;
 mod polling;
 mod processes;
@@ -48,6 +50,9 @@ fn main() -> ExitCode {
     if words.first().is_some_and(|word| word == "--helper") {
         return processes::helper(&words[1..]);
     }
+    if words.first().is_some_and(|word| word == "--events") {
+        return enduring::run();
+    }
     let (scripts, words): (Vec<String>, Vec<String>) = words.into_iter().partition(|word| word == "--scripts");
     let mut tests: Vec<Subtest> = Vec::new();
     if scripts.is_empty() {
@@ -66,6 +71,7 @@ fn main() -> ExitCode {
             events::TESTS,
             timers::TESTS,
             splicing::TESTS,
+            pidfd::TESTS,
             unix::TESTS,
             sockets::TESTS,
             procfs::TESTS,
