@@ -21,6 +21,7 @@ use anyhow::{Context, Result};
 use shimos_abi::control::{Protection, Start, address_of};
 use std::{
     io::Write,
+    path::PathBuf,
     process::ExitCode,
     thread::sleep,
     time::{Duration, Instant},
@@ -166,10 +167,15 @@ fn files(paths: &Paths, machine: &MachineArgs) -> Result<Files> {
     Ok(Files { kernel, image })
 }
 
-/// Kernel and image for a machine that nobody has described.
+/// Kernel and image for a machine that nobody has described. SHIMOS_IMAGE names another image than the usual one.
 pub(crate) fn usual_files(paths: &Paths) -> Result<Files> {
     machine::emulator()?;
-    Ok(Files { kernel: artifacts::kernel(paths)?, image: image::root(paths)? })
+    let given = std::env::var_os("SHIMOS_IMAGE").map(PathBuf::from).filter(|image| !image.as_os_str().is_empty());
+    if let Some(image) = &given {
+        machine::check_image(image)?;
+    }
+    let kernel = artifacts::kernel(paths)?;
+    Ok(Files { kernel, image: given.map_or_else(|| image::root(paths), Ok)? })
 }
 
 fn boot(paths: &Paths, machine: &MachineArgs, publish: Vec<Published>) -> Result<ExitCode> {

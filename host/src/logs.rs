@@ -6,7 +6,7 @@ use crate::{
     registry::{self, Entry},
     usage::usage,
 };
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use shimos_abi::control::Target;
 use std::{
     collections::HashMap,
@@ -91,7 +91,8 @@ pub fn show(paths: &Paths, name: &str, follow: bool) -> Result<()> {
     let mut log = match File::open(file(&directory, name)) {
         Ok(file) => Some(file),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            runs().with_context(|| format!("there is no log of '{name}'; there are: {}", known(&directory)))?;
+            // A program that runs may have said nothing yet.
+            runs().map_err(|_| anyhow!("there is no log of '{name}'; there are: {}", known(&directory)))?;
             None
         }
         Err(error) => return Err(error).with_context(|| format!("cannot read the log of '{name}'")),

@@ -9,7 +9,9 @@ mod images;
 mod input;
 mod isolation;
 mod room;
+mod run;
 mod several;
+mod shell;
 mod sockets;
 mod takeover;
 
@@ -39,6 +41,8 @@ fn main() -> ExitCode {
         abi::run,
         images::run,
         input::run,
+        run::run,
+        shell::run,
     ] {
         group(&mut suite);
     }
