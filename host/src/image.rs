@@ -149,7 +149,10 @@ fn stage(staging: &Path, packages: &[PathBuf], extras: &[Extra]) -> Result<()> {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
         if let Some(name) = extra.source.file_name().filter(|name| is_agent(name)) {
             // Where they are in every image.
-            fs::hard_link(&path, agents.join(name))?;
+            let place = agents.join(name);
+            if place != path {
+                fs::hard_link(&path, &place).with_context(|| format!("cannot make {}", place.display()))?;
+            }
         }
     }
     write_stream(&staging.join("srv/www").join(STREAM_NAME))

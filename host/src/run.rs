@@ -102,6 +102,9 @@ impl Place {
 
 fn place(paths: &Paths, args: &ProgramArgs) -> Result<Place> {
     if let Ok(entry) = registry::current(paths) {
+        if args.memory.is_some() {
+            return Err(usage("--memory is for a machine that is booted for this, and one runs already; leave it out"));
+        }
         return Ok(Place::Running(entry));
     }
     let mut options = Options::default();

@@ -364,3 +364,29 @@ fn check(protection: Protection) -> Result<(), String> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_of_a_later_version_are_named() {
+        let mut bytes = minicbor::to_vec(Request::Status).unwrap_or_default();
+        assert_eq!(Request::number(&bytes), Some(1));
+        // The number is the second byte: an array, the number, the fields.
+        bytes[1] = 0x18;
+        bytes.insert(2, 200);
+        assert!(minicbor::decode::<Request>(&bytes).is_err());
+        let told = not_understood(&bytes);
+        assert!(told.contains("200") && told.contains(&Request::LAST.to_string()), "{told}");
+        for garbage in [&b""[..], &[0xff], &[0x81, 0x61, 0x41], &[1]] {
+            assert_eq!(not_understood(garbage), "the request cannot be understood");
+        }
+    }
+
+    #[test]
+    fn the_last_request_is_the_last() {
+        let last = Request::Processes { program: ProgramId(1), from: Pid(0) };
+        assert_eq!(Request::number(&minicbor::to_vec(last).unwrap_or_default()), Some(Request::LAST));
+    }
+}

@@ -7,7 +7,7 @@ use crate::{
 use anyhow::{Context, Result, anyhow};
 use rustix::process::{Signal, getpid, kill_process};
 use shimos_abi::session::{Begin, Credit, Ending, Frame, MAX_DATA, Stream, WINDOW, encode};
-use signal_hook::consts::{SIGCONT, SIGTSTP, SIGWINCH};
+use signal_hook::consts::{SIGCONT, SIGSTOP, SIGTSTP, SIGWINCH};
 use std::{
     fs::File,
     io::{self, Read, Write},
@@ -287,8 +287,9 @@ fn pass_on(signals: &Taken, raw: bool, sender: &Sender) {
         let told = match number {
             SIGWINCH => sender.send(&Frame::Resize(terminal::window())),
             SIGTSTP => {
-                // A raw terminal sends no such signal by itself: it was meant for the tool alone.
-                let told = if raw { Ok(()) } else { sender.send(&Frame::Signal(number as u8)) };
+                // A raw terminal sends no such signal by itself: it was meant for the tool alone. Otherwise the command
+                // stops as well; as nobody inside could let it go on, the signal that may be left unheeded would be.
+                let told = if raw { Ok(()) } else { sender.send(&Frame::Signal(SIGSTOP as u8)) };
                 terminal::restore();
                 let _ = kill_process(getpid(), Signal::STOP);
                 told

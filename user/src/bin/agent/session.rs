@@ -414,7 +414,7 @@ impl Session {
         if self.ended.is_some() {
             return;
         }
-        let keys = [Signal::INT, Signal::QUIT, Signal::TSTP, Signal::CONT, Signal::HUP, Signal::WINCH];
+        let keys = [Signal::INT, Signal::QUIT, Signal::TSTP, Signal::STOP, Signal::CONT, Signal::HUP, Signal::WINCH];
         let group = self.command.terminal.as_ref().and_then(|terminal| tcgetpgrp(terminal).ok());
         let group = group.unwrap_or(self.command.pid);
         if !keys.contains(&signal) || process::kill_process_group(group, signal).is_err() {
