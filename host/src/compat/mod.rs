@@ -24,7 +24,8 @@ use std::{
 /// Longest that boot may take.
 const BOOT: Duration = Duration::from_secs(60);
 /// What every script is run with before its own first line.
-const PROLOGUE: &str = "set -euo pipefail; rm -rf /tmp/compat; mkdir -p /tmp/compat; cd /tmp/compat\n";
+const PROLOGUE: &str = "set -Eeuo pipefail; trap 'echo \"line $LINENO: $BASH_COMMAND\" >&2' ERR\n\
+    rm -rf /tmp/compat; mkdir -p /tmp/compat; cd /tmp/compat\n";
 /// The environment of a login of root.
 const ENVIRONMENT: [&str; 3] =
     ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LANG=C.UTF-8"];
