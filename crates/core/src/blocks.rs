@@ -18,7 +18,7 @@ const LOW_PART: usize = 16;
 
 /// Blocks that came last and are kept however scarce frames are: a call that needs several comes to its end only if the
 /// first is still there when the last arrives.
-const RECENT: u64 = 256;
+const RECENT: u64 = 384;
 
 /// Images whose places are known; of others no blocks are asked for ahead.
 const MAX_IMAGES: usize = 4096;

@@ -69,8 +69,7 @@ pub fn read<M: Machine>(c: &mut Context<'_, M>, node: NodeId, offset: u64, into:
                 let piece = (PAGE - within).min(count - done);
                 match files.page(&mut services.machine, &mut services.frames, nid, page) {
                     Ok(frame) => services.machine.read_frame(frame, within, &mut into[done..done + piece]),
-                    // A short read is allowed, and better than waiting with data at hand.
-                    Err(BackingError::Missing(_)) if done > 0 => return Ok(done),
+                    // Never less than was asked for: programs take a short read of a file for its end.
                     Err(BackingError::Missing(block)) => {
                         return crate::context::wait_for(crate::resident::Key::Block(block));
                     }

@@ -30,6 +30,8 @@ impl Objects {
             match self.page_for_read(machine, frames, backing, id, at / PAGE as u64) {
                 Ok(Some(frame)) => machine.read_frame(frame, within, part),
                 Ok(None) => part.fill(0),
+                // A block that is missing is waited for: programs take a short read of a file for its end.
+                Err(fault @ MemoryFault::Missing(_)) => return Err(fault),
                 Err(_) if done > 0 => break,
                 Err(fault) => return Err(fault),
             }

@@ -33,6 +33,7 @@ pub const TESTS: &[Subtest] = &[
     ("files/locks", locks),
     ("files/locks-of-the-dead", locks_of_the_dead),
     ("files/sendfile", sendfile),
+    ("files/whole-reads", whole_reads),
     ("files/allocate", allocate),
     ("files/special", special),
     ("files/limits", limits),
@@ -306,6 +307,20 @@ fn sendfile() -> Outcome {
     // Copying by the standard library uses whatever the kernel offers.
     same("copied", std::fs::copy("a", "c").map_err(text)?, 10)?;
     same("the copy", std::fs::read("c").map_err(text)?, b"0123456789".to_vec())
+}
+
+/// A read of a file is short only at its end, wherever its content has to come from.
+fn whole_reads() -> Outcome {
+    let file = File::open("/proc/self/exe").map_err(text)?;
+    let size = file.metadata().map_err(text)?.len();
+    let mut piece = vec![0; 100_000];
+    let mut at = 0;
+    while at < size {
+        let wanted = (size - at).min(piece.len() as u64);
+        same("bytes of one read", file.read_at(&mut piece, at).map_err(text)? as u64, wanted)?;
+        at += wanted;
+    }
+    same("at the end", file.read_at(&mut piece, size).map_err(text)?, 0)
 }
 
 fn allocate() -> Outcome {
