@@ -3,13 +3,15 @@ use crate::{
     blocks::Files,
     context::{Context, Result},
     files::{DescriptionId, Place},
+    process::{SpaceId, limit},
+    signal::{Info, Signal},
     syscall::{check_seals, seal},
 };
-use alloc::string::String;
+use alloc::{string::String, vec::Vec};
 use core::cmp::Ordering;
 use shimos_abi::{addr::PAGE, errno::Errno};
 use shimos_hal::Machine;
-use shimos_memory::{Backing, BackingError};
+use shimos_memory::{Backing, BackingError, Sharing, Source, Vma};
 use shimos_vfs::{Content, Fault, NodeId, Written};
 
 /// The memory object behind a content object of the name space. Objects that have no file (shared memory) have numbers
@@ -87,8 +89,42 @@ pub fn read<M: Machine>(c: &mut Context<'_, M>, node: NodeId, offset: u64, into:
 pub fn make_writable<M: Machine>(c: &mut Context<'_, M>, node: NodeId) -> Result<shimos_memory::ObjectId> {
     let Written { object: id, size, backing } = c.with_tree_mut(|tree, sources| tree.open_for_write(sources, node))?;
     let object = object(id);
+    let new = c.resident.program.objects.get(object).is_none();
     c.resident.program.objects.ensure(object, size, backing.map(|backing| (backing.nid, backing.len)));
+    if let Some(backing) = backing.filter(|_| new) {
+        show_object(c, backing.nid, object)?;
+    }
     Ok(object)
+}
+
+/// Lets shared mappings of a file of the image show its object from now on: what is written is seen in them.
+fn show_object<M: Machine>(c: &mut Context<'_, M>, nid: u64, object: shimos_memory::ObjectId) -> Result<()> {
+    let shows = |vma: &Vma| {
+        vma.sharing == Sharing::Shared && matches!(vma.source, Source::Image { nid: mapped, .. } if mapped == nid)
+    };
+    let spaces: Vec<SpaceId> = c
+        .resident
+        .program
+        .spaces
+        .iter()
+        .filter(|(_, space)| space.mappings().iter().any(shows))
+        .map(|(id, _)| *id)
+        .collect();
+    for id in spaces {
+        c.services.memory(c.resident, id)?.with(|space, cx| space.redirect(cx, nid, object));
+    }
+    Ok(())
+}
+
+/// `EFBIG` with SIGXFSZ if a file of the caller's may not grow to `end` bytes (RLIMIT_FSIZE).
+pub fn check_size<M: Machine>(c: &mut Context<'_, M>, end: u64) -> Result<()> {
+    if end <= c.process()?.limit(limit::FSIZE) {
+        return Ok(());
+    }
+    if let Some(signal) = Signal::new(25) {
+        crate::delivery::send_to_thread(c.resident, c.tid, signal, Info::from_kernel());
+    }
+    Err(Errno::EFBIG.into())
 }
 
 /// Writes at a place of a file; it grows as needed.
@@ -96,9 +132,12 @@ pub fn write<M: Machine>(c: &mut Context<'_, M>, node: NodeId, offset: u64, byte
     if bytes.is_empty() {
         return Ok(0);
     }
-    let limit = c.process()?.limits.get(1).map_or(u64::MAX, |limit| limit.0).min(i64::MAX as u64);
-    if offset >= limit {
+    let limit = c.process()?.limit(limit::FSIZE).min(i64::MAX as u64);
+    if offset >= i64::MAX as u64 {
         return Err(Errno::EFBIG.into());
+    }
+    if offset >= limit {
+        check_size(c, offset.saturating_add(1))?;
     }
     let bytes = &bytes[..bytes.len().min((limit - offset) as usize)];
     check_seals(c, node, seal::WRITE | seal::FUTURE_WRITE)?;
@@ -131,6 +170,9 @@ fn note_size<M: Machine>(c: &mut Context<'_, M>, node: NodeId, size: u64) -> Res
 pub fn truncate<M: Machine>(c: &mut Context<'_, M>, node: NodeId, size: u64) -> Result<()> {
     if size > i64::MAX as u64 {
         return Err(Errno::EINVAL.into());
+    }
+    if size > self::size(c, node)? {
+        check_size(c, size)?;
     }
     if !c.resident.program.seals.is_empty() {
         match size.cmp(&self::size(c, node)?) {

@@ -26,6 +26,8 @@ pub enum Stop {
     Errno(Errno),
     /// It waits for one of these (and for its deadline, if [`Context::deadline_in`] set one), and is issued again then.
     Block(Vec<Key>),
+    /// There is more to do than one turn may take: it is issued again when others have had theirs.
+    Again,
     /// The registers are already what they must be (sigreturn, execve).
     Resume,
     /// It is done and returns 0, and the thread gives way to others.
@@ -129,7 +131,7 @@ impl<M: Machine> Context<'_, M> {
     }
     /// Puts a new description into the caller's table, at the lowest free number.
     pub fn install(&mut self, descriptor: Descriptor) -> Result<u64> {
-        let limit = self.process()?.limits.get(7).map_or(1024, |limit| limit.0);
+        let limit = self.process()?.limit(crate::process::limit::NOFILE);
         match self.table()?.insert(descriptor, 0, limit) {
             Ok(fd) => Ok(fd),
             Err(errno) => {

@@ -336,6 +336,7 @@ pub(crate) fn first_process(pid: Pid, files: FilesId, root: NodeId, now: Nanos) 
         detached: None,
         place_group: None,
         action_group: None,
+        barriers: None,
     }
 }
 
@@ -356,6 +357,7 @@ pub(crate) fn first_thread(pid: Pid) -> Thread {
         undo: None,
         whereabouts: None,
         files: None,
+        policy: None,
         call: None,
         used: Nanos(0),
         name: None,

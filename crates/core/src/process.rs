@@ -7,6 +7,7 @@ use crate::{
 use alloc::{string::String, vec::Vec};
 use minicbor::{Decode, Encode};
 use shimos_abi::{control::User, ids::Pid, time::Nanos};
+use shimos_memory::Limits;
 use shimos_vfs::{Credentials, NodeId};
 
 /// Names an address space of a program.
@@ -113,6 +114,9 @@ pub struct Process {
     /// Processes of the same group share what they do at signals.
     #[n(51)]
     pub action_group: Option<u32>,
+    /// Barriers that it has registered for (membarrier(2)).
+    #[n(52)]
+    pub barriers: Option<u32>,
 }
 
 /// Where execve(2) has put what a program is executed with. Programs overwrite it to say what they do.
@@ -208,6 +212,35 @@ pub struct Stopped {
 pub const LIMITS: usize = 16;
 /// `RLIM_INFINITY`.
 pub const UNLIMITED: u64 = u64::MAX;
+
+/// Numbers of resource limits (getrlimit(2)).
+pub mod limit {
+    /// RLIMIT_FSIZE: bytes of a file.
+    pub const FSIZE: usize = 1;
+    /// RLIMIT_DATA: bytes of private memory.
+    pub const DATA: usize = 2;
+    /// RLIMIT_STACK: bytes of the stack.
+    pub const STACK: usize = 3;
+    /// RLIMIT_NPROC: threads of the user.
+    pub const NPROC: usize = 6;
+    /// RLIMIT_NOFILE: descriptors.
+    pub const NOFILE: usize = 7;
+    /// RLIMIT_MEMLOCK: bytes of locked memory.
+    pub const MEMLOCK: usize = 8;
+    /// RLIMIT_AS: bytes of mappings.
+    pub const AS: usize = 9;
+}
+
+impl Process {
+    /// A soft limit.
+    pub fn limit(&self, which: usize) -> u64 {
+        self.limits.get(which).map_or(UNLIMITED, |limit| limit.0)
+    }
+    /// The limits of its memory.
+    pub fn memory_limits(&self) -> Limits {
+        Limits { total: self.limit(limit::AS), data: self.limit(limit::DATA), stack: self.limit(limit::STACK) }
+    }
+}
 
 /// The limits a program starts with, by `RLIMIT_` number: those of a Debian login, descriptors 1024 soft.
 pub fn initial_limits() -> Vec<(u64, u64)> {

@@ -68,6 +68,8 @@ fn in_call_of<M: Machine>(resident: &Resident<M>, tid: Pid) -> InCall {
     let granted = thread.call.is_some_and(|call| syscall::is_settled(thread.regs.rax, call.moved));
     match in_call(thread.regs.rax) {
         _ if granted => InCall::Uninterruptible,
+        // What it has mapped already must not be mapped again.
+        _ if thread.call.is_some_and(|call| call.range.is_some()) => InCall::Killable,
         // A wait for a futex with a time limit would begin its time anew.
         InCall::Restartable if thread.regs.rax == 202 && has_limit(thread) => InCall::Interruptible,
         // So would a call on a socket with one.
@@ -233,6 +235,17 @@ fn call<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>, tid:
             after => after,
         },
         Err(Stop::Gone) => After::Off,
+        Err(Stop::Again) => {
+            if let Some(thread) = resident.program.threads.get_mut(&tid) {
+                thread.call.get_or_insert_default();
+            }
+            let killed = delivery::is_being_killed(resident, tid)
+                && delivery::deliver(resident, services, tid, InCall::Killable) == Delivery::Gone;
+            if !killed {
+                resident.ready.push_back(tid);
+            }
+            After::Off
+        }
         Err(Stop::Block(keys)) => {
             if let Some(thread) = resident.program.threads.get_mut(&tid) {
                 thread.call.get_or_insert_default();

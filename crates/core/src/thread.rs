@@ -67,6 +67,9 @@ pub struct Thread {
     /// A descriptor table of its own, if it does not share that of its process.
     #[n(22)]
     pub files: Option<FilesId>,
+    /// Its memory policy, if it has set one (set_mempolicy(2)).
+    #[n(23)]
+    pub policy: Option<u32>,
 }
 
 /// What threads have done: for getrusage(2) and /proc.
@@ -142,6 +145,9 @@ pub struct Call {
     /// The key of the futex that it was moved to, or was woken at.
     #[n(2)]
     pub queue: Option<(u64, u64)>,
+    /// Pages that it makes ready for use: the first of all, and the one behind the last. Its progress is where it has come to.
+    #[n(3)]
+    pub range: Option<(u64, u64)>,
 }
 
 /// sigaltstack(2).

@@ -1,53 +1,50 @@
-//! madvise and mremap.
+//! mremap, and making pages ready before they are touched.
 use crate::{
+    fault::{MemoryFault, Segv},
     mappings::HIGHEST,
-    space::{AddressSpace, Context, RemapTo},
-    vma::{Source, Vma},
+    objects::ObjectId,
+    space::{AddressSpace, Context, Progress, Remap, RemapTo},
+    vma::{Prot, Sharing, Source, Vma, VmaFlags},
 };
 use alloc::vec::Vec;
 use shimos_abi::{
     addr::{Frame, UserPage},
     errno::Errno,
 };
-use shimos_hal::{Machine, Rights};
+use shimos_hal::{Access, Machine, Rights};
 
 impl AddressSpace {
-    /// MADV_DONTNEED and MADV_FREE: private pages show their source again.
-    pub fn dont_need<M: Machine>(
-        &mut self,
-        cx: &mut Context<'_, M>,
-        first: UserPage,
-        end: UserPage,
-    ) -> Result<(), Errno> {
-        let complete = self.mappings.covers(first, end);
-        self.clear(cx, first, end);
-        if complete { Ok(()) } else { Err(Errno::ENOMEM) }
-    }
-
-    /// mremap(2): changes the size of the mapping part at `first`, and its place if it must.
+    /// mremap(2): changes the size of the mapping part at `first`, and its place if it must. No old pages stands for another
+    /// mapping of the same shared object.
     pub fn remap<M: Machine>(
         &mut self,
         cx: &mut Context<'_, M>,
-        first: UserPage,
-        old_pages: u64,
+        (first, old_pages): (UserPage, u64),
         new_pages: u64,
         to: RemapTo,
+        kind: Remap,
     ) -> Result<UserPage, Errno> {
-        let old_end = first.0.checked_add(old_pages).filter(|end| *end <= HIGHEST.0).ok_or(Errno::EINVAL)?;
-        let new_end = first.0.checked_add(new_pages).filter(|end| *end <= HIGHEST.0).ok_or(Errno::ENOMEM)?;
-        if new_pages == 0 || old_pages == 0 {
+        let old_end = first.0.checked_add(old_pages).filter(|end| *end <= HIGHEST.0).ok_or(Errno::EFAULT)?;
+        if new_pages == 0 {
             return Err(Errno::EINVAL);
         }
         let vma = self.mappings.find(first).ok_or(Errno::EFAULT)?;
-        if vma.end.0 < old_end {
-            return Err(Errno::EFAULT);
-        }
-        let whole_tail = vma.end.0 == old_end;
+        let vma_end = vma.end.0;
         let mut part = vma.clone();
         part.source = vma.source.advance(first.0 - vma.first.0);
         part.first = first;
         part.end = UserPage(old_end);
-
+        let moving = matches!(to, RemapTo::Fixed(_)) || kind == Remap::Leave;
+        if !moving && old_pages != 0 && new_pages <= old_pages {
+            self.unmap(cx, UserPage(first.0 + new_pages), UserPage(old_end));
+            return Ok(first);
+        }
+        if old_pages == 0 && part.sharing != Sharing::Shared {
+            return Err(Errno::EINVAL);
+        }
+        if first.0 + old_pages.min(new_pages) > vma_end {
+            return Err(Errno::EFAULT);
+        }
         if let RemapTo::Fixed(target) = to {
             let target_end = target.0.checked_add(new_pages).filter(|end| *end <= HIGHEST.0).ok_or(Errno::EINVAL)?;
             if target.0 < old_end && first.0 < target_end {
@@ -57,16 +54,26 @@ impl AddressSpace {
                 return Err(Errno::EPERM);
             }
             self.unmap(cx, target, UserPage(target_end));
-            return self.move_part(cx, part, target, new_pages);
         }
-        if new_pages <= old_pages {
-            self.unmap(cx, UserPage(new_end), UserPage(old_end));
-            return Ok(first);
+        if new_pages > old_pages || kind == Remap::Leave {
+            let more = if kind == Remap::Leave { new_pages } else { new_pages - old_pages };
+            self.check_growth(more, 0, (part.prot, part.sharing, part.flags))?;
+        } else {
+            self.unmap(cx, UserPage(first.0 + new_pages), UserPage(old_end));
+            part.end = UserPage(first.0 + new_pages);
         }
-        if self.mappings.total_pages().saturating_add(new_pages - old_pages) > self.page_limit {
-            return Err(Errno::ENOMEM);
+        if old_pages == 0 {
+            return self.map_again(cx, part, new_pages, to);
         }
-        if whole_tail && self.mappings.is_free(UserPage(old_end), UserPage(new_end)) {
+        if let RemapTo::Fixed(target) = to {
+            return self.move_part(cx, part, target, new_pages, kind);
+        }
+        let new_end = first.0.checked_add(new_pages).filter(|end| *end <= HIGHEST.0);
+        if kind == Remap::Move
+            && vma_end == old_end
+            && let Some(new_end) = new_end
+            && self.mappings.is_free(UserPage(old_end), UserPage(new_end))
+        {
             let added = Vma {
                 source: part.source.advance(old_pages),
                 first: UserPage(old_end),
@@ -84,7 +91,29 @@ impl AddressSpace {
             return Err(Errno::ENOMEM);
         }
         let target = self.find_place(new_pages)?;
-        self.move_part(cx, part, target, new_pages)
+        self.move_part(cx, part, target, new_pages, kind)
+    }
+
+    /// Maps what `part` shows a second time.
+    fn map_again<M: Machine>(
+        &mut self,
+        cx: &mut Context<'_, M>,
+        part: Vma,
+        pages: u64,
+        to: RemapTo,
+    ) -> Result<UserPage, Errno> {
+        let target = match to {
+            RemapTo::Fixed(target) => target,
+            RemapTo::MayMove => self.find_place(pages)?,
+            RemapTo::InPlace => return Err(Errno::ENOMEM),
+        };
+        let copy = Vma { first: target, end: UserPage(target.0.saturating_add(pages)), ..part };
+        copy.validate().map_err(|_| Errno::ENOMEM)?;
+        if let Source::Object { id, .. } = copy.source {
+            cx.objects.add_mapped(id, pages);
+        }
+        self.mappings.insert(copy);
+        Ok(target)
     }
 
     /// Moves a part of a mapping with its pages to `target`, where it gets `pages` pages.
@@ -94,6 +123,7 @@ impl AddressSpace {
         part: Vma,
         target: UserPage,
         pages: u64,
+        kind: Remap,
     ) -> Result<UserPage, Errno> {
         let (first, old_end) = (part.first, part.end);
         let kept = part.pages().min(pages);
@@ -128,7 +158,15 @@ impl AddressSpace {
             from = high;
         }
         // What is left are borrowed pages, which fault in again at the new place.
-        self.unmap(cx, first, old_end);
+        match kind {
+            Remap::Move => self.unmap(cx, first, old_end),
+            Remap::Leave => {
+                self.clear(cx, first, old_end);
+                // What stays is not locked any more.
+                let locked = VmaFlags::LOCKED | VmaFlags::LOCKED_ON_FAULT;
+                let _ = self.mappings.set_flags(first, old_end, VmaFlags::empty(), locked);
+            }
+        }
         self.mappings.insert(moved);
         if failed { Err(Errno::ENOMEM) } else { Ok(target) }
     }
@@ -164,17 +202,60 @@ impl AddressSpace {
         true
     }
 
-    /// Makes pages of `first..end` ready for use (MAP_POPULATE, mlock). Stops at the first that cannot be had.
+    /// Makes up to `most` pages from `at` on ready for use (MAP_POPULATE, mlock). Returns where it came to: `end` when all are
+    /// ready.
     pub fn populate<M: Machine>(
+        &mut self,
+        cx: &mut Context<'_, M>,
+        (at, end): (UserPage, UserPage),
+        most: u64,
+        access: Option<Access>,
+    ) -> Result<UserPage, (UserPage, MemoryFault)> {
+        let stop = end.0.min(at.0.saturating_add(most));
+        for page in at.0..stop {
+            let page = UserPage(page);
+            let unmapped = (page, MemoryFault::Segv(Segv::Unmapped));
+            let vma = self.mappings.find(page).ok_or(unmapped)?;
+            // Memory of its own is made writable at once, as it will be written.
+            let own = vma.sharing == Sharing::Private && vma.prot.contains(Prot::WRITE);
+            let access = access.unwrap_or(if own { Access::Write } else { Access::Read });
+            self.resolve(cx, page, access).map_err(|fault| (page, fault))?;
+        }
+        Ok(UserPage(stop))
+    }
+
+    /// Takes up to `most` pages of `first..end` out of memory; the mappings stay, and show their source again.
+    pub fn clear_step<M: Machine>(
         &mut self,
         cx: &mut Context<'_, M>,
         first: UserPage,
         end: UserPage,
-        access: shimos_hal::Access,
-    ) -> Result<(), crate::fault::MemoryFault> {
-        for page in first.0..end.0 {
-            self.resolve(cx, UserPage(page), access)?;
+        most: u64,
+    ) -> Progress {
+        let mut gone = Vec::new();
+        let (mut from, mut left) = (first.0, most);
+        while let Some((low, high)) = self.next_run(from, end.0) {
+            if left == 0 {
+                return Progress::More;
+            }
+            self.clear_run(cx, UserPage(low), UserPage(high), &mut gone);
+            left = left.saturating_sub(high - low);
+            from = high;
         }
-        Ok(())
+        Progress::Done
+    }
+
+    /// Whether pages of `first..end` are in memory, one byte for each.
+    pub fn residence(&self, first: UserPage, end: UserPage) -> Vec<u8> {
+        let there = |page: u64| self.owned.contains(page) || self.borrowed.contains(page);
+        (first.0..end.0).map(|page| u8::from(there(page))).collect()
+    }
+
+    /// Lets shared mappings of a file of the image show an object instead: the file is about to be written.
+    pub fn redirect<M: Machine>(&mut self, cx: &mut Context<'_, M>, nid: u64, object: ObjectId) {
+        for (low, high) in self.mappings.redirect(nid, object) {
+            cx.objects.add_mapped(object, high.0 - low.0);
+            self.clear(cx, low, high);
+        }
     }
 }

@@ -291,10 +291,16 @@ impl AddressSpace {
             return Err(wrong);
         }
         let room = match self.mappings.below(page) {
+            // Where nothing can be reached there is nothing to run into.
+            Some(below) if below.prot.is_empty() => page >= below.end,
             Some(below) => page.0.saturating_sub(below.end.0) >= STACK_GUARD,
             None => page >= crate::mappings::LOWEST,
         };
         if !room {
+            return Err(wrong);
+        }
+        let (prot, flags) = (above.prot, above.flags);
+        if self.check_growth(first.0.saturating_sub(page.0), 0, (prot, Sharing::Private, flags)).is_err() {
             return Err(wrong);
         }
         self.mappings.grow_down(first, page);

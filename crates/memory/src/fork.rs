@@ -4,7 +4,7 @@ use crate::{
     mappings::Mappings,
     page_set::PageSet,
     space::{AddressSpace, Context, Progress},
-    vma::{Source, VmaFlags},
+    vma::{Source, Vma, VmaFlags},
 };
 use alloc::vec::Vec;
 use shimos_abi::addr::{Frame, UserPage};
@@ -23,6 +23,7 @@ impl AddressSpace {
             mmap_top: self.mmap_top,
             stack_limit: self.stack_limit,
             page_limit: self.page_limit,
+            data_limit: self.data_limit,
             tracking: self.tracking,
             ..AddressSpace::default()
         };
@@ -39,7 +40,9 @@ impl AddressSpace {
     fn inherited(&self) -> Mappings {
         let mut mappings = Mappings::default();
         for vma in self.mappings.iter().filter(|vma| !vma.flags.contains(VmaFlags::DONT_FORK)) {
-            mappings.insert(vma.clone());
+            // What is locked is locked for the parent alone.
+            let flags = vma.flags - VmaFlags::LOCKED - VmaFlags::LOCKED_ON_FAULT;
+            mappings.insert(Vma { flags, ..vma.clone() });
         }
         mappings
     }

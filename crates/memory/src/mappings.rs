@@ -14,6 +14,9 @@ pub const LOWEST: UserPage = UserPage(16);
 /// The page behind the last that may be mapped.
 pub const HIGHEST: UserPage = UserPage(USER_END / PAGE as u64);
 
+/// Mappings of one address space, at most (vm.max_map_count).
+pub const MAX_MAPPINGS: usize = 65_530;
+
 /// Some page of a range is not mapped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NotMapped;
@@ -133,6 +136,19 @@ impl Mappings {
         let complete = self.covers(first, end);
         self.change(first, end, |vma| vma.flags = (vma.flags - clear) | set);
         if complete { Ok(()) } else { Err(NotMapped) }
+    }
+    /// Lets shared mappings of a file of the image show an object; returns where they are.
+    pub(crate) fn redirect(&mut self, nid: u64, object: ObjectId) -> Vec<(UserPage, UserPage)> {
+        let mut places = Vec::new();
+        for vma in self.by_first.values_mut().filter(|vma| vma.sharing == crate::vma::Sharing::Shared) {
+            if let Source::Image { nid: mapped, first } = vma.source
+                && mapped == nid
+            {
+                vma.source = Source::Object { id: object, first };
+                places.push((vma.first, vma.end));
+            }
+        }
+        places
     }
     /// Moves the start of the mapping at `first` down to `to`. The pages between must be free.
     pub(crate) fn grow_down(&mut self, first: UserPage, to: UserPage) {

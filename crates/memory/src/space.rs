@@ -2,7 +2,7 @@
 use crate::{
     backing::Backing,
     frames::Frames,
-    mappings::{HIGHEST, LOWEST, Mappings, ProtectError},
+    mappings::{HIGHEST, LOWEST, MAX_MAPPINGS, Mappings, ProtectError},
     objects::Objects,
     page_set::PageSet,
     vma::{Prot, Sharing, Source, Vma, VmaFlags},
@@ -52,6 +52,10 @@ pub enum Tracking {
     On,
 }
 
+/// Where mappings go that shall have small addresses.
+const LOW_FROM: UserPage = UserPage(0x4000_0000 / PAGE as u64);
+const LOW_TO: UserPage = UserPage(0x8000_0000 / PAGE as u64);
+
 /// How far a job that is done in steps has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Progress {
@@ -70,6 +74,8 @@ pub enum Place {
     Near(UserPage),
     /// Here, in place of what is there (MAP_FIXED).
     Fixed(UserPage),
+    /// In the second gigabyte (MAP_32BIT).
+    Low,
     /// Here, or fail with EEXIST (MAP_FIXED_NOREPLACE).
     FixedIfFree(UserPage),
 }
@@ -116,6 +122,15 @@ pub enum RemapTo {
     Fixed(UserPage),
 }
 
+/// What is special about an mremap(2).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Remap {
+    /// The old place is free afterwards.
+    Move,
+    /// The old place stays mapped, without its pages (MREMAP_DONTUNMAP).
+    Leave,
+}
+
 /// One address space.
 ///
 /// A page is *owned* when its frame belongs to this space (alone, or with copies of the space and with images): these
@@ -140,6 +155,12 @@ pub struct AddressSpace {
     /// RLIMIT_AS, in pages.
     #[n(5)]
     pub(crate) page_limit: u64,
+    /// RLIMIT_DATA, in pages.
+    #[n(6)]
+    pub(crate) data_limit: Option<u64>,
+    /// How new mappings are locked.
+    #[n(7)]
+    pub(crate) lock_future: Option<crate::limits::LockFuture>,
     #[cbor(skip)]
     pub(crate) tracking: Tracking,
     #[cbor(skip)]
@@ -211,14 +232,6 @@ impl AddressSpace {
         self.brk_start = start.0;
         self.brk = start.0;
     }
-    /// RLIMIT_STACK in bytes.
-    pub fn set_stack_limit(&mut self, bytes: u64) {
-        self.stack_limit = bytes;
-    }
-    /// RLIMIT_AS in pages.
-    pub fn set_page_limit(&mut self, pages: u64) {
-        self.page_limit = pages;
-    }
 
     /// Whether decoded state makes sense.
     pub fn validate(&self) -> Result<(), &'static str> {
@@ -258,15 +271,25 @@ impl AddressSpace {
         if pages == 0 {
             return Err(Errno::EINVAL);
         }
-        if pages > HIGHEST.0 || self.mappings.total_pages().saturating_add(pages) > self.page_limit {
+        if pages > HIGHEST.0 {
             return Err(Errno::ENOMEM);
         }
+        let replaced = match place {
+            Place::Fixed(page) => {
+                let end = UserPage(page.0.saturating_add(pages));
+                let within = |vma: &Vma| vma.end.min(end).0.saturating_sub(vma.first.max(page).0);
+                self.mappings.overlapping(page, end).map(within).sum()
+            }
+            _ => 0,
+        };
+        self.check_growth(pages, replaced, (request.prot, request.sharing, request.flags))?;
         let fits = |page: UserPage| page >= LOWEST && page.0.checked_add(pages).is_some_and(|end| end <= HIGHEST.0);
         let free = |page: UserPage| fits(page) && self.mappings.is_free(page, UserPage(page.0.saturating_add(pages)));
         let first = match place {
             Place::Anywhere => self.find_place(pages)?,
             Place::Near(page) if free(page) => page,
             Place::Near(_) => self.find_place(pages)?,
+            Place::Low => self.mappings.find_gap(pages, LOW_FROM, LOW_TO).ok_or(Errno::ENOMEM)?,
             Place::Fixed(page) | Place::FixedIfFree(page) if !fits(page) => {
                 return Err(if page < LOWEST { Errno::EPERM } else { Errno::ENOMEM });
             }
@@ -375,6 +398,18 @@ impl AddressSpace {
         end: UserPage,
         prot: Prot,
     ) -> Result<(), Errno> {
+        if self.mappings.len() >= MAX_MAPPINGS {
+            return Err(Errno::ENOMEM);
+        }
+        if prot.contains(Prot::WRITE) {
+            // Private memory that becomes writable counts as data from here on.
+            let new = |vma: &&Vma| vma.sharing == Sharing::Private && !vma.prot.contains(Prot::WRITE);
+            let within = |vma: &Vma| vma.end.min(end).0.saturating_sub(vma.first.max(first).0);
+            let pages: u64 = self.mappings.overlapping(first, end).filter(new).map(within).sum();
+            if pages > 0 && self.data_limit.is_some_and(|limit| self.data_pages().saturating_add(pages) > limit) {
+                return Err(Errno::ENOMEM);
+            }
+        }
         let result = self.mappings.protect(first, end, prot);
         // What was changed before an error must reach the page tables as well: each mapping says what holds.
         let areas: Vec<(UserPage, UserPage, Prot)> = self
@@ -429,8 +464,9 @@ impl AddressSpace {
         let old = self.brk.div_ceil(PAGE as u64);
         let new = to.0.div_ceil(PAGE as u64);
         if new > old {
+            let lock = self.lock_future.map_or(VmaFlags::empty(), crate::limits::LockFuture::flags);
             let request = MapRequest {
-                flags: VmaFlags::HEAP,
+                flags: VmaFlags::HEAP | lock,
                 name: String::from("[heap]"),
                 ..MapRequest::anonymous(Prot::READ | Prot::WRITE)
             };

@@ -24,10 +24,10 @@ bitflags! {
 /// What else is special about a mapping.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Encode, Decode)]
 #[cbor(transparent)]
-pub struct VmaFlags(#[n(0)] u8);
+pub struct VmaFlags(#[n(0)] u16);
 
 bitflags! {
-    impl VmaFlags: u8 {
+    impl VmaFlags: u16 {
         /// It grows to lower addresses when touched below its start.
         const GROWS_DOWN = 1;
         /// The main thread's stack.
@@ -40,6 +40,10 @@ bitflags! {
         const WIPE_ON_FORK = 16;
         /// mlock(2).
         const LOCKED = 32;
+        /// Locked, but only what is touched.
+        const LOCKED_ON_FAULT = 64;
+        /// Not in core files.
+        const NO_DUMP = 128;
     }
 }
 

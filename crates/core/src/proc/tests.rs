@@ -83,6 +83,7 @@ fn process(pid: Pid, parent: Pid, user: u32) -> Process {
         detached: None,
         place_group: None,
         action_group: None,
+        barriers: None,
     }
 }
 
@@ -102,6 +103,7 @@ fn thread(tid: Pid, process: Pid) -> Thread {
         undo: None,
         whereabouts: None,
         files: None,
+        policy: None,
         call: None,
         used: Nanos::millis(250),
         name: None,

@@ -3,7 +3,7 @@ use super::Arguments;
 use crate::{
     context::{Context, Result, Stop},
     files::{Descriptor, FilesId, Kind, OnExec},
-    process::Process,
+    process::{Process, limit},
     resident::{Key, Resident},
     sharing::Whereabouts,
     signal::{Action, Pending, Signal},
@@ -237,9 +237,8 @@ fn check<M: Machine>(c: &Context<'_, M>, wish: Wish) -> Result<()> {
 
 /// RLIMIT_NPROC: threads of a user.
 fn check_count<M: Machine>(c: &Context<'_, M>) -> Result<()> {
-    const LIMIT: usize = 6;
     let process = c.process()?;
-    let (uid, limit) = (process.credentials.uid, process.limits.get(LIMIT).map_or(u64::MAX, |limit| limit.0));
+    let (uid, limit) = (process.credentials.uid, process.limit(limit::NPROC));
     if uid == 0 {
         return Ok(());
     }
@@ -298,6 +297,7 @@ fn add_thread<M: Machine>(c: &mut Context<'_, M>, wish: Wish, tid: Pid, process:
         counters: Counters::default(),
         whereabouts,
         files,
+        policy: parent.policy,
     };
     c.resident.program.threads.insert(tid, thread);
     Ok(())

@@ -53,7 +53,7 @@ pub fn dup<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
 
 fn duplicate<M: Machine>(c: &mut Context<'_, M>, fd: u64, from: u64, on_exec: OnExec) -> Result<u64> {
     let descriptor = Descriptor { on_exec, ..c.descriptor(fd)? };
-    let limit = c.process()?.limits.get(7).map_or(1024, |limit| limit.0);
+    let limit = c.process()?.limit(crate::process::limit::NOFILE);
     if from >= limit {
         return Err(Errno::EINVAL.into());
     }
@@ -64,7 +64,7 @@ fn duplicate<M: Machine>(c: &mut Context<'_, M>, fd: u64, from: u64, on_exec: On
 
 fn duplicate_to<M: Machine>(c: &mut Context<'_, M>, from: u64, to: u64, on_exec: OnExec) -> Result<u64> {
     let descriptor = Descriptor { on_exec, ..c.descriptor(from)? };
-    let limit = c.process()?.limits.get(7).map_or(1024, |limit| limit.0);
+    let limit = c.process()?.limit(crate::process::limit::NOFILE);
     if to >= limit {
         return Err(Errno::EBADF.into());
     }

@@ -149,6 +149,7 @@ pub fn replace_image<M: Machine>(c: &mut Context<'_, M>, space: SpaceId, image: 
     timers::forget(c.resident, pid, timers::Which::Posix);
     let process = c.process_mut()?;
     process.space = space;
+    process.barriers = None;
     for action in &mut process.actions {
         if action.handler != crate::signal::Action::IGNORE {
             *action = crate::signal::Action::default();

@@ -7,6 +7,7 @@ use crate::context::{Context, Result};
 use shimos_abi::errno::Errno;
 use shimos_hal::Machine;
 
+mod across;
 mod ancillary;
 mod attributes;
 mod bulk;
@@ -17,6 +18,7 @@ mod epoll;
 mod eventfd;
 mod exec;
 mod futex;
+mod holes;
 mod identity;
 mod interfaces;
 mod ioctl;
@@ -28,12 +30,14 @@ mod metadata;
 mod names;
 mod netlink;
 mod network;
+mod numa;
 mod open;
 mod options;
 mod pi;
 mod pidfd;
 mod poll;
 mod queues;
+mod ready;
 mod receiving;
 mod robust;
 mod scheduling;
@@ -121,7 +125,7 @@ table! {
     8 lseek => transfer::lseek;
     9 mmap => memory::mmap,
         partial "`MAP_HUGETLB`, `MAP_SYNC` (no effect); devices other than `/dev/zero` (`ENODEV`)";
-    10 mprotect => memory::mprotect, partial "`PROT_GROWSDOWN`, `PROT_GROWSUP` (`EINVAL`)";
+    10 mprotect => memory::mprotect;
     11 munmap => memory::munmap;
     12 brk => memory::brk;
     13 rt_sigaction => signals::rt_sigaction;
@@ -139,11 +143,10 @@ table! {
     22 pipe => descriptors::pipe;
     23 select => poll::select;
     24 sched_yield => scheduling::sched_yield;
-    25 mremap => memory::mremap, partial "`MREMAP_DONTUNMAP` (`EINVAL`)";
+    25 mremap => memory::mremap;
     26 msync => memory::msync;
-    28 madvise => memory::madvise,
-        partial "`MADV_REMOVE`, `MADV_[NO]FORK`, `MADV_WIPEONFORK`, `MADV_[UN]MERGEABLE`, `MADV_POPULATE_*` \
-         (`EINVAL`)";
+    27 mincore => ready::mincore;
+    28 madvise => ready::madvise, partial "`MADV_COLLAPSE` (`EINVAL`), `MADV_HWPOISON`, `MADV_SOFT_OFFLINE` (`EPERM`)";
     29 shmget => shared::shmget;
     30 shmat => shared::shmat;
     31 shmctl => shared::shmctl;
@@ -260,6 +263,10 @@ table! {
     145 sched_getscheduler => scheduling::sched_getscheduler;
     146 sched_get_priority_max => scheduling::sched_get_priority_max;
     147 sched_get_priority_min => scheduling::sched_get_priority_min;
+    149 mlock => ready::mlock;
+    150 munlock => ready::munlock;
+    151 mlockall => ready::mlockall;
+    152 munlockall => ready::munlockall;
     153 vhangup => tty_control::vhangup;
     157 prctl => system::prctl,
         partial "`PR_[GS]ET_NAME`, `PR_[GS]ET_DUMPABLE`, `PR_CAPBSET_READ`; nothing else (`EINVAL`)";
@@ -288,6 +295,7 @@ table! {
     203 sched_setaffinity => scheduling::sched_setaffinity;
     204 sched_getaffinity => scheduling::sched_getaffinity;
     213 epoll_create => epoll::epoll_create;
+    216 remap_file_pages => memory::remap_file_pages;
     217 getdents64 => names::getdents64;
     218 set_tid_address => identity::set_tid_address;
     220 semtimedop => semaphores::semtimedop;
@@ -306,6 +314,9 @@ table! {
     233 epoll_ctl => epoll::epoll_ctl;
     234 tgkill => signals::tgkill;
     235 utimes => metadata::utimes;
+    237 mbind => numa::mbind;
+    238 set_mempolicy => numa::set_mempolicy;
+    239 get_mempolicy => numa::get_mempolicy;
     240 mq_open => queues::mq_open;
     241 mq_unlink => queues::mq_unlink;
     242 mq_timedsend => queues::mq_timedsend;
@@ -313,6 +324,7 @@ table! {
     244 mq_notify => queues::mq_notify;
     245 mq_getsetattr => queues::mq_getsetattr;
     247 waitid => wait::waitid, partial "`__WCLONE`, `__WALL`, `__WNOTHREAD`";
+    256 migrate_pages => numa::migrate_pages;
     257 openat => open::openat, partial "`O_ASYNC` (no SIGIO), `O_DIRECT` (no effect)";
     258 mkdirat => names::mkdirat;
     259 mknodat => names::mknodat;
@@ -335,6 +347,7 @@ table! {
     276 tee => splice::tee;
     277 sync_file_range => bulk::sync_file_range;
     278 vmsplice => splice::vmsplice;
+    279 move_pages => numa::move_pages;
     280 utimensat => metadata::utimensat;
     281 epoll_pwait => epoll::epoll_pwait;
     282 signalfd => signalfd::signalfd;
@@ -357,12 +370,19 @@ table! {
     307 sendmmsg => sending::sendmmsg;
     308 setns => clone::setns, partial "descriptors of name spaces (`EINVAL`)";
     309 getcpu => scheduling::getcpu;
+    310 process_vm_readv => across::process_vm_readv;
+    311 process_vm_writev => across::process_vm_writev;
     316 renameat2 => names::renameat2, partial "`RENAME_WHITEOUT` (`EINVAL`)";
     318 getrandom => system::getrandom;
     319 memfd_create => memfd::memfd_create;
+    324 membarrier => numa::membarrier, partial "`MEMBARRIER_CMD_*_RSEQ` (`EINVAL`)";
+    325 mlock2 => ready::mlock2;
     326 copy_file_range => splice::copy_file_range;
     327 preadv2 => vectors::preadv2;
     328 pwritev2 => vectors::pwritev2;
+    329 pkey_mprotect => numa::pkey_mprotect, partial "keys (`EINVAL`)";
+    330 pkey_alloc => numa::pkey_alloc, partial "keys (`ENOSPC`)";
+    331 pkey_free => numa::pkey_free, partial "keys (`EINVAL`)";
     332 statx => metadata::statx, partial "`STATX_BTIME`, `STATX_MNT_ID` (not in the mask)";
     424 pidfd_send_signal => pidfd::pidfd_send_signal;
     434 pidfd_open => pidfd::pidfd_open;
@@ -371,6 +391,8 @@ table! {
     436 close_range => descriptors::close_range;
     438 pidfd_getfd => pidfd::pidfd_getfd;
     439 faccessat2 => metadata::faccessat2;
+    440 process_madvise => ready::process_madvise;
     441 epoll_pwait2 => epoll::epoll_pwait2;
     449 futex_waitv => futex::futex_waitv;
+    450 set_mempolicy_home_node => numa::set_mempolicy_home_node, partial "homes of what `mbind` has bound (`EOPNOTSUPP`)";
 }

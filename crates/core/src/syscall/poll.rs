@@ -59,7 +59,7 @@ pub fn poll<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
 }
 
 fn poll_until<M: Machine>(c: &mut Context<'_, M>, addr: u64, count: u64, timeout: Option<Nanos>) -> Result<u64> {
-    if count > c.process()?.limits.get(7).map_or(1024, |limit| limit.0) {
+    if count > c.process()?.limit(crate::process::limit::NOFILE) {
         return Err(Errno::EINVAL.into());
     }
     let mut bytes = c.read_bytes(addr, count as usize * 8)?;

@@ -181,7 +181,7 @@ fn the_stack_grows_to_its_limit() {
     assert_eq!(world.space.mappings().total_pages(), 256);
     // A mapping right below stops it as well.
     let plain = MapRequest::anonymous(Prot::READ);
-    world.space.set_stack_limit(u64::MAX);
+    world.space.set_limits(crate::Limits { total: u64::MAX, data: u64::MAX, stack: u64::MAX });
     world.run(|space, cx| space.map(cx, Place::Fixed(UserPage(top.0 - 600)), 1, plain)).unwrap();
     assert_eq!(push(&mut world, top.0 - 400), Err(MemoryFault::Segv(Segv::Unmapped)));
     push(&mut world, top.0 - 300).unwrap();
@@ -227,12 +227,15 @@ fn remap_moves_the_pages_along() {
     // Another mapping right behind, so that it has to move.
     let request = MapRequest::anonymous(Prot::READ);
     world.run(|space, cx| space.map(cx, Place::Fixed(UserPage(first.0 + 2)), 1, request)).unwrap();
-    assert_eq!(world.run(|space, cx| space.remap(cx, first, 2, 9, RemapTo::InPlace)), Err(Errno::ENOMEM));
-    let moved = world.run(|space, cx| space.remap(cx, first, 2, 9, RemapTo::MayMove)).unwrap();
+    assert_eq!(
+        world.run(|space, cx| space.remap(cx, (first, 2), 9, RemapTo::InPlace, crate::Remap::Move)),
+        Err(Errno::ENOMEM)
+    );
+    let moved = world.run(|space, cx| space.remap(cx, (first, 2), 9, RemapTo::MayMove, crate::Remap::Move)).unwrap();
     assert_eq!(world.run(|space, cx| space.read_u64(cx, moved.addr())), Ok(77));
     assert_eq!(world.run(|space, cx| space.read_u64(cx, first.addr())), Err(MemoryFault::Segv(Segv::Unmapped)));
     world.run(|space, cx| space.write_u64(cx, UserPage(moved.0 + 8).addr(), 1)).unwrap();
-    world.run(|space, cx| space.remap(cx, moved, 9, 1, RemapTo::InPlace)).unwrap();
+    world.run(|space, cx| space.remap(cx, (moved, 9), 1, RemapTo::InPlace, crate::Remap::Move)).unwrap();
     assert_eq!(world.space.owned_pages(), 1);
     world.end();
 }

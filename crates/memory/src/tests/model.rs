@@ -184,14 +184,15 @@ impl World {
             Op::DontNeed { space, first, pages } => {
                 let end = (first + pages).min(PAGES);
                 self.with(space, |real, cx, model| {
-                    let _ = real.dont_need(cx, page_of(first), page_of(end));
+                    let _ = real.clear_step(cx, page_of(first), page_of(end), u64::MAX);
                     model[first as usize..end as usize].iter_mut().flatten().for_each(|page| page.own = None);
                 });
             }
             Op::Move { to, pages, .. } if to + pages > PAGES => {}
             Op::Move { space, first, pages, to } => {
                 self.with(space, |real, cx, model| {
-                    let result = real.remap(cx, page_of(first), pages, pages, RemapTo::Fixed(page_of(to)));
+                    let result =
+                        real.remap(cx, (page_of(first), pages), pages, RemapTo::Fixed(page_of(to)), crate::Remap::Move);
                     if result.is_err() {
                         return;
                     }

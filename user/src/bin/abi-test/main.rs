@@ -12,6 +12,7 @@ mod files;
 mod futexes;
 mod ipc;
 mod jobs;
+mod mappings;
 mod memory;
 mod names;
 mod pidfd;
@@ -77,6 +78,7 @@ fn main() -> ExitCode {
             procfs::TESTS,
             procfs_more::TESTS,
             ipc::TESTS,
+            mappings::TESTS,
             futexes::TESTS,
         ] {
             tests.extend_from_slice(family);
