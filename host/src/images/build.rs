@@ -3,6 +3,7 @@ use super::{
     Image,
     furnish::Agents,
     import::{self, Import, key},
+    renew,
     store::{Kept, Store, check_name},
 };
 use crate::{
@@ -95,12 +96,13 @@ pub fn run(paths: &Paths, packages: &[String], name: Option<&str>) -> Result<Kep
     let store = Store::of(paths);
     let agents = Agents::built(paths)?;
     let what = Import::of_files(Path::new(&list), &name);
-    import::keep(&store, &agents, &what, &key, |spool| {
+    let kept = import::keep(&store, &agents, &what, &key, |spool| {
         install_tool()?;
         let archive = spool.directory().join("packages.tar");
         debootstrap(paths, &list, &archive)?;
         import::of_archive_file(&archive, spool)
-    })
+    })?;
+    renew(paths, kept)
 }
 
 /// Whether a package may be called so; what it says must not be taken for an option or a path.

@@ -119,7 +119,7 @@ pub fn of_machine(machine: &Entry) -> Image {
 pub fn import(paths: &Paths, source: &Path, name: Option<&str>, wanted: Option<&str>) -> Result<Kept> {
     let agents = Agents::built(paths)?;
     let import = Import { source, name, wanted, limits: Limits::default() };
-    import::run(&Store::of(paths), &agents, import)
+    renew(paths, import::run(&Store::of(paths), &agents, import)?)
 }
 
 /// Removes an image, unless a running machine has it on its disk.
