@@ -4,6 +4,7 @@ use crate::{
     ipc::queue::QueueId,
     pipe::PipeId,
     resident::Key,
+    syscall::Hearer,
     tty::PairId,
 };
 use alloc::{collections::BTreeMap, vec::Vec};
@@ -56,6 +57,9 @@ pub struct Description {
     /// How long calls on a socket wait at most.
     #[n(5)]
     pub patience: Option<Patience>,
+    /// Who is sent signals about it.
+    #[n(20)]
+    pub hearer: Option<Hearer>,
 }
 
 /// Time limits of a socket (SO_RCVTIMEO and SO_SNDTIMEO); none is no limit.

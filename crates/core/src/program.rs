@@ -177,8 +177,10 @@ impl Program {
     /// Adds a description with one reference to come.
     pub fn add_description(&mut self, kind: Kind, flags: u32) -> DescriptionId {
         let id = DescriptionId(self.fresh_id());
-        self.descriptions
-            .insert(id, Description { kind, flags, offset: 0, references: 1, place: None, patience: None });
+        self.descriptions.insert(
+            id,
+            Description { kind, flags, offset: 0, references: 1, place: None, patience: None, hearer: None },
+        );
         id
     }
 

@@ -5,10 +5,12 @@ use crate::{
         epoll::{EXCLUSIVE, bits},
         watches::{Watch, Watches},
     },
+    locks::Waits,
     pending::PendingPages,
     process::SpaceId,
     program::Program,
     protect::Guard,
+    syscall::{self, Hearers},
     table::Table,
     thread::{Call, State},
     timers::{self, TimerQueue},
@@ -76,6 +78,10 @@ pub struct Resident<M: Machine> {
     deadlines: BTreeSet<(Nanos, Pid)>,
     /// Who is told of what by epoll sets.
     pub watches: Watches,
+    /// Descriptions that send signals.
+    pub hearers: Hearers,
+    /// Which locks blocked threads wait for.
+    pub lock_waits: Waits,
     /// Timers that are set.
     pub timers: TimerQueue,
     /// Pages that are still only in the image it came from.
@@ -102,6 +108,7 @@ impl<M: Machine> Resident<M> {
         let rights_in_flight =
             program.unix.values().flat_map(|socket| &socket.queue).map(|message| message.files.len()).sum();
         let (watches, timers) = (Watches::of(&program), TimerQueue::of(&program));
+        let hearers = Hearers::of(&program);
         Resident {
             program,
             tables: Table::new(),
@@ -110,6 +117,8 @@ impl<M: Machine> Resident<M> {
             waiting: BTreeMap::new(),
             deadlines: BTreeSet::new(),
             watches,
+            hearers,
+            lock_waits: Waits::default(),
             timers,
             pending: PendingPages::default(),
             guard: Guard::default(),
@@ -195,6 +204,9 @@ impl<M: Machine> Resident<M> {
         }
         if !self.watches.is_empty() {
             self.tell(key, events);
+        }
+        if !self.hearers.is_empty() {
+            syscall::tell_hearers(self, key, events);
         }
     }
 

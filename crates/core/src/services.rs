@@ -6,6 +6,7 @@ use crate::{
     event::{Event, EventId, watches::Watch},
     files::{DescriptionId, FilesId, Kind},
     jobs,
+    locks::Cut,
     pending::{Lost, PendingPages, Place},
     process::SpaceId,
     resident::{Key, Resident},
@@ -270,8 +271,12 @@ impl<M: Machine> Services<M> {
                 epoll.remove(watch.target);
             }
         }
-        resident.program.locks.forget_description(id);
-        resident.wake(Key::Lock);
+        if resident.program.locks.forget_description(id) == Cut::Some {
+            resident.wake(Key::Lock);
+        }
+        if description.flags & syscall::ASYNC != 0 {
+            resident.hearers.forget(id);
+        }
         if let Some(node) = description.kind.node() {
             resident.program.tree.unpin(node);
             if resident.program.tree.is_gone(node) {

@@ -31,6 +31,7 @@ impl Signal {
     pub const TTOU: Signal = Signal(22);
     pub const URG: Signal = Signal(23);
     pub const WINCH: Signal = Signal(28);
+    pub const IO: Signal = Signal(29);
     /// The first real-time signal.
     pub const RT_MIN: u8 = 32;
 

@@ -122,7 +122,15 @@ impl World {
             table.replace(id, Descriptor { description, on_exec: OnExec::Close });
             descriptions.insert(
                 description,
-                Description { kind, flags: id.min(2), offset: 11, references: 1, place: None, patience: None },
+                Description {
+                    kind,
+                    flags: id.min(2),
+                    offset: 11,
+                    references: 1,
+                    place: None,
+                    patience: None,
+                    hearer: None,
+                },
             );
         }
         let processes = [process(INIT, Pid(0), 0), process(CHILD, INIT, 7)];

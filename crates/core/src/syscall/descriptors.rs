@@ -1,5 +1,5 @@
 //! Descriptors: copying, closing, flags, pipes.
-use super::{Arguments, memfd, transfer::flags};
+use super::{Arguments, asynchronous, memfd, transfer::flags};
 use crate::{
     context::{Context, Result},
     files::{Descriptor, Kind, OnExec},
@@ -70,6 +70,7 @@ fn duplicate_to<M: Machine>(c: &mut Context<'_, M>, from: u64, to: u64, on_exec:
     }
     c.resident.program.retain(descriptor);
     if let Some(old) = c.table()?.replace(to as u32, descriptor) {
+        c.release_locks_of(old.description);
         c.release_description(old.description);
     }
     Ok(to)
@@ -145,8 +146,12 @@ pub fn fcntl<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
     const GETLK: u64 = 5;
     const SETLK: u64 = 6;
     const SETLKW: u64 = 7;
-    const SETOWN: u64 = 8;
-    const GETOWN: u64 = 9;
+    const OFD_GETLK: u64 = 36;
+    const OFD_SETLK: u64 = 37;
+    const OFD_SETLKW: u64 = 38;
+    const SETLEASE: u64 = 1024;
+    const GETLEASE: u64 = 1025;
+    const NOTIFY: u64 = 1026;
     const DUPFD_CLOEXEC: u64 = 1030;
     const SETPIPE_SZ: u64 = 1031;
     const GETPIPE_SZ: u64 = 1032;
@@ -166,13 +171,14 @@ pub fn fcntl<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
         // O_LARGEFILE shows in what Linux returns.
         GETFL => Ok((c.description(fd)?.flags | 0x8000).into()),
         SETFL => {
-            let description = c.description(fd)?;
-            description.flags = description.flags & !CHANGEABLE | argument as u32 & CHANGEABLE;
+            let id = c.descriptor(fd)?.description;
+            let description = c.description_by(id)?;
+            let before = description.flags;
+            description.flags = before & !CHANGEABLE | argument as u32 & CHANGEABLE;
+            asynchronous::flags_changed(c.resident, id, before);
             Ok(0)
         }
-        GETLK | SETLK | SETLKW => crate::locks::fcntl(c, fd, command, argument),
-        SETOWN => c.descriptor(fd).map(|_| 0),
-        GETOWN => c.descriptor(fd).map(|_| 0),
+        GETLK | SETLK | SETLKW | OFD_GETLK | OFD_SETLK | OFD_SETLKW => crate::locks::fcntl(c, fd, command, argument),
         SETPIPE_SZ | GETPIPE_SZ => {
             let (Kind::PipeReader(pipe) | Kind::PipeWriter(pipe) | Kind::PipeBoth(pipe)) = c.description(fd)?.kind
             else {
@@ -184,7 +190,22 @@ pub fn fcntl<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
         }
         ADD_SEALS => memfd::add_seals(c, fd, argument),
         GET_SEALS => memfd::get_seals(c, fd),
-        _ => c.descriptor(fd).and_then(|_| Err(Errno::EINVAL.into())),
+        // Leases are not to be had, as on file systems of Linux without them; nobody holds one.
+        GETLEASE => match c.description(fd)?.kind {
+            Kind::File(_) | Kind::Directory(_) => Ok(2),
+            _ => Err(Errno::EINVAL.into()),
+        },
+        SETLEASE => c.descriptor(fd).and_then(|_| Err(Errno::EINVAL.into())),
+        // To want to hear of nothing can be had; of the rest inotify(7) tells.
+        NOTIFY => match c.description(fd)?.kind {
+            _ if argument as u32 & 0x7fff_ffff == 0 => Ok(0),
+            Kind::Directory(_) => Err(Errno::EINVAL.into()),
+            _ => Err(Errno::ENOTDIR.into()),
+        },
+        _ => match asynchronous::fcntl(c, fd, command, argument)? {
+            Some(value) => Ok(value),
+            None => c.descriptor(fd).and_then(|_| Err(Errno::EINVAL.into())),
+        },
     }
 }
 

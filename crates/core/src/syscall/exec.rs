@@ -70,6 +70,7 @@ fn close_on_exec<M: Machine>(c: &mut Context<'_, M>) -> Result<()> {
         c.table()?.iter().filter(|(_, descriptor)| descriptor.on_exec == OnExec::Close).map(|(fd, _)| fd).collect();
     for fd in closing {
         let descriptor = c.table()?.remove(fd.into())?;
+        c.release_locks_of(descriptor.description);
         c.release_description(descriptor.description);
     }
     Ok(())

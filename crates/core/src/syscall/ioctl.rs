@@ -1,5 +1,11 @@
 //! ioctl(2).
-use super::{Arguments, interfaces, transfer::flags, tty_control};
+use super::{
+    Arguments,
+    asynchronous::{ASYNC, flags_changed, key_of},
+    interfaces,
+    transfer::flags,
+    tty_control,
+};
 use crate::{
     context::{Context, Result},
     files::{Kind, OnExec},
@@ -9,6 +15,7 @@ use shimos_hal::Machine;
 
 const FIONREAD: u64 = 0x541b;
 const FIONBIO: u64 = 0x5421;
+const FIOASYNC: u64 = 0x5452;
 const FIONCLEX: u64 = 0x5450;
 const FIOCLEX: u64 = 0x5451;
 
@@ -19,6 +26,19 @@ pub fn ioctl<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
             let on = c.read_u32(argument)? != 0;
             let description = c.description(fd)?;
             description.flags = description.flags & !flags::NONBLOCK | if on { flags::NONBLOCK } else { 0 };
+            return Ok(0);
+        }
+        FIOASYNC => {
+            let on = c.read_u32(argument)? != 0;
+            let id = c.descriptor(fd)?.description;
+            let description = c.description_by(id)?;
+            let before = description.flags;
+            let wanted = before & !ASYNC | if on { ASYNC } else { 0 };
+            if wanted != before && key_of(&description.kind).is_none() {
+                return Err(Errno::ENOTTY.into());
+            }
+            description.flags = wanted;
+            flags_changed(c.resident, id, before);
             return Ok(0);
         }
         FIOCLEX | FIONCLEX => {

@@ -4,6 +4,7 @@ use crate::{
     context::{Context, Result, Stop},
     delivery,
     jobs::{self, Leaving},
+    locks::Cut,
     process::{Ending, SpaceId},
     resident::{Key, Resident},
     services::Services,
@@ -64,8 +65,9 @@ pub fn end_process<M: Machine>(resident: &mut Resident<M>, services: &mut Servic
     let Some(process) = resident.program.processes.get(&pid) else { return };
     let (space, files) = (process.space, process.files);
     super::tell_no_more(&mut resident.program, None, pid);
-    resident.program.locks.forget_process(pid, None);
-    resident.wake(Key::Lock);
+    if resident.program.locks.forget_process(pid, None) == Cut::Some {
+        resident.wake(Key::Lock);
+    }
     services.drop_space_of(resident, space, pid);
     services.drop_table(resident, files);
     timers::forget(resident, pid, timers::Which::All);

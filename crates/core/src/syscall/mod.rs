@@ -9,6 +9,7 @@ use shimos_hal::Machine;
 
 mod across;
 mod ancillary;
+mod asynchronous;
 mod attributes;
 mod bulk;
 mod clock;
@@ -59,6 +60,7 @@ mod unix_data;
 mod vectors;
 mod wait;
 
+pub use asynchronous::{ASYNC, Hearer, Hearers, tell as tell_hearers};
 pub use clock::note_time_left;
 pub use clone::copy_table;
 pub use exec::{bytes_of as strings, run as execute};
@@ -197,8 +199,7 @@ table! {
     70 msgrcv => messages::msgrcv;
     71 msgctl => messages::msgctl;
     72 fcntl => descriptors::fcntl,
-        partial "`F_OFD_*`, `F_[GS]ETSIG`, `F_*ETOWN_EX`, `F_*ETLEASE`, `F_NOTIFY`, `F_ADD_SEALS`, `F_*_RW_HINT` \
-         (`EINVAL`); `F_SETOWN` (no SIGIO)";
+        partial "`F_SETLEASE`, `F_NOTIFY` of anything, `F_*_RW_HINT` (`EINVAL`)";
     73 flock => descriptors::flock;
     74 fsync => bulk::fsync;
     75 fdatasync => bulk::fsync;

@@ -217,7 +217,10 @@ fn stop_and_go_on() -> Outcome {
     session(&pair, || {
         raw::on_signal(libc::SIGTTOU, Disposition::Ignore).map_err(text)?;
         let (slave, master) = (&pair.slave, &pair.master);
+        let (go, begin) = std::io::pipe().map_err(text)?;
         let child = job(|| {
+            // Not before it is in the foreground.
+            let _ = std::io::Read::read(&mut (&go), &mut [0]);
             let mut line = [0; 10];
             match rustix::io::read(slave, &mut line) {
                 Ok(count) => count as i32,
@@ -225,6 +228,7 @@ fn stop_and_go_on() -> Outcome {
             }
         })?;
         works("tcsetpgrp", give(slave, libc::TIOCSPGRP, child))?;
+        std::io::Write::write_all(&mut (&begin), b"x").map_err(text)?;
         put(master, b"\x1a")?;
         expect("stopped", child, stopped_by(libc::SIGTSTP))?;
         same("nothing more", raw::wait(child, libc::WUNTRACED | libc::WNOHANG).map_err(text)?.0, 0)?;

@@ -12,6 +12,7 @@ mod files;
 mod futexes;
 mod ipc;
 mod jobs;
+mod locking;
 mod mappings;
 mod memory;
 mod names;
@@ -67,6 +68,7 @@ fn main() -> ExitCode {
             times::TESTS,
             ttys::TESTS,
             jobs::TESTS,
+            locking::TESTS,
             polling::TESTS,
             epoll::TESTS,
             events::TESTS,
