@@ -105,6 +105,9 @@ impl Stack {
                 }
                 socket.options.flags.set(Flags::OWN_HEADER, int(value)? != 0);
             }
+            level::IP | level::IPV6 if protocol == Protocol::Tcp && group_error(level, name).is_some() => {
+                return Err(group_error(level, name).unwrap_or(Errno::EINVAL));
+            }
             level::IP => socket.options.set_internet4(privilege, &config, name, value)?,
             level::IPV6 if socket.family == Family::V6 => set_v6_option(socket, &config, privilege, name, value)?,
             level::TCP if protocol == Protocol::Tcp => set_stream_option(socket, name, value)?,
@@ -130,6 +133,19 @@ impl Stack {
             }
         });
         Ok(())
+    }
+}
+
+/// Why an option about groups is nothing for streams.
+fn group_error(level: i32, name: i32) -> Option<Errno> {
+    match (level, name) {
+        // IP_MULTICAST_IF, IP_MULTICAST_TTL.
+        (level::IP, 32 | 33) => Some(Errno::EINVAL),
+        // IPV6_MULTICAST_IF, IPV6_MULTICAST_HOPS.
+        (level::IPV6, 17 | 18) => Some(Errno::ENOPROTOOPT),
+        // Joining and leaving.
+        (level::IP, 35..=48) | (level::IPV6, 20 | 21 | 42..=48) => Some(Errno::EPROTO),
+        _ => None,
     }
 }
 

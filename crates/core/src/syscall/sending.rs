@@ -26,7 +26,6 @@ pub mod message {
     pub const PEEK: u64 = 2;
     pub const TRUNCATED: u64 = 0x20;
     pub const DONT_WAIT: u64 = 0x40;
-    pub const END_OF_RECORD: u64 = 0x80;
     pub const WAIT_ALL: u64 = 0x100;
     pub const ERRORS: u64 = 0x2000;
     pub const NO_SIGNAL: u64 = 0x4000;

@@ -236,8 +236,7 @@ pub fn receive_into<M: Machine>(
         files
     };
     let credentials = sender.filter(|_| wants);
-    let end = if kind == UnixKind::SeqPacket { message::END_OF_RECORD } else { 0 };
-    let received = Received { bytes, length, files, from, credentials, flags: end, ..Received::default() };
+    let received = Received { bytes, length, files, from, credentials, ..Received::default() };
     Ok(receiving::finish(received, flags))
 }
 

@@ -8,6 +8,7 @@ mod check;
 mod enduring;
 mod epoll;
 mod events;
+mod families;
 mod files;
 mod futexes;
 mod ipc;
@@ -16,6 +17,8 @@ mod locking;
 mod mappings;
 mod memory;
 mod names;
+mod net;
+mod netlink;
 mod pidfd;
 mod pipes;
 mod polling;
@@ -30,6 +33,7 @@ mod timers;
 mod times;
 mod ttys;
 mod unix;
+mod unix_more;
 
 use shimos_user::raw;
 use std::{
@@ -76,6 +80,9 @@ fn main() -> ExitCode {
             splicing::TESTS,
             pidfd::TESTS,
             unix::TESTS,
+            unix_more::TESTS,
+            families::TESTS,
+            netlink::TESTS,
             sockets::TESTS,
             procfs::TESTS,
             procfs_more::TESTS,
