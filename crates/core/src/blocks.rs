@@ -9,7 +9,7 @@ use shimos_abi::{
 };
 use shimos_hal::{FrameSource, Machine};
 use shimos_memory::{Backing, BackingError, Frames};
-use shimos_vfs::{Blocks, Fault, Image, Piece};
+use shimos_vfs::{Blocks, Fault, Image, Piece, Remembered};
 
 /// Blocks asked for along with a missing one, behind it.
 const AHEAD: u64 = 8;
@@ -56,6 +56,8 @@ pub struct BlockCache {
     hand: u64,
     /// The same for tails.
     tail_hand: Tail,
+    /// Files and names that were found in the images.
+    remembered: Remembered,
 }
 
 impl BlockCache {
@@ -67,6 +69,8 @@ impl BlockCache {
     /// Notes where an image lies: blocks are asked for ahead within it. What lies between images may be written later, so
     /// nothing of it may be kept here.
     pub fn note_image(&mut self, first: u64, blocks: u64) {
+        // Another image may have lain there before.
+        self.remembered.forget();
         if self.images.len() < MAX_IMAGES {
             self.images.insert(first, first.saturating_add(blocks));
         }
@@ -74,6 +78,7 @@ impl BlockCache {
 
     /// Forgets a block, so that it is read again.
     pub fn forget(&mut self, frames: &mut Frames, block: u64) {
+        self.remembered.forget();
         if let Some(cached) = self.cached.remove(&block) {
             frames.release(cached.frame);
         }
@@ -180,6 +185,9 @@ impl<M: Machine> Blocks for BlockReader<'_, M> {
         self.machine.read_frame(cached.frame, offset, into);
         Ok(())
     }
+    fn remembered(&mut self) -> Option<&mut Remembered> {
+        Some(&mut self.cache.remembered)
+    }
 }
 
 /// The files of a root image, page by page.
@@ -257,6 +265,32 @@ impl<M: Machine> Backing<M> for Files<'_> {
         match self.piece(machine, nid, index) {
             Ok(Piece::Block(block)) => self.cache.cached.get(&block).map(|cached| cached.frame),
             _ => None,
+        }
+    }
+
+    fn cached_run(&mut self, machine: &mut M, nid: u64, first: u64, into: &mut [Option<Frame>]) {
+        let mut reader = BlockReader { cache: self.cache, machine };
+        let Ok(inode) = self.image.inode(&mut reader, nid) else { return };
+        // Whole pages of most files lie one behind the other, and so do their blocks in the cache.
+        let whole = (inode.metadata.size / PAGE as u64).saturating_sub(first).min(into.len() as u64);
+        let mut piece = |page| self.image.data_of(&mut reader, &inode, page);
+        let run = match (whole.checked_sub(1), piece(first)) {
+            (Some(more), Ok(Piece::Block(from))) => match piece(first + more) {
+                Ok(Piece::Block(to)) if to == from + more && inode.is_in_one_piece() => Some((from, to)),
+                _ => None,
+            },
+            _ => None,
+        };
+        let (run_pages, rest) = into.split_at_mut(if run.is_some() { whole as usize } else { 0 });
+        if let Some((from, to)) = run {
+            for (block, cached) in self.cache.cached.range(from..=to) {
+                if let Some(place) = run_pages.get_mut((block - from) as usize) {
+                    *place = Some(cached.frame);
+                }
+            }
+        }
+        for (index, place) in (first + run_pages.len() as u64..).zip(rest) {
+            *place = self.cached(machine, nid, index);
         }
     }
 }

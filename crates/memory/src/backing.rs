@@ -27,6 +27,13 @@ pub trait Backing<M: Machine> {
         let _ = (machine, nid, index);
         None
     }
+
+    /// The same for pages that follow one another, from `first` on.
+    fn cached_run(&mut self, machine: &mut M, nid: u64, first: u64, into: &mut [Option<Frame>]) {
+        for (index, place) in (first..).zip(into) {
+            *place = self.cached(machine, nid, index);
+        }
+    }
 }
 
 /// A root image without files.

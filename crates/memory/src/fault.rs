@@ -12,8 +12,8 @@ use shimos_abi::{
 };
 use shimos_hal::{Access, FrameSource, Machine, Mapping, Rights};
 
-/// Pages mapped along with a faulting one if they cost nothing: an aligned run of this many.
-const AROUND: u64 = 16;
+/// Pages mapped along with a faulting one if they cost nothing: an aligned run of this many, at most 64.
+const AROUND: u64 = 32;
 
 /// How an address is wrong.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -214,17 +214,24 @@ impl AddressSpace {
     fn map_around<M: Machine>(&mut self, cx: &mut Context<'_, M>, page: UserPage, area: Area, nid: u64, index: u64) {
         let low = (page.0 - page.0 % AROUND).max(area.first.0);
         let high = (page.0 - page.0 % AROUND + AROUND).min(area.end.0);
-        for at in (low..high).filter(|at| *at != page.0) {
-            if self.owned.contains(at) || self.borrowed.contains(at) {
+        let mut frames = [None; AROUND as usize];
+        let Some(frames) = frames.get_mut(..high.saturating_sub(low) as usize) else { return };
+        // The mapping starts at or below `low`, so its file page is never below 0.
+        cx.backing.cached_run(cx.machine, nid, index.wrapping_add(low).wrapping_sub(page.0), frames);
+        let taken = self.owned.window(low) | self.borrowed.window(low);
+        let mut mapped = 0;
+        for (at, frame) in frames.iter().enumerate() {
+            let Some(frame) = frame else { continue };
+            if (taken >> at) & 1 != 0 {
                 continue;
             }
-            // The mapping starts at or below `at`, so its file page is never below 0.
-            let neighbour = index.wrapping_add(at).wrapping_sub(page.0);
-            let Some(frame) = cx.backing.cached(cx.machine, nid, neighbour) else { continue };
-            if self.borrow_page(cx, UserPage(at), frame, area).is_err() {
-                return;
+            if self.map_page(cx, UserPage(low + at as u64), *frame, read_rights(area.prot)).is_err() {
+                break;
             }
+            cx.frames.share(*frame);
+            mapped |= 1 << at;
         }
+        self.borrowed.insert_window(low, mapped);
     }
 
     /// The frame that a page shows before the program stores to it; `None` for zeros.

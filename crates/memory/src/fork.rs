@@ -3,7 +3,7 @@ use crate::{
     fault::{MemoryFault, read_rights},
     mappings::Mappings,
     page_set::PageSet,
-    space::{AddressSpace, Context, Progress},
+    space::{AddressSpace, Context, Progress, Tracking},
     vma::{Source, Vma, VmaFlags},
 };
 use alloc::vec::Vec;
@@ -71,11 +71,24 @@ impl AddressSpace {
                     batch.push((page, mapping.frame, execute));
                     Some(mapping.rights - Rights::WRITE)
                 });
+                // Noted by runs of 64 pages: one look-up in the set serves for all of a run.
+                let mut run = (0, 0);
+                let mut outcome = Ok(());
                 for (page, frame, rights) in batch.drain(..) {
-                    cx.machine.map(tables, page, frame, rights, cx.frames).map_err(|_| MemoryFault::OutOfMemory)?;
+                    let first = page.0 & !63;
+                    if run.0 != first {
+                        child.note_copies(run, &self.lent);
+                        run = (first, 0);
+                    }
+                    if cx.machine.map(tables, page, frame, rights, cx.frames).is_err() {
+                        outcome = Err(MemoryFault::OutOfMemory);
+                        break;
+                    }
                     cx.frames.share(frame);
-                    child.note_copy(page, &self.lent);
+                    run.1 |= 1 << (page.0 & 63);
                 }
+                child.note_copies(run, &self.lent);
+                outcome?;
                 for (page, frame) in self.hidden.range(low..high) {
                     cx.frames.share(*frame);
                     child.hidden.insert(*page, *frame);
@@ -84,6 +97,17 @@ impl AddressSpace {
             }
         }
         Ok(())
+    }
+
+    /// Notes pages that were copied: the first of 64, and a bit each.
+    fn note_copies(&mut self, (first, bits): (u64, u64), lent: &PageSet) {
+        self.owned.insert_window(first, bits);
+        if !lent.is_empty() {
+            self.lent.insert_window(first, bits & lent.window(first));
+        }
+        if self.tracking == Tracking::On {
+            self.changed.insert_window(first, bits);
+        }
     }
 
     fn note_copy(&mut self, page: UserPage, lent: &PageSet) {

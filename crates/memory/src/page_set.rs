@@ -114,6 +114,23 @@ impl PageSet {
         let at = page % CHUNK;
         words.get((at / 64) as usize).is_some_and(|word| (word >> (at % 64)) & 1 == 1)
     }
+    /// Which of the up to 64 pages from `first` on are members, a bit each. They lie in one aligned run of 64.
+    pub fn window(&self, first: u64) -> u64 {
+        let Some(words) = self.chunks.get(&(first / CHUNK)) else { return 0 };
+        words.get((first % CHUNK / 64) as usize).map_or(0, |word| word >> (first % 64))
+    }
+    /// Adds pages by their bits, as [`PageSet::window`] gives them.
+    pub fn insert_window(&mut self, first: u64, bits: u64) {
+        if bits == 0 {
+            return;
+        }
+        let words = self.chunks.entry(first / CHUNK).or_default();
+        if let Some(word) = words.get_mut((first % CHUNK / 64) as usize) {
+            let new = (bits << (first % 64)) & !*word;
+            self.len += new.count_ones() as usize;
+            *word |= new;
+        }
+    }
     /// Adds the members of another set.
     pub fn merge(&mut self, other: &PageSet) {
         for (key, words) in &other.chunks {

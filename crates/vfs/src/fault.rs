@@ -1,5 +1,5 @@
 //! Where blocks come from and how a call fails.
-use crate::mounts::Synthetic;
+use crate::{mounts::Synthetic, remembered::Remembered};
 use shimos_abi::errno::Errno;
 
 /// Why a call did not complete.
@@ -22,6 +22,11 @@ pub trait Blocks {
     /// Copies `into.len()` bytes at `offset` of 4 KiB block `block`. `offset + into.len()` is at most 4096.
     /// A block that is not at hand is [`Fault::Missing`].
     fn read(&mut self, block: u64, offset: usize, into: &mut [u8]) -> Result<(), Fault>;
+
+    /// What was found in the images before, if it is kept.
+    fn remembered(&mut self) -> Option<&mut Remembered> {
+        None
+    }
 }
 
 /// What a call on the name space may ask.

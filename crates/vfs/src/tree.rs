@@ -185,8 +185,14 @@ impl Tree {
     }
 
     fn find_in_image(&self, blocks: &mut dyn Blocks, dir: u64, name: &[u8]) -> Result<Found, Fault> {
-        let dir = self.image.inode(blocks, dir)?;
-        match self.image.lookup(blocks, &dir, name) {
+        let found = match self.image.remembered(blocks, dir, name) {
+            Some(known) => known.ok_or(Fault::Errno(Errno::ENOENT)),
+            None => {
+                let dir = self.image.inode(blocks, dir)?;
+                self.image.lookup(blocks, &dir, name)
+            }
+        };
+        match found {
             Ok(nid) => Ok(Found { node: Some(self.canonical(NodeId::Lower(nid))), in_image: true }),
             Err(Fault::Errno(Errno::ENOENT)) => Ok(Found { node: None, in_image: false }),
             Err(fault) => Err(fault),

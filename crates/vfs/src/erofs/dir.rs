@@ -109,8 +109,30 @@ impl Image {
         Entries::new(self.content_block(blocks, dir, block)?)
     }
 
+    /// The number of the file `name` (`.` and `..` too) in directory `dir`, if it is remembered, or none if it is
+    /// remembered that there is none.
+    pub(crate) fn remembered(&self, blocks: &mut dyn Blocks, dir: u64, name: &[u8]) -> Option<Option<u64>> {
+        blocks.remembered()?.name(self.start, dir, name)
+    }
+
     /// The number of the file `name` (`.` and `..` too) in a directory. ENOENT if there is none.
     pub fn lookup(&self, blocks: &mut dyn Blocks, dir: &Inode, name: &[u8]) -> Result<u64, Fault> {
+        if let Some(known) = self.remembered(blocks, dir.nid, name) {
+            return Ok(known.ok_or(Errno::ENOENT)?);
+        }
+        let found = self.search(blocks, dir, name);
+        let nid = match found {
+            Ok(nid) => Some(nid),
+            Err(Fault::Errno(Errno::ENOENT)) => None,
+            Err(_) => return found,
+        };
+        if let Some(remembered) = blocks.remembered() {
+            remembered.note_name(self.start, dir.nid, name, nid);
+        }
+        found
+    }
+
+    fn search(&self, blocks: &mut dyn Blocks, dir: &Inode, name: &[u8]) -> Result<u64, Fault> {
         if !dir.is_directory() {
             return Err(Errno::ENOTDIR.into());
         }

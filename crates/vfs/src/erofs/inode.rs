@@ -47,6 +47,10 @@ pub struct Inode {
 }
 
 impl Inode {
+    /// Whether its whole blocks follow one another.
+    pub fn is_in_one_piece(&self) -> bool {
+        !matches!(self.layout, Layout::Chunks { .. })
+    }
     /// Whether it is a directory.
     pub fn is_directory(&self) -> bool {
         self.metadata.kind == Kind::Directory
@@ -59,8 +63,19 @@ pub(crate) fn ino_of(nid: u64) -> u64 {
 }
 
 impl Image {
-    /// Reads an inode.
+    /// Reads an inode, unless it is remembered.
     pub fn inode(&self, blocks: &mut dyn Blocks, nid: u64) -> Result<Inode, Fault> {
+        if let Some(known) = blocks.remembered().and_then(|remembered| remembered.inode(self.start, nid)) {
+            return Ok(*known);
+        }
+        let inode = self.read_inode(blocks, nid)?;
+        if let Some(remembered) = blocks.remembered() {
+            remembered.note_inode(self.start, &inode);
+        }
+        Ok(inode)
+    }
+
+    fn read_inode(&self, blocks: &mut dyn Blocks, nid: u64) -> Result<Inode, Fault> {
         let at = nid
             .checked_mul(SLOT)
             .and_then(|offset| offset.checked_add(self.meta.checked_mul(BLOCK)?))

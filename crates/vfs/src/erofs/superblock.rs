@@ -33,7 +33,7 @@ pub struct Image {
     /// out and asks for count from the start of the disk.
     #[n(5)]
     #[cbor(default)]
-    start: u64,
+    pub(super) start: u64,
 }
 
 /// Why an image cannot be used.
