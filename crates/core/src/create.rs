@@ -10,6 +10,7 @@ use crate::{
     program::{Head, Program},
     protect,
     resident::Resident,
+    rights::Rights,
     signal::{Action, Pending, SigSet, Signal},
     syscall,
     table::Table,
@@ -276,7 +277,9 @@ fn furnish(tree: &mut Tree, sources: &mut Sources<'_>, wall: i64) -> Result<(), 
 /// Executes the program's file and gives it its console.
 fn enter<M: Machine>(c: &mut Context<'_, M>, start: &Start) -> Result<(), Stop> {
     if let Some(user) = &start.user {
-        c.process_mut()?.credentials = Ids::of(user);
+        let process = c.process_mut()?;
+        process.credentials = Ids::of(user);
+        process.rights = Rights::of(&process.credentials);
     }
     if !start.cwd.is_empty() {
         let cwd = names::resolve(c, start.cwd.as_bytes())?;
@@ -337,6 +340,7 @@ pub(crate) fn first_process(pid: Pid, files: FilesId, root: NodeId, now: Nanos) 
         place_group: None,
         action_group: None,
         barriers: None,
+        rights: Rights::default(),
     }
 }
 

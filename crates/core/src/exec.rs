@@ -2,7 +2,7 @@
 use crate::{
     content,
     context::{Context, Result},
-    process::{Layout, SpaceId},
+    process::{Ids, Layout, SpaceId},
 };
 use alloc::{string::String, vec, vec::Vec};
 use shimos_abi::{
@@ -165,6 +165,10 @@ pub struct Wanted {
     pub arguments: Vec<Vec<u8>>,
     /// Environment.
     pub environment: Vec<Vec<u8>>,
+    /// Users and groups that it runs with.
+    pub credentials: Ids,
+    /// Whether they are not the caller's: the C library trusts its surroundings less then.
+    pub gains: bool,
 }
 
 /// The program that loads another (ld.so).
@@ -385,7 +389,7 @@ fn build_stack<M: Machine>(
     let environment_to = image.len() as u64;
     let strings_at = (STACK_TOP - 8 - image.len() as u64) & !15;
 
-    let credentials = &c.process()?.credentials;
+    let credentials = &wanted.credentials;
     let words: Vec<u64> = {
         let at = |place: u64| strings_at + place;
         let auxiliary = [
@@ -400,7 +404,7 @@ fn build_stack<M: Machine>(
             (aux::EUID, credentials.euid.into()),
             (aux::GID, credentials.gid.into()),
             (aux::EGID, credentials.egid.into()),
-            (aux::SECURE, 0),
+            (aux::SECURE, wanted.gains.into()),
             (aux::CLKTCK, 100),
             (aux::HWCAP, 0x178b_fbff),
             (aux::HWCAP2, 0),

@@ -36,6 +36,7 @@ mod protect;
 mod readiness;
 mod records;
 mod resident;
+mod rights;
 mod run;
 mod services;
 pub mod sharing;

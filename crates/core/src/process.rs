@@ -1,6 +1,7 @@
 //! Processes: what the threads of one thread group share.
 use crate::{
     files::FilesId,
+    rights::Rights,
     signal::{Action, Pending, Signal},
     thread::Counters,
 };
@@ -117,6 +118,10 @@ pub struct Process {
     /// Barriers that it has registered for (membarrier(2)).
     #[n(52)]
     pub barriers: Option<u32>,
+    /// What it may do beyond its users and groups.
+    #[n(60)]
+    #[cbor(default)]
+    pub rights: Rights,
 }
 
 /// Where execve(2) has put what a program is executed with. Programs overwrite it to say what they do.
@@ -154,17 +159,27 @@ pub struct Ids {
     pub sgid: u32,
     #[n(6)]
     pub groups: Vec<u32>,
+    /// The user for access to files, if it is not the effective one (setfsuid(2)).
+    #[n(7)]
+    pub file_uid: Option<u32>,
+    /// The group, likewise.
+    #[n(8)]
+    pub file_gid: Option<u32>,
 }
 
 impl Ids {
     /// All the rights of a user and no others.
     pub fn of(user: &User) -> Ids {
         let User { uid, gid, groups } = user.clone();
-        Ids { uid, euid: uid, suid: uid, gid, egid: gid, sgid: gid, groups }
+        Ids { uid, euid: uid, suid: uid, gid, egid: gid, sgid: gid, groups, file_uid: None, file_gid: None }
     }
     /// What decides about access to files.
     pub fn access(&self) -> Credentials {
-        Credentials { uid: self.euid, gid: self.egid, groups: self.groups.clone() }
+        Credentials {
+            uid: self.file_uid.unwrap_or(self.euid),
+            gid: self.file_gid.unwrap_or(self.egid),
+            groups: self.groups.clone(),
+        }
     }
     /// The same for access(2), which asks by the real ids.
     pub fn real_access(&self) -> Credentials {

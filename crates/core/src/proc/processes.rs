@@ -335,21 +335,23 @@ impl Proc<'_> {
         let (ignored, caught) = dispositions(process);
         let queued = (process.pending.set().0 | own).count_ones();
         let limit = process.limits.get(11).map_or(0, |limit| limit.0);
-        // Root may do everything that there is to do.
-        let capabilities: u64 = if k.euid == 0 { (1 << 41) - 1 } else { 0 };
+        let rights = &process.rights;
         text + &format!(
             "CoreDumping:\t0\nTHP_enabled:\t1\nThreads:\t{}\nSigQ:\t{queued}/{limit}\nSigPnd:\t{own:016x}\nShdPnd:\t{:016x}\nSigBlk:\t{blocked:016x}\n\
-             SigIgn:\t{:016x}\nSigCgt:\t{:016x}\nCapInh:\t{:016x}\nCapPrm:\t{capabilities:016x}\n\
-             CapEff:\t{capabilities:016x}\nCapBnd:\t{:016x}\nCapAmb:\t{:016x}\nNoNewPrivs:\t0\nSeccomp:\t0\n\
+             SigIgn:\t{:016x}\nSigCgt:\t{:016x}\nCapInh:\t{:016x}\nCapPrm:\t{:016x}\n\
+             CapEff:\t{:016x}\nCapBnd:\t{:016x}\nCapAmb:\t{:016x}\nNoNewPrivs:\t{}\nSeccomp:\t0\n\
              Cpus_allowed:\t1\nCpus_allowed_list:\t0\nMems_allowed:\t1\nMems_allowed_list:\t0\n\
              voluntary_ctxt_switches:\t{}\nnonvoluntary_ctxt_switches:\t{}\n",
             self.threads_of(process.pid).count(),
             process.pending.set().0,
             ignored.0,
             caught.0,
-            0,
-            (1_u64 << 41) - 1,
-            0,
+            rights.inheritable,
+            rights.permitted,
+            rights.effective,
+            rights.bounding,
+            rights.ambient,
+            u8::from(rights.nothing_new),
             done.waits,
             done.preemptions,
         )

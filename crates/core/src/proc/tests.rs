@@ -84,6 +84,7 @@ fn process(pid: Pid, parent: Pid, user: u32) -> Process {
         place_group: None,
         action_group: None,
         barriers: None,
+        rights: Default::default(),
     }
 }
 

@@ -359,6 +359,7 @@ fn add_process<M: Machine>(c: &mut Context<'_, M>, wish: Wish, pid: Pid) -> Resu
         continued: None,
         executed: None,
         action_group: if wish.flags & CLONE_SIGHAND != 0 { parent.action_group } else { None },
+        rights: parent.rights.of_child(),
         ..parent.clone()
     };
     child.set_whereabouts(whereabouts);

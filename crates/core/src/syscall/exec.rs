@@ -5,10 +5,12 @@ use crate::{
     exec::{self, ARGUMENTS_LIMIT, Wanted},
     files::OnExec,
     names,
+    process::Ids,
 };
 use alloc::{string::String, vec, vec::Vec};
 use shimos_abi::errno::Errno;
 use shimos_hal::Machine;
+use shimos_vfs::NodeId;
 
 /// Interpreters of interpreters, at most.
 const SCRIPT_DEPTH: usize = 4;
@@ -46,16 +48,44 @@ pub fn run<M: Machine>(
         (node, place) = names::executable(c, &file)?;
     }
     let exe = crate::content::path(c, &place)?;
-    let wanted = Wanted { node, path: file, name: exe.clone(), arguments, environment };
+    let credentials = credentials_for(c, node)?;
+    let old = &c.process()?.credentials;
+    let gains =
+        credentials.euid != old.euid || credentials.egid != old.egid || old.euid != old.uid || old.egid != old.gid;
+    let wanted = Wanted { node, path: file, name: exe.clone(), arguments, environment, credentials, gains };
     let loaded = exec::load(c, &wanted)?;
     life::replace_image(c, loaded.space, &life::Image { entry: loaded.entry, stack: loaded.layout.stack })?;
     close_on_exec(c)?;
     let process = c.process_mut()?;
+    process.rights.after_exec(&process.credentials, &wanted.credentials);
+    process.credentials = wanted.credentials;
     process.exe = exe;
     process.comm = exec::command_name(&path);
     process.layout = loaded.layout;
     c.thread()?.name = None;
     Ok(())
+}
+
+/// Users and groups that a file is executed with: its owner's where its mode says so (execve(2)).
+fn credentials_for<M: Machine>(c: &mut Context<'_, M>, node: NodeId) -> Result<Ids> {
+    const SET_USER: u16 = 0o4000;
+    const SET_GROUP: u16 = 0o2000;
+    const EXECUTED_BY_GROUP: u16 = 0o010;
+    let process = c.process()?;
+    let (mut ids, nothing_new) = (process.credentials.clone(), process.rights.nothing_new);
+    let metadata = c.metadata(node)?;
+    if !nothing_new {
+        if metadata.mode & SET_USER != 0 {
+            ids.euid = metadata.uid;
+        }
+        // Without the right to execute the bit is of mandatory locks' old days.
+        if metadata.mode & (SET_GROUP | EXECUTED_BY_GROUP) == SET_GROUP | EXECUTED_BY_GROUP {
+            ids.egid = metadata.gid;
+        }
+    }
+    (ids.suid, ids.sgid) = (ids.euid, ids.egid);
+    (ids.file_uid, ids.file_gid) = (None, None);
+    Ok(ids)
 }
 
 /// Closes what is to be closed; a table that is shared is copied first.

@@ -2,6 +2,8 @@
 use super::Arguments;
 use crate::{
     context::{Context, Result},
+    process::Ids,
+    rights::{SETGID, SETUID},
     sharing::Whereabouts,
 };
 use alloc::vec::Vec;
@@ -36,41 +38,62 @@ pub fn getegid<M: Machine>(c: &mut Context<'_, M>, _: Arguments) -> Result<u64> 
     Ok(c.process()?.credentials.egid.into())
 }
 
-/// setuid(2): root sets all three ids, others may go back to the real or the saved one.
-pub fn setuid<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
-    let id = a[0] as u32;
-    let credentials = &mut c.process_mut()?.credentials;
-    if credentials.euid == 0 {
-        (credentials.uid, credentials.euid, credentials.suid) = (id, id, id);
-    } else if id == credentials.uid || id == credentials.suid {
-        credentials.euid = id;
-    } else {
-        return Err(Errno::EPERM.into());
-    }
+/// Changes users or groups, and what the process may do along with them.
+fn change<M: Machine>(
+    c: &mut Context<'_, M>,
+    capability: u32,
+    how: impl FnOnce(&mut Ids, Privileged) -> Result<()>,
+) -> Result<u64> {
+    let process = c.process_mut()?;
+    let old = process.credentials.clone();
+    let privileged = if process.rights.has(capability) { Privileged::Yes } else { Privileged::No };
+    let mut new = Ids { file_uid: None, file_gid: None, ..old.clone() };
+    how(&mut new, privileged)?;
+    process.rights.after_change(&old, &new);
+    process.credentials = new;
     Ok(0)
+}
+
+/// Whether the caller may take any id.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Privileged {
+    Yes,
+    No,
+}
+
+/// setuid(2): who may sets all three ids, others may go back to the real or the saved one.
+pub fn setuid<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
+    change(c, SETUID, |k, privileged| {
+        [k.uid, k.euid, k.suid] = one(privileged, [k.uid, k.euid, k.suid], a[0] as u32)?;
+        Ok(())
+    })
 }
 
 /// setgid(2).
 pub fn setgid<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
-    let id = a[0] as u32;
-    let credentials = &mut c.process_mut()?.credentials;
-    if credentials.euid == 0 {
-        (credentials.gid, credentials.egid, credentials.sgid) = (id, id, id);
-    } else if id == credentials.gid || id == credentials.sgid {
-        credentials.egid = id;
-    } else {
-        return Err(Errno::EPERM.into());
-    }
-    Ok(0)
+    change(c, SETGID, |k, privileged| {
+        [k.gid, k.egid, k.sgid] = one(privileged, [k.gid, k.egid, k.sgid], a[0] as u32)?;
+        Ok(())
+    })
 }
 
-/// Checks the ids a caller wants (all ones leave one as it is) against those it has, unless it is root.
-fn chosen(root: Root, have: [u32; 3], want: [u64; 3]) -> Result<[u32; 3]> {
+/// Real, effective and saved id after setuid(2) or setgid(2).
+fn one(privileged: Privileged, [real, _, saved]: [u32; 3], id: u32) -> Result<[u32; 3]> {
+    match privileged {
+        _ if id == u32::MAX => Err(Errno::EINVAL.into()),
+        Privileged::Yes => Ok([id; 3]),
+        Privileged::No if id == real || id == saved => Ok([real, id, saved]),
+        Privileged::No => Err(Errno::EPERM.into()),
+    }
+}
+
+/// Checks the ids a caller wants (all ones leave one as it is) against those it has, unless it may have any.
+fn chosen(privileged: Privileged, have: [u32; 3], allowed: &[u32], want: [u64; 3]) -> Result<[u32; 3]> {
     let mut ids = have;
     for (id, wanted) in ids.iter_mut().zip(want) {
         let wanted = wanted as u32;
         if wanted != u32::MAX {
-            if root == Root::No && !have.contains(&wanted) {
+            if privileged == Privileged::No && !allowed.contains(&wanted) {
                 return Err(Errno::EPERM.into());
             }
             *id = wanted;
@@ -79,47 +102,68 @@ fn chosen(root: Root, have: [u32; 3], want: [u64; 3]) -> Result<[u32; 3]> {
     Ok(ids)
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Root {
-    Yes,
-    No,
-}
-
-fn root_or_not(euid: u32) -> Root {
-    if euid == 0 { Root::Yes } else { Root::No }
-}
-
 pub fn setresuid<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
-    let k = &mut c.process_mut()?.credentials;
-    [k.uid, k.euid, k.suid] = chosen(root_or_not(k.euid), [k.uid, k.euid, k.suid], [a[0], a[1], a[2]])?;
-    Ok(0)
+    change(c, SETUID, |k, privileged| {
+        let have = [k.uid, k.euid, k.suid];
+        [k.uid, k.euid, k.suid] = chosen(privileged, have, &have, [a[0], a[1], a[2]])?;
+        Ok(())
+    })
 }
 
 pub fn setresgid<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
-    let k = &mut c.process_mut()?.credentials;
-    [k.gid, k.egid, k.sgid] = chosen(root_or_not(k.euid), [k.gid, k.egid, k.sgid], [a[0], a[1], a[2]])?;
-    Ok(0)
+    change(c, SETGID, |k, privileged| {
+        let have = [k.gid, k.egid, k.sgid];
+        [k.gid, k.egid, k.sgid] = chosen(privileged, have, &have, [a[0], a[1], a[2]])?;
+        Ok(())
+    })
 }
 
-/// setreuid(2): the saved id follows the effective one when the real one is set.
-pub fn setreuid<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
-    let k = &mut c.process_mut()?.credentials;
+/// Real, effective and saved id after setreuid(2) or setregid(2): the real one may become the effective one but not the saved
+/// one, and the saved one follows where the real one is set or the effective one becomes another than the real one was.
+fn exchanged(privileged: Privileged, have: [u32; 3], want: [u64; 2]) -> Result<[u32; 3]> {
     let keep = u64::from(u32::MAX);
-    [k.uid, k.euid, k.suid] = chosen(root_or_not(k.euid), [k.uid, k.euid, k.suid], [a[0], a[1], keep])?;
-    if a[0] as u32 != u32::MAX {
-        k.suid = k.euid;
-    }
-    Ok(0)
+    let [real, ..] = chosen(privileged, have, &have[..2], [want[0], keep, keep])?;
+    let [_, effective, saved] = chosen(privileged, have, &have, [keep, want[1], keep])?;
+    let follows = want[0] as u32 != u32::MAX || want[1] as u32 != u32::MAX && effective != have[0];
+    Ok([real, effective, if follows { effective } else { saved }])
+}
+
+pub fn setreuid<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
+    change(c, SETUID, |k, privileged| {
+        [k.uid, k.euid, k.suid] = exchanged(privileged, [k.uid, k.euid, k.suid], [a[0], a[1]])?;
+        Ok(())
+    })
 }
 
 pub fn setregid<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
-    let k = &mut c.process_mut()?.credentials;
-    let keep = u64::from(u32::MAX);
-    [k.gid, k.egid, k.sgid] = chosen(root_or_not(k.euid), [k.gid, k.egid, k.sgid], [a[0], a[1], keep])?;
-    if a[0] as u32 != u32::MAX {
-        k.sgid = k.egid;
+    change(c, SETGID, |k, privileged| {
+        [k.gid, k.egid, k.sgid] = exchanged(privileged, [k.gid, k.egid, k.sgid], [a[0], a[1]])?;
+        Ok(())
+    })
+}
+
+/// setfsuid(2): returns the one before, whether it changed or not.
+pub fn setfsuid<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
+    let process = c.process_mut()?;
+    let privileged = process.rights.has(SETUID);
+    let (k, id) = (&mut process.credentials, a[0] as u32);
+    let before = k.file_uid.unwrap_or(k.euid);
+    if id != u32::MAX && (privileged || [k.uid, k.euid, k.suid, before].contains(&id)) {
+        k.file_uid = (id != k.euid).then_some(id);
     }
-    Ok(0)
+    Ok(before.into())
+}
+
+/// setfsgid(2).
+pub fn setfsgid<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
+    let process = c.process_mut()?;
+    let privileged = process.rights.has(SETGID);
+    let (k, id) = (&mut process.credentials, a[0] as u32);
+    let before = k.file_gid.unwrap_or(k.egid);
+    if id != u32::MAX && (privileged || [k.gid, k.egid, k.sgid, before].contains(&id)) {
+        k.file_gid = (id != k.egid).then_some(id);
+    }
+    Ok(before.into())
 }
 
 pub fn getresuid<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
@@ -153,7 +197,7 @@ pub fn getgroups<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64
 }
 
 pub fn setgroups<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
-    if c.process()?.credentials.euid != 0 {
+    if !c.process()?.rights.has(SETGID) {
         return Err(Errno::EPERM.into());
     }
     if a[0] > 65536 {

@@ -82,26 +82,47 @@ pub fn end_process<M: Machine>(resident: &mut Resident<M>, services: &mut Servic
     jobs::give_up(resident, pid, Leaving::Ends);
     jobs::cut_ties(resident, pid, parent, Some(pid));
     let mut ended = Vec::new();
+    let mut told = Vec::new();
+    let heir = heir(resident, parent);
     for child in resident.program.processes.values_mut().filter(|child| child.parent == pid) {
-        child.parent = init;
+        told.extend(child.rights.parent_death.filter(|_| child.zombie.is_none()).map(|signal| (child.pid, signal)));
+        child.parent = heir;
         child.exit_signal = Some(Signal::CHLD);
         if let Some(ending) = child.zombie {
             ended.push((child.pid, ending));
         }
     }
-    let children: Vec<Pid> = resident.program.children_of(init).map(|child| child.pid).collect();
+    let children: Vec<Pid> = resident.program.children_of(heir).map(|child| child.pid).collect();
     for child in children {
         jobs::cut_ties(resident, child, pid, None);
     }
     for (child, ending) in ended {
-        tell_parent(resident, child, init, Some(Signal::CHLD), ending);
+        tell_parent(resident, child, heir, Some(Signal::CHLD), ending);
+    }
+    for (child, signal) in told {
+        delivery::send_to_process(resident, child, signal, Info { pid: pid.0, ..Info::default() });
     }
     if let Some(waiter) = waiter {
         resident.rouse(waiter);
     }
     tell_parent(resident, pid, parent, exit_signal, ending);
     resident.wake(Key::Ended(pid));
-    resident.wake(Key::Child(init));
+    resident.wake(Key::Child(heir));
+}
+
+/// Whose children the children of a process become that ends: those of its next ancestor that reaps, or of init.
+fn heir<M: Machine>(resident: &Resident<M>, parent: Pid) -> Pid {
+    let processes = &resident.program.processes;
+    let mut next = processes.get(&parent);
+    // A chain of parents is no longer than there are processes.
+    for _ in 0..processes.len() {
+        match next {
+            Some(process) if process.rights.reaper && process.zombie.is_none() => return process.pid,
+            Some(process) => next = processes.get(&process.parent),
+            None => break,
+        }
+    }
+    resident.program.init()
 }
 
 /// Sends the exit signal and wakes the parent's wait; a parent that ignores SIGCHLD leaves no zombie (wait(2)).

@@ -37,6 +37,7 @@ mod options;
 mod pi;
 mod pidfd;
 mod poll;
+mod prctl;
 mod queues;
 mod ready;
 mod receiving;
@@ -246,7 +247,11 @@ table! {
     119 setresgid => identity::setresgid;
     120 getresgid => identity::getresgid;
     121 getpgid => identity::getpgid;
+    122 setfsuid => identity::setfsuid;
+    123 setfsgid => identity::setfsgid;
     124 getsid => identity::getsid;
+    125 capget => prctl::capget;
+    126 capset => prctl::capset, partial "what is in effect counts for `chroot`, `prctl` and changes of ids; access to files and the rest go by the effective user";
     127 rt_sigpending => signals::rt_sigpending;
     128 rt_sigtimedwait => signals::rt_sigtimedwait;
     130 rt_sigsuspend => signals::rt_sigsuspend;
@@ -269,10 +274,10 @@ table! {
     151 mlockall => ready::mlockall;
     152 munlockall => ready::munlockall;
     153 vhangup => tty_control::vhangup;
-    157 prctl => system::prctl,
-        partial "`PR_[GS]ET_NAME`, `PR_[GS]ET_DUMPABLE`, `PR_CAPBSET_READ`; nothing else (`EINVAL`)";
+    157 prctl => prctl::prctl, partial "no `PR_SET_MM`, `PR_SET_SECCOMP`, `PR_SET_TSC`, `PR_MCE_KILL`, `PR_SCHED_CORE`, speculation controls (`EINVAL`); the attributes are the process's, not the thread's";
     158 arch_prctl => system::arch_prctl, partial "`ARCH_[GS]ET_FS`, `ARCH_[GS]ET_GS`; nothing else (`EINVAL`)";
     160 setrlimit => system::setrlimit;
+    161 chroot => names::chroot;
     162 sync => bulk::sync;
     164 settimeofday => clock::settimeofday, partial "refused to all (`EPERM`)";
     170 sethostname => system::sethostname, partial "refused to all (`EPERM`)";

@@ -4,12 +4,13 @@ use crate::{
     context::{Context, Result},
     files::Kind as Open,
     names::AT_FDCWD,
+    rights::SYS_CHROOT,
     sharing::Whereabouts,
 };
 use alloc::vec::Vec;
 use shimos_abi::errno::Errno;
 use shimos_hal::Machine;
-use shimos_vfs::{DeviceClass, Kind, Last, Rdev, RenameMode, Special, Want};
+use shimos_vfs::{DeviceClass, Kind, Last, NodeId, Rdev, RenameMode, Special, Want};
 
 pub fn mkdir<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
     mkdirat(c, [AT_FDCWD, a[0], a[1], 0, 0, 0])
@@ -184,12 +185,29 @@ pub fn getcwd<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
     Ok(path.len() as u64)
 }
 
-fn enter<M: Machine>(c: &mut Context<'_, M>, node: shimos_vfs::NodeId) -> Result<u64> {
+/// chroot(2).
+pub fn chroot<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
+    let path = c.read_path(a[0])?;
+    let node = c.resolve_at(AT_FDCWD, &path, Last::Follow)?.existing()?;
+    check_directory(c, node)?;
+    if !c.process()?.rights.has(SYS_CHROOT) {
+        return Err(Errno::EPERM.into());
+    }
+    let now = c.whereabouts()?;
+    c.move_to(Whereabouts { root: node, ..now })?;
+    Ok(0)
+}
+
+fn check_directory<M: Machine>(c: &mut Context<'_, M>, node: NodeId) -> Result<()> {
     let metadata = c.metadata(node)?;
     if metadata.kind != Kind::Directory {
         return Err(Errno::ENOTDIR.into());
     }
-    c.access()?.check(&metadata, Want::EXECUTE)?;
+    Ok(c.access()?.check(&metadata, Want::EXECUTE)?)
+}
+
+fn enter<M: Machine>(c: &mut Context<'_, M>, node: NodeId) -> Result<u64> {
+    check_directory(c, node)?;
     let now = c.whereabouts()?;
     c.move_to(Whereabouts { cwd: node, ..now })?;
     Ok(0)

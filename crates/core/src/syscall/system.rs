@@ -182,26 +182,3 @@ pub fn arch_prctl<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u6
         _ => Err(Errno::EINVAL.into()),
     }
 }
-
-pub fn prctl<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
-    const GET_DUMPABLE: u64 = 3;
-    const SET_DUMPABLE: u64 = 4;
-    const SET_NAME: u64 = 15;
-    const GET_NAME: u64 = 16;
-    const CAPBSET_READ: u64 = 23;
-    match a[0] {
-        SET_NAME => {
-            let name = c.read_string(a[1], 4095, Errno::EFAULT)?;
-            c.set_name(c.tid, &name).map(|()| 0)
-        }
-        GET_NAME => {
-            let mut bytes = c.comm().into_bytes();
-            bytes.resize(16, 0);
-            c.write_bytes(a[1], &bytes).map(|()| 0)
-        }
-        GET_DUMPABLE => Ok(1),
-        SET_DUMPABLE if a[1] <= 1 => Ok(0),
-        CAPBSET_READ if a[1] <= 40 => Ok(1),
-        _ => Err(Errno::EINVAL.into()),
-    }
-}

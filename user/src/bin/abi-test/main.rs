@@ -26,6 +26,7 @@ mod processes;
 mod procfs;
 mod procfs_more;
 mod programs;
+mod rights;
 mod signals;
 mod sockets;
 mod splicing;
@@ -66,6 +67,7 @@ fn main() -> ExitCode {
             files::TESTS,
             names::TESTS,
             processes::TESTS,
+            rights::TESTS,
             signals::TESTS,
             pipes::TESTS,
             memory::TESTS,
