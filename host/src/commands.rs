@@ -99,7 +99,8 @@ pub fn perform(cli: Cli) -> Result<ExitCode> {
             };
             machine::check_image(&image)?;
             let files = Files { kernel: artifacts::kernel(&paths)?, image };
-            let report = compat::run(&paths, &files, &compat::Wanted { only, kernels, memory })?;
+            let tool = std::env::current_exe().context("this tool's own file is gone")?;
+            let report = compat::run(&paths, &files, &compat::Wanted { only, kernels, memory, tool })?;
             show(&if json { format!("{}\n", report.json()) } else { report.table() });
             Ok(if report.held() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }

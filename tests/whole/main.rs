@@ -4,6 +4,7 @@
 mod abi;
 mod administration;
 mod boot;
+mod compat;
 mod device_owner;
 mod images;
 mod input;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         input::run,
         run::run,
         shell::run,
+        compat::run,
     ] {
         group(&mut suite);
     }

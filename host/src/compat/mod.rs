@@ -41,6 +41,8 @@ pub struct Wanted {
     pub kernels: u16,
     /// Private memory of each kernel, in MiB.
     pub memory: u64,
+    /// The `shimos` tool.
+    pub tool: PathBuf,
 }
 
 /// How a check came out.
@@ -59,7 +61,8 @@ pub struct Verdict {
 /// How all checks came out.
 #[derive(Clone, Debug)]
 pub struct Report {
-    verdicts: Vec<Verdict>,
+    /// In the order of the list.
+    pub verdicts: Vec<Verdict>,
     logs: PathBuf,
 }
 
@@ -122,6 +125,7 @@ pub fn run(paths: &Paths, files: &Files, wanted: &Wanted) -> Result<Report> {
     let count = queue.len();
     let work = Work {
         paths: paths.clone(),
+        tool: wanted.tool.clone(),
         machine: machine.entry().id.clone(),
         logs: logs.clone(),
         host_url: server,
@@ -143,6 +147,7 @@ pub fn run(paths: &Paths, files: &Files, wanted: &Wanted) -> Result<Report> {
 /// What the workers share.
 struct Work {
     paths: Paths,
+    tool: PathBuf,
     machine: String,
     logs: PathBuf,
     host_url: String,
@@ -175,7 +180,7 @@ impl Work {
     fn carry_out(&self, check: &Check, kernel: u16) -> Result<String> {
         let name = format!("compat-{}", check.name.replace('_', "-"));
         let log = self.logs.join(format!("{}.log", check.name));
-        let mut command = self.tool()?;
+        let mut command = self.tool();
         command.args(["run", "-T", "--name", &name, "--kernel", &format!("k{kernel}")]);
         for variable in ENVIRONMENT {
             command.args(["--env", variable]);
@@ -201,7 +206,7 @@ impl Work {
             },
             None => {
                 drop(child);
-                let _ = self.tool()?.args(["stop", &name, "--timeout", "1s"]).stdin(Stdio::null()).output();
+                let _ = self.tool().args(["stop", &name, "--timeout", "1s"]).stdin(Stdio::null()).output();
                 bail!("not done after {} s: {last}", check.limit.as_secs())
             }
         }
@@ -220,11 +225,14 @@ impl Work {
         }
     }
 
-    /// This tool, for the machine of this run.
-    fn tool(&self) -> Result<Command> {
-        let mut command = Command::new(std::env::current_exe().context("this tool's own file is gone")?);
+    /// The tool, for the machine of this run.
+    fn tool(&self) -> Command {
+        let mut command = Command::new(&self.tool);
         command.env("SHIMOS_ROOT", &self.paths.root).env(registry::MACHINE, &self.machine);
-        Ok(command)
+        if self.paths.build != self.paths.root.join("build") {
+            command.env("SHIMOS_BUILD_DIR", &self.paths.build);
+        }
+        command
     }
 }
 
