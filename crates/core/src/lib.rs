@@ -27,6 +27,7 @@ mod load;
 mod locks;
 mod names;
 mod netlink;
+mod notice;
 mod pending;
 mod pipe;
 mod proc;

@@ -120,5 +120,6 @@ pub fn make_socket<M: Machine>(c: &mut Context<'_, M>, path: &[u8]) -> Result<No
     let mode = 0o777 & !c.whereabouts()?.umask as u16;
     let node =
         c.change(|tree, sources, actor| tree.mknod(sources, actor, found.parent, &found.name, mode, Special::Socket))?;
+    c.resident.notice_in(found.parent, &found.name, crate::event::inotify::mask::CREATE, 0);
     Ok(c.resident.program.tree.canonical(node))
 }

@@ -157,6 +157,13 @@ fn of_event(program: &Program, who: Viewer, id: EventId, looks: &mut u32) -> u16
             let due = timer.ticks > 0 || timer.deadline().is_some_and(|at| at <= who.now);
             if due { bits::IN } else { 0 }
         }
+        Some(Event::Files(inotify)) => {
+            if inotify.is_empty() {
+                0
+            } else {
+                bits::READ
+            }
+        }
         Some(Event::Signals(set)) => {
             let own = program.threads.get(&who.thread).map_or(0, |thread| thread.pending.set().0);
             let shared = program.processes.get(&who.process).map_or(0, |process| process.pending.set().0);

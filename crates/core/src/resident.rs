@@ -3,6 +3,7 @@ use crate::{
     event::{
         Event, EventId,
         epoll::{EXCLUSIVE, bits},
+        inotify::FileWatches,
         watches::{Watch, Watches},
     },
     locks::Waits,
@@ -82,6 +83,8 @@ pub struct Resident<M: Machine> {
     pub hearers: Hearers,
     /// Which locks blocked threads wait for.
     pub lock_waits: Waits,
+    /// Who is told of what happens to files.
+    pub file_watches: FileWatches,
     /// Timers that are set.
     pub timers: TimerQueue,
     /// Pages that are still only in the image it came from.
@@ -109,6 +112,7 @@ impl<M: Machine> Resident<M> {
             program.unix.values().flat_map(|socket| &socket.queue).map(|message| message.files.len()).sum();
         let (watches, timers) = (Watches::of(&program), TimerQueue::of(&program));
         let hearers = Hearers::of(&program);
+        let file_watches = FileWatches::all(&program.events);
         Resident {
             program,
             tables: Table::new(),
@@ -119,6 +123,7 @@ impl<M: Machine> Resident<M> {
             watches,
             hearers,
             lock_waits: Waits::default(),
+            file_watches,
             timers,
             pending: PendingPages::default(),
             guard: Guard::default(),

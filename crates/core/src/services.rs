@@ -277,6 +277,7 @@ impl<M: Machine> Services<M> {
         if description.flags & syscall::ASYNC != 0 {
             resident.hearers.forget(id);
         }
+        resident.notice_closed(&description);
         if let Some(node) = description.kind.node() {
             resident.program.tree.unpin(node);
             if resident.program.tree.is_gone(node) {
@@ -334,6 +335,7 @@ impl<M: Machine> Services<M> {
     /// no name or descriptor needs any more.
     #[inline]
     pub fn settle(&mut self, resident: &mut Resident<M>) {
+        resident.notice_gone();
         for object in resident.program.tree.take_released_objects() {
             resident.program.objects.release(&mut self.frames, crate::content::object(object));
         }
@@ -356,6 +358,11 @@ fn end_event<M: Machine>(resident: &mut Resident<M>, id: EventId) {
         Some(Event::Epoll(epoll)) => {
             for (target, _) in epoll.items() {
                 resident.watches.remove(Watch { epoll: id, target });
+            }
+        }
+        Some(Event::Files(inotify)) => {
+            for (watch, file) in inotify.watches() {
+                resident.file_watches.remove(file.node, id, watch);
             }
         }
         Some(Event::Timer(_)) => resident.timers.set(TimerRef::Descriptor(id), None),

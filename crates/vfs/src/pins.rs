@@ -56,12 +56,18 @@ impl Tree {
         core::mem::take(&mut self.released)
     }
 
+    /// The files that are no more, since the last call, by their ids of [`Tree::origin`].
+    pub fn take_gone(&mut self) -> Vec<NodeId> {
+        core::mem::take(&mut self.gone)
+    }
+
     /// Drops a node that has neither a name nor a holder.
     pub(crate) fn drop_unused(&mut self, id: u64) {
         let Some(node) = self.nodes.get(&id) else { return };
         if node.nlink > 0 || self.pins.contains_key(&NodeId::Upper(id)) {
             return;
         }
+        self.gone.push(self.origin(NodeId::Upper(id)));
         if let Some(nid) = node.copied_from
             && self.copied.get(&nid) == Some(&id)
         {

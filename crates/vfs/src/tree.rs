@@ -50,6 +50,9 @@ pub struct Tree {
     pub(crate) mounts: Vec<Mounted>,
     #[n(9)]
     pub(crate) limit: u64,
+    /// Files that are no more, for those who watch them.
+    #[cbor(skip)]
+    pub(crate) gone: Vec<NodeId>,
 }
 
 /// What one name in a directory stands for.
@@ -75,6 +78,7 @@ impl Tree {
             released: Vec::new(),
             mounts: Vec::new(),
             limit: DEFAULT_LIMIT,
+            gone: Vec::new(),
         }
     }
 
@@ -101,6 +105,14 @@ impl Tree {
             NodeId::Lower(nid) => self.copied.get(&nid).map_or(id, |upper| NodeId::Upper(*upper)),
             _ => id,
         }
+    }
+
+    /// The one id that a file has all its life: that of the image's file where it comes from the image.
+    pub fn origin(&self, id: NodeId) -> NodeId {
+        let canonical = self.canonical(id);
+        let NodeId::Upper(upper) = canonical else { return canonical };
+        let copied_from = self.nodes.get(&upper).and_then(|node| node.copied_from);
+        copied_from.filter(|nid| self.copied.get(nid) == Some(&upper)).map_or(canonical, NodeId::Lower)
     }
 
     /// A node of the writable layer. ESTALE if it is gone.

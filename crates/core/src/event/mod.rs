@@ -1,9 +1,11 @@
 //! What event descriptors are open on: epoll sets, counters, timers, signals, watched files, processes.
 pub mod epoll;
+pub mod inotify;
 pub mod timer;
 pub mod watches;
 
 use epoll::Epoll;
+use inotify::Inotify;
 use minicbor::{Decode, Encode};
 use timer::TimerFd;
 
@@ -30,6 +32,9 @@ pub enum EventClass {
     /// signalfd(2).
     #[n(3)]
     Signals,
+    /// inotify(7).
+    #[n(4)]
+    Files,
 }
 
 impl EventClass {
@@ -40,6 +45,7 @@ impl EventClass {
             EventClass::Counter => "anon_inode:[eventfd]",
             EventClass::Timer => "anon_inode:[timerfd]",
             EventClass::Signals => "anon_inode:[signalfd]",
+            EventClass::Files => "anon_inode:inotify",
         }
     }
 }
@@ -59,6 +65,9 @@ pub enum Event {
     /// Signals that are read instead of delivered.
     #[n(3)]
     Signals(#[n(0)] SigSet),
+    /// Files that are watched.
+    #[n(4)]
+    Files(#[n(0)] Inotify),
 }
 
 impl Event {
@@ -69,6 +78,7 @@ impl Event {
             Event::Counter(_) => EventClass::Counter,
             Event::Timer(_) => EventClass::Timer,
             Event::Signals(_) => EventClass::Signals,
+            Event::Files(_) => EventClass::Files,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Texts of /proc/sys and /sys.
 use super::{Proc, memory::kib, nodes::File, system::release};
+use crate::event::{inotify, watches};
 use alloc::{format, string::String};
 use shimos_net::Config;
 
@@ -25,6 +26,10 @@ impl Proc<'_> {
             File::FilesMax => "9223372036854775807".into(),
             File::FilesNow => format!("{}\t0\t9223372036854775807", self.descriptions.len()),
             File::OpenMax => "1048576".into(),
+            File::InotifyEvents => format!("{}", inotify::MAX_QUEUED),
+            File::InotifyInstances => format!("{}", inotify::MAX_INSTANCES),
+            File::InotifyWatches => format!("{}", inotify::MAX_WATCHES),
+            File::EpollWatches => format!("{}", watches::MAX_WATCHES),
             File::PipeSizeMax => "1048576".into(),
             File::BacklogMax => "4096".into(),
             // Memory is given out when it is touched, without any account of what was promised.

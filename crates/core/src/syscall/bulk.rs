@@ -6,6 +6,7 @@ use super::{
 use crate::{
     content,
     context::{Context, Result, Stop, wait_for},
+    event::inotify::mask,
     files::Kind,
 };
 use shimos_abi::errno::Errno;
@@ -93,6 +94,8 @@ pub fn fallocate<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64
             if a[1] & KEEP_SIZE == 0 && end > content::size(c, node)? {
                 content::truncate(c, node, end)?;
             }
+            let subject = c.subject_of(a[0], Errno::EBADF)?;
+            c.notice_subject(&subject, mask::MODIFY)?;
             Ok(0)
         }
         Kind::PipeReader(_) | Kind::PipeWriter(_) | Kind::PipeBoth(_) => Err(Errno::ESPIPE.into()),

@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     context::{Context, Result},
+    event::EventClass,
     files::{Kind, OnExec},
 };
 use shimos_abi::errno::Errno;
@@ -51,6 +52,10 @@ pub fn ioctl<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
         Kind::Console(_) | Kind::Slave { .. } | Kind::Master(..) => {
             let id = c.descriptor(fd)?.description;
             tty_control::ioctl(c, id, a)
+        }
+        Kind::Event(EventClass::Files, id) if request == FIONREAD => {
+            let len = super::inotify::readable(c, id)?;
+            c.write_u32(argument, len as u32).map(|()| 0)
         }
         Kind::PipeReader(pipe) | Kind::PipeBoth(pipe) if request == FIONREAD => {
             let len = c.resident.program.pipes.get(&pipe).map_or(0, |pipe| pipe.len());

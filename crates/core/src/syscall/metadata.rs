@@ -4,8 +4,10 @@ use crate::{
     content,
     context::{Context, Result},
     devpts::{self, Change},
-    files::Kind as Open,
+    event::inotify::mask,
+    files::{Kind as Open, Place},
     names::AT_FDCWD,
+    notice::Subject,
     proc,
 };
 use alloc::vec::Vec;
@@ -176,20 +178,24 @@ pub fn faccessat2<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u6
     Ok(0)
 }
 
-/// The node that a path and `AT_` flags, or a descriptor alone, name.
-fn node_at<M: Machine>(c: &mut Context<'_, M>, dirfd: u64, path: &[u8], flags: u64) -> Result<NodeId> {
+/// What a path and `AT_` flags, or a descriptor alone, name.
+fn subject_at<M: Machine>(c: &mut Context<'_, M>, dirfd: u64, path: &[u8], flags: u64) -> Result<Subject> {
     if path.is_empty() && flags & AT_EMPTY_PATH != 0 {
-        return Ok(c.description(dirfd)?.kind.node().ok_or(Errno::EBADF)?);
+        return c.subject_of(dirfd, Errno::EBADF);
     }
     let last = if flags & AT_SYMLINK_NOFOLLOW != 0 { Last::Keep } else { Last::Follow };
-    Ok(c.resolve_at(dirfd, path, last)?.existing()?)
+    let found = c.resolve_at(dirfd, path, last)?;
+    let node = found.existing()?;
+    Ok(Subject { node, place: Some(Place { dir: found.parent, name: found.name }) })
 }
 
-fn set_mode<M: Machine>(c: &mut Context<'_, M>, node: NodeId, mode: u64) -> Result<u64> {
+fn set_mode<M: Machine>(c: &mut Context<'_, M>, subject: &Subject, mode: u64) -> Result<u64> {
+    let node = subject.node;
     if devpts::change(c, node, Change::Mode(mode as u16))?.is_some() {
         return Ok(0);
     }
     c.change(|tree, sources, actor| tree.set_mode(sources, actor, node, mode as u16 & 0o7777))?;
+    c.notice_subject(subject, mask::ATTRIB)?;
     Ok(0)
 }
 
@@ -198,22 +204,24 @@ pub fn chmod<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
 }
 
 pub fn fchmod<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
-    let node = c.description(a[0])?.kind.node().ok_or(Errno::EINVAL)?;
-    set_mode(c, node, a[1])
+    let subject = c.subject_of(a[0], Errno::EINVAL)?;
+    set_mode(c, &subject, a[1])
 }
 
 pub fn fchmodat<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
     let path = c.read_path(a[1])?;
-    let node = node_at(c, a[0], &path, 0)?;
-    set_mode(c, node, a[2])
+    let subject = subject_at(c, a[0], &path, 0)?;
+    set_mode(c, &subject, a[2])
 }
 
-fn set_owner<M: Machine>(c: &mut Context<'_, M>, node: NodeId, uid: u64, gid: u64) -> Result<u64> {
+fn set_owner<M: Machine>(c: &mut Context<'_, M>, subject: &Subject, uid: u64, gid: u64) -> Result<u64> {
+    let node = subject.node;
     let id = |value: u64| (value as u32 != u32::MAX).then_some(value as u32);
     if devpts::change(c, node, Change::Owner(id(uid), id(gid)))?.is_some() {
         return Ok(0);
     }
     c.change(|tree, sources, actor| tree.set_owner(sources, actor, node, id(uid), id(gid)))?;
+    c.notice_subject(subject, mask::ATTRIB)?;
     Ok(0)
 }
 
@@ -226,14 +234,14 @@ pub fn lchown<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
 }
 
 pub fn fchown<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
-    let node = c.description(a[0])?.kind.node().ok_or(Errno::EINVAL)?;
-    set_owner(c, node, a[1], a[2])
+    let subject = c.subject_of(a[0], Errno::EINVAL)?;
+    set_owner(c, &subject, a[1], a[2])
 }
 
 pub fn fchownat<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
     let path = c.read_path(a[1])?;
-    let node = node_at(c, a[0], &path, a[4])?;
-    set_owner(c, node, a[2], a[3])
+    let subject = subject_at(c, a[0], &path, a[4])?;
+    set_owner(c, &subject, a[2], a[3])
 }
 
 /// One time as utimensat(2) gives it.
@@ -244,7 +252,8 @@ enum Stamp {
     At(i64),
 }
 
-fn set_times<M: Machine>(c: &mut Context<'_, M>, node: NodeId, atime: Stamp, mtime: Stamp) -> Result<u64> {
+fn set_times<M: Machine>(c: &mut Context<'_, M>, subject: &Subject, atime: Stamp, mtime: Stamp) -> Result<u64> {
+    let node = subject.node;
     let now = c.services.machine.wall_clock() as i64;
     let times = match (atime, mtime) {
         (Stamp::Keep, Stamp::Keep) => return Ok(0),
@@ -256,6 +265,12 @@ fn set_times<M: Machine>(c: &mut Context<'_, M>, node: NodeId, atime: Stamp, mti
         return Ok(0);
     }
     c.change(|tree, sources, actor| tree.set_times(sources, actor, node, times))?;
+    let events = match (times.atime, times.mtime) {
+        (Some(_), Some(_)) => mask::ATTRIB,
+        (Some(_), None) => mask::ACCESS,
+        _ => mask::MODIFY,
+    };
+    c.notice_subject(subject, events)?;
     Ok(0)
 }
 
@@ -283,13 +298,13 @@ pub fn utimensat<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64
         let words: Vec<u64> = (0..4).map(|i| c.read_u64(a[2].wrapping_add(i * 8))).collect::<Result<_>>()?;
         (stamp(words[0], words[1])?, stamp(words[2], words[3])?)
     };
-    let node = if a[1] == 0 {
-        c.description(a[0])?.kind.node().ok_or(Errno::EINVAL)?
+    let subject = if a[1] == 0 {
+        c.subject_of(a[0], Errno::EINVAL)?
     } else {
         let path = c.read_path(a[1])?;
-        node_at(c, a[0], &path, a[3])?
+        subject_at(c, a[0], &path, a[3])?
     };
-    set_times(c, node, atime, mtime)
+    set_times(c, &subject, atime, mtime)
 }
 
 fn timevals<M: Machine>(c: &mut Context<'_, M>, addr: u64) -> Result<(Stamp, Stamp)> {
@@ -304,8 +319,8 @@ fn timevals<M: Machine>(c: &mut Context<'_, M>, addr: u64) -> Result<(Stamp, Sta
 pub fn futimesat<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
     let (atime, mtime) = timevals(c, a[2])?;
     let path = c.read_path(a[1])?;
-    let node = node_at(c, a[0], &path, 0)?;
-    set_times(c, node, atime, mtime)
+    let subject = subject_at(c, a[0], &path, 0)?;
+    set_times(c, &subject, atime, mtime)
 }
 
 pub fn utimes<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
@@ -321,8 +336,8 @@ pub fn utime<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
         (stamp(at, 0)?, stamp(modified, 0)?)
     };
     let path = c.read_path(a[0])?;
-    let node = node_at(c, AT_FDCWD, &path, 0)?;
-    set_times(c, node, atime, mtime)
+    let subject = subject_at(c, AT_FDCWD, &path, 0)?;
+    set_times(c, &subject, atime, mtime)
 }
 
 pub fn truncate<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
@@ -330,7 +345,8 @@ pub fn truncate<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64>
         return Err(Errno::EINVAL.into());
     }
     let path = c.read_path(a[0])?;
-    let node = node_at(c, AT_FDCWD, &path, 0)?;
+    let subject = subject_at(c, AT_FDCWD, &path, 0)?;
+    let node = subject.node;
     let metadata = c.metadata(node)?;
     match metadata.kind {
         Kind::Regular => {}
@@ -339,6 +355,7 @@ pub fn truncate<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64>
     }
     c.access()?.check(&metadata, Want::WRITE)?;
     content::truncate(c, node, a[1])?;
+    c.notice_subject(&subject, mask::MODIFY)?;
     Ok(0)
 }
 
@@ -349,6 +366,8 @@ pub fn ftruncate<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64
         return Err(Errno::EINVAL.into());
     }
     content::truncate(c, node, a[1])?;
+    let subject = c.subject_of(a[0], Errno::EINVAL)?;
+    c.notice_subject(&subject, mask::MODIFY)?;
     Ok(0)
 }
 
@@ -405,7 +424,7 @@ fn statfs_bytes<M: Machine>(c: &Context<'_, M>, kind: FileSystem) -> Vec<u8> {
 
 pub fn statfs<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
     let path = c.read_path(a[0])?;
-    let node = node_at(c, AT_FDCWD, &path, 0)?;
+    let node = subject_at(c, AT_FDCWD, &path, 0)?.node;
     let bytes = statfs_bytes(c, FileSystem::of(node));
     c.write_bytes(a[1], &bytes)?;
     Ok(0)

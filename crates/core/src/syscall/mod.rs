@@ -21,6 +21,7 @@ mod exec;
 mod futex;
 mod holes;
 mod identity;
+mod inotify;
 mod interfaces;
 mod ioctl;
 mod life;
@@ -330,6 +331,9 @@ table! {
     244 mq_notify => queues::mq_notify;
     245 mq_getsetattr => queues::mq_getsetattr;
     247 waitid => wait::waitid, partial "`__WCLONE`, `__WALL`, `__WNOTHREAD`";
+    253 inotify_init => inotify::inotify_init;
+    254 inotify_add_watch => inotify::inotify_add_watch;
+    255 inotify_rm_watch => inotify::inotify_rm_watch;
     256 migrate_pages => numa::migrate_pages;
     257 openat => open::openat, partial "`O_ASYNC` (no SIGIO), `O_DIRECT` (no effect)";
     258 mkdirat => names::mkdirat;
@@ -368,6 +372,7 @@ table! {
     291 epoll_create1 => epoll::epoll_create1;
     292 dup3 => descriptors::dup3;
     293 pipe2 => descriptors::pipe2;
+    294 inotify_init1 => inotify::inotify_init1;
     295 preadv => transfer::preadv;
     296 pwritev => transfer::pwritev;
     299 recvmmsg => receiving::recvmmsg;

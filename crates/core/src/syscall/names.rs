@@ -2,6 +2,7 @@
 use super::Arguments;
 use crate::{
     context::{Context, Result},
+    event::inotify::mask,
     files::Kind as Open,
     names::AT_FDCWD,
     rights::SYS_CHROOT,
@@ -10,7 +11,7 @@ use crate::{
 use alloc::vec::Vec;
 use shimos_abi::errno::Errno;
 use shimos_hal::Machine;
-use shimos_vfs::{DeviceClass, Kind, Last, NodeId, Rdev, RenameMode, Special, Want};
+use shimos_vfs::{DeviceClass, Kind, Last, NodeId, Rdev, RenameMode, Resolved, Special, Want};
 
 pub fn mkdir<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
     mkdirat(c, [AT_FDCWD, a[0], a[1], 0, 0, 0])
@@ -22,6 +23,7 @@ pub fn mkdirat<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> 
     found.check_new_directory()?;
     let mode = a[2] as u16 & 0o1777 & !c.whereabouts()?.umask as u16;
     c.change(|tree, sources, actor| tree.mkdir(sources, actor, found.parent, &found.name, mode))?;
+    c.resident.notice_in(found.parent, &found.name, mask::CREATE | mask::ISDIR, 0);
     Ok(0)
 }
 
@@ -38,6 +40,7 @@ pub fn mknodat<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> 
     let special = match a[2] as u32 & 0o170_000 {
         0 | 0o100_000 => {
             c.change(|tree, sources, actor| tree.create(sources, actor, found.parent, &found.name, mode))?;
+            c.resident.notice_in(found.parent, &found.name, mask::CREATE, 0);
             return Ok(0);
         }
         0o010_000 => Special::Fifo,
@@ -47,6 +50,7 @@ pub fn mknodat<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> 
         _ => return Err(Errno::EINVAL.into()),
     };
     c.change(|tree, sources, actor| tree.mknod(sources, actor, found.parent, &found.name, mode, special))?;
+    c.resident.notice_in(found.parent, &found.name, mask::CREATE, 0);
     Ok(0)
 }
 
@@ -75,9 +79,14 @@ pub fn unlinkat<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64>
         }
         found.existing()?;
         c.change(|tree, sources, actor| tree.rmdir(sources, actor, found.parent, &found.name))?;
+        c.resident.notice_in(found.parent, &found.name, mask::DELETE | mask::ISDIR, 0);
     } else {
         found.check_unlink()?;
         c.change(|tree, sources, actor| tree.unlink(sources, actor, found.parent, &found.name))?;
+        if let Some(node) = found.node {
+            c.resident.notice_self(node, mask::ATTRIB);
+        }
+        c.resident.notice_in(found.parent, &found.name, mask::DELETE, 0);
     }
     Ok(0)
 }
@@ -105,12 +114,33 @@ pub fn renameat2<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64
             return Err(Errno::EBUSY.into());
         }
     }
-    from.existing()?;
+    let moved = from.existing()?;
     from.check_rename(&to, mode)?;
+    let kind = c.kind_mask(moved)?;
+    let kind_there = if let Some(node) = to.node { c.kind_mask(node)? } else { 0 };
     c.change(|tree, sources, actor| {
         tree.rename(sources, actor, (from.parent, &from.name), (to.parent, &to.name), mode)
     })?;
+    let same =
+        to.node.is_some_and(|node| c.resident.program.tree.origin(node) == c.resident.program.tree.origin(moved));
+    if same || !c.files_are_watched() {
+        return Ok(0);
+    }
+    notice_move(c, moved, &from, &to, kind);
+    match to.node {
+        Some(other) if mode == RenameMode::Exchange => notice_move(c, other, &to, &from, kind_there),
+        Some(other) => c.resident.notice_self(other, mask::ATTRIB),
+        None => {}
+    }
     Ok(0)
+}
+
+/// Tells of a file that was moved.
+fn notice_move<M: Machine>(c: &mut Context<'_, M>, moved: NodeId, from: &Resolved, to: &Resolved, kind: u32) {
+    let cookie = c.move_cookie();
+    c.resident.notice_in(from.parent, &from.name, mask::MOVED_FROM | kind, cookie);
+    c.resident.notice_in(to.parent, &to.name, mask::MOVED_TO | kind, cookie);
+    c.resident.notice_self(moved, mask::MOVE_SELF);
 }
 
 pub fn link<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
@@ -133,6 +163,8 @@ pub fn linkat<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
     let to = c.resolve_at(a[2], &new, Last::Name)?;
     to.check_new()?;
     c.change(|tree, sources, actor| tree.link(sources, actor, node, to.parent, &to.name))?;
+    c.resident.notice_self(node, mask::ATTRIB);
+    c.resident.notice_in(to.parent, &to.name, mask::CREATE, 0);
     Ok(0)
 }
 
@@ -148,6 +180,7 @@ pub fn symlinkat<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64
     let found = c.resolve_at(a[1], &path, Last::Name)?;
     found.check_new()?;
     c.change(|tree, sources, actor| tree.symlink(sources, actor, found.parent, &found.name, &target))?;
+    c.resident.notice_in(found.parent, &found.name, mask::CREATE, 0);
     Ok(0)
 }
 
@@ -264,5 +297,6 @@ pub fn getdents64<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u6
     }
     c.write_bytes(a[1], &bytes)?;
     c.description_by(id)?.offset = cursor;
+    c.resident.notice_by(id, mask::ACCESS);
     Ok(bytes.len() as u64)
 }

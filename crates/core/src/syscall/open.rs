@@ -9,9 +9,11 @@ use crate::{
     content,
     context::{Context, Result},
     devpts,
+    event::inotify::mask,
     files::{Conversation, Descriptor, Kind as Open, Place},
     jobs::{self, TtyName},
     names::AT_FDCWD,
+    notice::Name,
     pipe::{Pipe, PipeId},
     resident::Key,
 };
@@ -62,6 +64,7 @@ pub fn openat<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
         None => {
             found.check_new_file()?;
             let node = c.change(|tree, sources, actor| tree.create(sources, actor, found.parent, &found.name, mode))?;
+            c.resident.notice_in(found.parent, &found.name, mask::CREATE, 0);
             (node, Fresh::Yes)
         }
     };
@@ -131,6 +134,7 @@ fn open_node<M: Machine>(c: &mut Context<'_, M>, node: NodeId, place: Place, fla
             } else {
                 if flags & O_TRUNC != 0 && fresh == Fresh::No {
                     content::truncate(c, node, 0)?;
+                    c.resident.notice(node, Some(Name::of(&place)), mask::MODIFY);
                 }
                 Open::File(node)
             }
@@ -147,6 +151,7 @@ fn install<M: Machine>(c: &mut Context<'_, M>, node: NodeId, place: Place, kind:
     c.resident.program.tree.pin(node);
     let description = c.resident.program.add_description(kind, (flags & (STATUS | O_PATH)) as u32);
     c.description_by(description)?.place = Some(place);
+    c.resident.notice_by(description, mask::OPEN);
     c.install(Descriptor { description, on_exec: on_exec(flags) })
 }
 

@@ -4,7 +4,7 @@ use crate::{
     content,
     context::{Context, MAX_TRANSFER, Result, Stop, wait_for},
     delivery, device,
-    event::{EventClass, EventId, epoll::bits},
+    event::{EventClass, EventId, epoll::bits, inotify::mask},
     files::{DescriptionId, Kind},
     pipe::ATOMIC,
     resident::Key,
@@ -59,6 +59,9 @@ pub fn read_from<M: Machine>(
             let got = content::read(c, node, at.unwrap_or(offset), &mut bytes)?;
             bytes.truncate(got);
             advance(c, id, at, got)?;
+            if got > 0 {
+                c.resident.notice_by(id, mask::ACCESS);
+            }
             Ok(bytes)
         }
         Kind::Snapshot(node, text) => {
@@ -129,6 +132,7 @@ fn read_event<M: Machine>(
         EventClass::Counter => super::eventfd::read(c, event, count, waiting),
         EventClass::Timer => super::timerfd::read(c, event, count, waiting),
         EventClass::Signals => super::signalfd::read(c, event, count, waiting),
+        EventClass::Files => super::inotify::read(c, event, count, waiting),
         EventClass::Epoll => Err(Errno::EINVAL.into()),
     }
 }
@@ -203,6 +207,9 @@ pub fn write_to<M: Machine>(
             let written = content::write(c, node, from, bytes)?;
             if at.is_none() {
                 c.description_by(id)?.offset = from + written as u64;
+            }
+            if written > 0 {
+                c.resident.notice_by(id, mask::MODIFY);
             }
             Ok(Progress::Moved(written))
         }

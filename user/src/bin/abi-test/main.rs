@@ -35,6 +35,7 @@ mod times;
 mod ttys;
 mod unix;
 mod unix_more;
+mod watching;
 
 use shimos_user::raw;
 use std::{
@@ -81,6 +82,7 @@ fn main() -> ExitCode {
             timers::TESTS,
             splicing::TESTS,
             pidfd::TESTS,
+            watching::TESTS,
             unix::TESTS,
             unix_more::TESTS,
             families::TESTS,
