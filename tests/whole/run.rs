@@ -31,6 +31,7 @@ const LONG: Duration = Duration::from_secs(240);
 
 pub fn run(suite: &mut Suite) {
     let makings = suite.makings.clone();
+    suite.case("run::a_machine_of_its_own", || own_machine(&makings));
     let mut group = Group::new(suite, Options::default());
     group.case("run::streams_and_status", |_| streams(&makings));
     group.case("run::what_cannot_be_run", |_| refusals(&makings));
@@ -128,6 +129,28 @@ fn feed(makings: &Makings, words: &[&str], input: Vec<u8>) -> Result<(Option<i32
     Ok((status.code(), all))
 }
 
+/// Where none runs a machine is booted, quietly, and ends with the command or with the tool.
+fn own_machine(makings: &Makings) -> Result<()> {
+    let with_image = |words: &[&str]| {
+        let mut tool = command(makings, words);
+        tool.env("SHIMOS_IMAGE", &makings.files.image);
+        tool
+    };
+    let said = tool::run(with_image(&["run", "--memory", "64", "--", "/bin/sh", "-c", "echo out; exit 6"]))?;
+    ensure!(said.code == Some(6) && said.out == "out\n" && said.errors.is_empty(), "{said:?}");
+    tool::nothing_left(makings)?;
+    for signal in [Signal::KILL, Signal::TERM] {
+        let mut child = Child::spawn(&mut with_image(&["run", "--", "/bin/sh", "-c", "echo up; exec sleep 1000"]))?;
+        let lines = BufReader::new(child.take_stdout().context("no standard output")?);
+        ensure!(lines.lines().next().transpose()?.as_deref() == Some("up"), "it did not start");
+        let pid = Pid::from_raw(child.id() as i32).context("no process id")?;
+        kill_process(pid, signal)?;
+        clock::until(SOON, "the tool's end", || Ok(child.try_wait()?))?;
+        tool::nothing_left(makings)?;
+    }
+    Ok(())
+}
+
 fn streams(makings: &Makings) -> Result<()> {
     let said = said(makings, &["run", "--", "/bin/sh", "-c", "echo out; echo err >&2; exit 7"])?;
     check(&said, 7, "out")?;
@@ -194,8 +217,11 @@ fn signals(makings: &Makings) -> Result<()> {
         running.wait_line("ready")?;
         running.signal(signal)?;
         check(&running.end()?, 3, &format!("got {name}")).with_context(|| name.to_string())?;
-        // Busybox's shell would ignore one of them.
-        let running = Running::start(makings, &["run", "--", "/bin/bash", "-c", &format!("echo ready; {wait}")])?;
+        if signal == Signal::QUIT {
+            // Shells ignore it.
+            continue;
+        }
+        let running = Running::start(makings, &["run", "--", "/bin/sh", "-c", &format!("echo ready; {wait}")])?;
         running.wait_line("ready")?;
         running.signal(signal)?;
         check(&running.end()?, 128 + number, "").with_context(|| format!("{name}, not caught"))?;

@@ -173,6 +173,7 @@ fn jobs(makings: &Makings) -> Result<()> {
     terminal.keys("through pipes\r")?;
     terminal.wait("through pipes\r\nthrough pipes\r\n")?;
     terminal.keys("\x03")?;
+    terminal.wait("# ")?;
     leave(terminal)
 }
 
