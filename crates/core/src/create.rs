@@ -341,6 +341,7 @@ pub(crate) fn first_process(pid: Pid, files: FilesId, root: NodeId, now: Nanos) 
         action_group: None,
         barriers: None,
         rights: Rights::default(),
+        nice: Default::default(),
     }
 }
 

@@ -122,6 +122,10 @@ pub struct Process {
     #[n(60)]
     #[cbor(default)]
     pub rights: Rights,
+    /// How much it leaves to others.
+    #[n(61)]
+    #[cbor(default)]
+    pub nice: Nice,
 }
 
 /// Where execve(2) has put what a program is executed with. Programs overwrite it to say what they do.
@@ -190,6 +194,30 @@ impl Ids {
 /// A marker that something happened.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
 pub struct Untold;
+
+/// A nice value, -20 to 19.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Encode, Decode)]
+#[cbor(transparent)]
+pub struct Nice(#[n(0)] i8);
+
+impl Nice {
+    /// The nice value nearest to what is wanted.
+    pub fn nearest(wanted: i32) -> Nice {
+        Nice(wanted.clamp(-20, 19) as i8)
+    }
+    /// The value.
+    pub fn value(self) -> i8 {
+        self.0.clamp(-20, 19)
+    }
+    /// 20 minus the value, as the system call returns it: 1 to 40.
+    pub fn rank(self) -> u64 {
+        (20 - i64::from(self.value())) as u64
+    }
+    /// How long a turn of its threads may be, given the usual length: from a twentieth of it to twice as long.
+    pub fn turn(self, usual: Nanos) -> Nanos {
+        Nanos(usual.0 * self.rank() / 20)
+    }
+}
 
 /// How a process ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]

@@ -12,6 +12,8 @@ pub const SETUID: u32 = 7;
 pub const SETPCAP: u32 = 8;
 /// CAP_SYS_CHROOT.
 pub const SYS_CHROOT: u32 = 18;
+/// CAP_SYS_NICE.
+pub const SYS_NICE: u32 = 23;
 
 /// Bits of `securebits`.
 pub mod secure {

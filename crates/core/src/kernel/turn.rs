@@ -180,7 +180,7 @@ impl<M: Machine> Kernel<M> {
         let Some(id) = next else { return false };
         self.last_run = id;
         let now = self.services.machine.now();
-        let until = self.next_event().min(now + SLICE);
+        let until = self.next_event().min(now + self.slice(id));
         if let Some(takeover) = self.takeovers.iter_mut().rev().find(|takeover| takeover.program == id)
             && takeover.first_instruction == Nanos(0)
         {
@@ -190,6 +190,16 @@ impl<M: Machine> Kernel<M> {
         let pending = self.services.ikc.end_polling();
         self.run_threads(id, if pending { now } else { until });
         true
+    }
+
+    /// How long the next thread of a program may run.
+    fn slice(&self, id: ProgramId) -> Nanos {
+        let program = self.residents.get(&id);
+        let next = program.and_then(|resident| {
+            let thread = resident.program.threads.get(resident.ready.front()?)?;
+            resident.program.processes.get(&thread.process)
+        });
+        next.map_or(SLICE, |process| process.nice.turn(SLICE))
     }
 
     /// Runs threads of one program in turn until `until`, or until there is work for the rest of the event loop. Two

@@ -241,9 +241,9 @@ impl Proc<'_> {
         // Where things lie is for those to know who may look into the process.
         let seen = self.inspect(process).is_ok() && space.is_some();
         let hide = |address: u64| if seen { address } else { 0 };
-        let layout = process.layout;
+        let (layout, nice) = (process.layout, process.nice.value());
         format!(
-            "{id} ({}) {} {} {} {} {terminal} {foreground} {flags} {} {} {} {} {} 0 {} 0 20 0 {threads} 0 {} {bytes} \
+            "{id} ({}) {} {} {} {} {terminal} {foreground} {flags} {} {} {} {} {} 0 {} 0 {} {nice} {threads} 0 {} {bytes} \
              {resident} {limit} 0 0 {} 0 0 {} {} {} {} 0 0 0 {exit_signal} 0 0 0 0 0 0 0 0 {} {} {} {} {} {exit_code}\n",
             escaped(&self.name(process, subject)),
             self.state(process, subject),
@@ -256,6 +256,7 @@ impl Proc<'_> {
             theirs.major_faults,
             ticks(used),
             ticks(children),
+            20 + i32::from(nice),
             ticks(process.started),
             hide(layout.stack),
             low(pending),

@@ -85,6 +85,7 @@ fn process(pid: Pid, parent: Pid, user: u32) -> Process {
         action_group: None,
         barriers: None,
         rights: Default::default(),
+        nice: Default::default(),
     }
 }
 

@@ -361,13 +361,19 @@ pub fn truncate<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64>
 
 pub fn ftruncate<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
     let description = c.description(a[0])?;
-    let Open::File(node) = description.kind else { return Err(Errno::EINVAL.into()) };
     if description.flags & flags::ACCESS_MODE == flags::READ_ONLY || (a[1] as i64) < 0 {
         return Err(Errno::EINVAL.into());
     }
-    content::truncate(c, node, a[1])?;
-    let subject = c.subject_of(a[0], Errno::EINVAL)?;
-    c.notice_subject(&subject, mask::MODIFY)?;
+    match description.kind {
+        Open::File(node) => {
+            content::truncate(c, node, a[1])?;
+            let subject = c.subject_of(a[0], Errno::EINVAL)?;
+            c.notice_subject(&subject, mask::MODIFY)?;
+        }
+        // A file of /proc has nothing that could be cut off: the next write replaces all of it.
+        Open::Snapshot(..) => {}
+        _ => return Err(Errno::EINVAL.into()),
+    }
     Ok(0)
 }
 

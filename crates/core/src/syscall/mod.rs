@@ -39,6 +39,7 @@ mod pi;
 mod pidfd;
 mod poll;
 mod prctl;
+mod priority;
 mod queues;
 mod ready;
 mod receiving;
@@ -261,8 +262,8 @@ table! {
     133 mknod => names::mknod;
     137 statfs => metadata::statfs;
     138 fstatfs => metadata::fstatfs;
-    140 getpriority => scheduling::getpriority;
-    141 setpriority => scheduling::setpriority, partial "nice values other than 0 (`EACCES`)";
+    140 getpriority => priority::getpriority;
+    141 setpriority => priority::setpriority, partial "the threads of a process have one nice value";
     142 sched_setparam => scheduling::sched_setparam, partial "priorities other than 0 (`EINVAL`)";
     143 sched_getparam => scheduling::sched_getparam;
     144 sched_setscheduler => scheduling::sched_setscheduler,

@@ -1,4 +1,4 @@
-//! Scheduling as a program sees it: one core, one policy, no priorities.
+//! Scheduling as a program sees it: one core and one policy.
 use super::Arguments;
 use crate::context::{Context, Result, Stop};
 use shimos_abi::{errno::Errno, ids::Pid};
@@ -100,29 +100,4 @@ pub fn getcpu<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
         }
     }
     Ok(0)
-}
-
-/// Whether a process, group or user that getpriority(2) may name exists.
-fn check_target<M: Machine>(c: &Context<'_, M>, which: u64, who: u64) -> Result<()> {
-    let (id, own) = (who as u32, c.process()?);
-    let found = c.resident.program.processes.values().any(|process| match which {
-        0 => process.pid == if id == 0 { own.pid } else { Pid(id) },
-        1 => process.group == if id == 0 { own.group } else { Pid(id) },
-        _ => process.credentials.uid == if id == 0 { own.credentials.uid } else { id },
-    });
-    if which > 2 {
-        return Err(Errno::EINVAL.into());
-    }
-    if found { Ok(()) } else { Err(Errno::ESRCH.into()) }
-}
-
-/// getpriority(2): 20 minus the nice value, which is always 0.
-pub fn getpriority<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
-    check_target(c, a[0] as u32 as u64, a[1]).map(|()| 20)
-}
-
-/// setpriority(2): there is one priority for all.
-pub fn setpriority<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
-    check_target(c, a[0] as u32 as u64, a[1])?;
-    if a[2] as i32 == 0 { Ok(0) } else { Err(Errno::EACCES.into()) }
 }

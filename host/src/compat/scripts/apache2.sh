@@ -18,4 +18,4 @@ wait $load && grep -q '^Failed requests: *0' ab2
 apache2ctl stop 2>/dev/null
 for _ in $(seq 150); do pgrep -x apache2 >/dev/null || break; sleep 0.2; done
 ! pgrep -x apache2
-apache2 -v | head -n 1
+apache2 -v | sed -n 1p

@@ -3,4 +3,4 @@ apt-get -q -y --no-install-recommends install hello >log 2>&1 || { tail -n 20 lo
 [ "$(hello)" = "Hello, world!" ]
 apt-get -q -y purge hello >log 2>&1 && ! command -v hello
 dpkg --audit
-apt-get --version | head -n 1
+apt-get --version >version && head -n 1 version

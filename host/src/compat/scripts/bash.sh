@@ -25,4 +25,4 @@ eval "exec ${COPROC[1]}>&-"
 [ "$(cat <&"${COPROC[0]}")" = SHIMOS ]
 read -r -t 5 word <<<"here string"
 [ "$word" = "here string" ]
-bash --version | head -n 1
+bash --version | sed -n 1p

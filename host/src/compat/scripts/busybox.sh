@@ -6,4 +6,4 @@ mkdir www && echo busy >www/index.html
 [ "$(/bin/busybox wget -q -O - http://127.0.0.1:8099/)" = busy ]
 /bin/busybox ps >/dev/null && /bin/busybox free >/dev/null
 /bin/busybox kill "$(/bin/busybox pidof httpd)" || /bin/busybox killall busybox
-/bin/busybox | head -n 1
+/bin/busybox | sed -n 1p

@@ -7,4 +7,4 @@ curl -sf -Z --output one http://localhost:8080/big --output two http://localhost
 status=0; curl -sf http://127.0.0.1:8080/none || status=$?; [ "$status" = 22 ]
 status=0; curl -s http://127.0.0.1:9 || status=$?; [ "$status" = 7 ]
 [ -z "${HOST_URL:-}" ] || curl -sf "$HOST_URL" | grep -qx 'served by the host'
-curl --version | head -n 1
+curl --version | sed -n 1p

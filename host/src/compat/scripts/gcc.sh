@@ -19,4 +19,4 @@ gcc -O2 -Wall -o dynamic a.c -lm -pthread && [ "$(./dynamic)" = "285 1.414" ]
 gcc -O0 -g -static -o static a.c -lm -pthread && [ "$(./static)" = "285 1.414" ]
 echo 'int two(void) { return 2; }' >b.c && gcc -shared -fPIC -o libtwo.so b.c
 echo 'int two(void); int main(void) { return two() != 2; }' >c.c && gcc -o linked c.c -L. -ltwo && LD_LIBRARY_PATH=. ./linked
-gcc --version | head -n 1
+gcc --version | sed -n 1p

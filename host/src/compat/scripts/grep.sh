@@ -3,4 +3,4 @@ seq 1000 >n
 [ "$(grep -P '^9(?=99)' n)" = 999 ]
 mkdir d && cp n d/ && grep -rl 1000 d | grep -qx d/n
 status=0; grep -q nothing n || status=$?; [ "$status" = 1 ]
-grep --version | head -n 1
+grep --version | sed -n 1p

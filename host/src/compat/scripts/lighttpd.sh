@@ -7,4 +7,4 @@ ab -q -k -n 400 -c 10 http://127.0.0.1/small >ab1 && grep -q '^Failed requests: 
 kill -INT "$(cat /run/lighttpd.pid)"
 for _ in $(seq 100); do pgrep -x lighttpd >/dev/null || break; sleep 0.2; done
 ! pgrep -x lighttpd
-lighttpd -v | head -n 1
+lighttpd -v | sed -n 1p

@@ -13,4 +13,4 @@ make -j3 >log && ./prog && make >again && grep -q 'up to date' again
 sleep 1; touch b.c && make >again && [ "$(grep -c 'gcc -c' again)" = 1 ]
 make clean >/dev/null && ! test -e prog
 status=0; make nothing 2>/dev/null || status=$?; [ "$status" = 2 ]
-make --version | head -n 1
+make --version | sed -n 1p

@@ -4,4 +4,4 @@ for _ in $(seq 100); do curl -sf http://127.0.0.1:8082/small >/dev/null && break
 [ "$(curl -sf http://127.0.0.1:8082/small)" = small ] && curl -sf http://127.0.0.1:8082/big | cmp - www/big
 ab -q -n 50 -c 5 http://127.0.0.1:8082/small >ab1 && grep -q '^Failed requests: *0' ab1
 kill "$(cat pid)"
-mini_httpd -V 2>&1 | head -n 1
+mini_httpd -V 2>&1 | sed -n 1p

@@ -11,4 +11,4 @@ as pg_ctl -D $PWD/pg/data -m fast -w stop >/dev/null
 as pg_ctl -D $PWD/pg/data -l $PWD/pg/log -w -t 120 start >/dev/null
 [ "$(as psql -At -c "'select count(*) from pgbench_history'" bench)" = 200 ]
 as pg_ctl -D $PWD/pg/data -m immediate -w stop >/dev/null
-grep tps result | head -n 1
+grep tps result | sed -n 1p

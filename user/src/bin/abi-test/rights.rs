@@ -21,6 +21,8 @@ pub const TESTS: &[Subtest] = &[
     ("rights/reaper", reaper),
     ("rights/capabilities", capabilities),
     ("rights/users", users),
+    ("rights/niceness", niceness),
+    ("rights/login", login),
     ("rights/set-user-id", set_user_id),
     ("rights/root-directory", root_directory),
 ];
@@ -168,6 +170,33 @@ fn users() -> Outcome {
         same("no way back", call(libc::SYS_setuid, &[0]), Err(libc::EPERM))?;
         same("groups", call(libc::SYS_setgroups, &[0, 0]), Err(libc::EPERM))
     })
+}
+
+fn niceness() -> Outcome {
+    in_child(|| {
+        let rank = || call(libc::SYS_getpriority, &[0, 0]);
+        same("nicer", call(libc::SYS_setpriority, &[0, 0, 7]), Ok(0))?;
+        same("rank", rank(), Ok(13))?;
+        same("nicer than nice", call(libc::SYS_setpriority, &[0, 0, 100]), Ok(0))?;
+        same("rank", rank(), Ok(1))?;
+        same("less nice", call(libc::SYS_setpriority, &[0, 0, -5_i64 as u64]), Ok(0))?;
+        let child = raw::fork(|| i32::from(call(libc::SYS_getpriority, &[0, 0]) != Ok(25))).map_err(text)?;
+        same("inherited", raw::exit_of(child).map_err(text)?, 0)?;
+        same("nobody", call(libc::SYS_setpriority, &[0, 0x3ff_ffff, 1]), Err(libc::ESRCH))?;
+        same("no such kind", call(libc::SYS_setpriority, &[3, 0, 1]), Err(libc::EINVAL))?;
+        same("somebody", call(libc::SYS_setresuid, &[SOMEBODY; 3]), Ok(0))?;
+        same("not less nice", call(libc::SYS_setpriority, &[0, 0, -6_i64 as u64]), Err(libc::EACCES))?;
+        same("nicer again", call(libc::SYS_setpriority, &[0, 0, 3]), Ok(0))?;
+        same("init's", call(libc::SYS_setpriority, &[0, 1, 3]).is_err(), true)
+    })
+}
+
+/// What login programs do with their login id: read it, cut the file off, write it.
+fn login() -> Outcome {
+    let file = fs::OpenOptions::new().read(true).write(true).open("/proc/self/loginuid").map_err(text)?;
+    file.set_len(0).map_err(text)?;
+    let reader = fs::File::open("/proc/self/loginuid").map_err(text)?;
+    that("not without the right to write", reader.set_len(0).is_err())
 }
 
 fn set_user_id() -> Outcome {
