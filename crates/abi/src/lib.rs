@@ -12,4 +12,5 @@ pub mod errno;
 pub mod ids;
 pub mod session;
 pub mod shared;
+pub mod state;
 pub mod time;

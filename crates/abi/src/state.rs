@@ -1,0 +1,288 @@
+//! The state of a machine as the control protocol tells it: kernels, programs, checkpoints, recoveries, takeovers.
+use crate::{
+    control::Protection,
+    ids::{Epoch, KernelId, Life, Pid, ProgramId},
+    time::Nanos,
+};
+use alloc::{string::String, vec::Vec};
+use minicbor::{Decode, Encode};
+
+/// Why a kernel died.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Encode, Decode)]
+#[cbor(index_only)]
+pub enum DeathCause {
+    /// It panicked and left a death record.
+    #[n(0)]
+    Panic,
+    /// An exception in the kernel; it left a death record.
+    #[n(1)]
+    Exception,
+    /// It stopped making progress.
+    #[n(2)]
+    Hang,
+    /// The administrator asked for it.
+    #[n(3)]
+    Requested,
+}
+
+/// How a death was noticed.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Encode, Decode)]
+#[cbor(index_only)]
+pub enum DetectedBy {
+    /// The dying kernel's death record and its ring.
+    #[n(0)]
+    DeathRecord,
+    /// Missed timestamps, confirmed by a probe.
+    #[n(1)]
+    Heartbeat,
+}
+
+/// How a fence was proven.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Encode, Decode)]
+#[cbor(index_only)]
+pub enum FencedBy {
+    /// The kernel had parked itself.
+    #[n(0)]
+    Itself,
+    /// It followed the message.
+    #[n(1)]
+    Message,
+    /// The non-maskable interrupt parked it.
+    #[n(2)]
+    Nmi,
+    /// INIT and SIPI into the park stub.
+    #[n(3)]
+    Init,
+}
+
+/// The state of the machine.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct MachineStatus {
+    /// The machine's time.
+    #[n(0)]
+    pub now: Nanos,
+    /// Daemon interval.
+    #[n(1)]
+    pub heartbeat: Nanos,
+    /// The active monitor's kernel; all others are shadows.
+    #[n(2)]
+    pub monitor: KernelId,
+    /// Term of that monitor.
+    #[n(3)]
+    pub term: u32,
+    /// Owner of each device, in the order of [`Device::ALL`].
+    #[n(4)]
+    pub owners: Vec<KernelId>,
+    /// One entry a kernel.
+    #[n(5)]
+    pub kernels: Vec<KernelStatus>,
+}
+
+/// The life cycle of a kernel, as its peers see it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Encode, Decode)]
+#[cbor(index_only)]
+pub enum KernelState {
+    /// Not started.
+    #[n(0)]
+    Down,
+    /// Starting.
+    #[n(1)]
+    Booting,
+    /// At work.
+    #[n(2)]
+    Running,
+    /// It said that it died.
+    #[n(3)]
+    Panicked,
+    /// Its core is proven parked.
+    #[n(4)]
+    Fenced,
+}
+
+/// The state of one kernel.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct KernelStatus {
+    /// Which.
+    #[n(0)]
+    pub id: KernelId,
+    /// Its core's APIC id.
+    #[n(1)]
+    pub apic: u32,
+    /// Its present incarnation, counted from 1.
+    #[n(2)]
+    pub incarnation: u32,
+    /// Life cycle.
+    #[n(3)]
+    pub state: KernelState,
+    /// Private memory, in bytes.
+    #[n(4)]
+    pub memory: u64,
+    /// Free frames.
+    #[n(5)]
+    pub free_frames: u64,
+    /// Runnable threads.
+    #[n(6)]
+    pub load: u32,
+    /// The part that the kernel publishes by itself.
+    #[n(7)]
+    pub published: Published,
+}
+
+/// What a kernel publishes of itself in its outgoing part.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode, Default)]
+pub struct Published {
+    /// Version and build.
+    #[n(0)]
+    pub build: String,
+    /// The programs that live here.
+    #[n(1)]
+    pub programs: Vec<ProgramStatus>,
+    /// Recoveries this kernel led as monitor, the latest last (a bounded number).
+    #[n(2)]
+    pub recoveries: Vec<Recovery>,
+    /// Takeovers this kernel did, the latest last (a bounded number).
+    #[n(3)]
+    pub takeovers: Vec<Takeover>,
+}
+
+/// The state of one program.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct ProgramStatus {
+    /// Which.
+    #[n(0)]
+    pub id: ProgramId,
+    /// Its name.
+    #[n(1)]
+    pub name: String,
+    /// Its processes: pid, parent, command name.
+    #[n(2)]
+    pub processes: Vec<ProcessStatus>,
+    /// How it is protected, if it is.
+    #[n(3)]
+    pub protection: Option<Protection>,
+    /// Its last committed checkpoint.
+    #[n(4)]
+    pub checkpoint: Option<CheckpointStatus>,
+    /// What of it cannot be protected.
+    #[n(5)]
+    pub exceptions: Vec<String>,
+    /// How often it was taken over.
+    #[n(6)]
+    pub takeovers: u32,
+    /// Why it waits, if it cannot run now.
+    #[n(7)]
+    pub waiting: Option<String>,
+}
+
+/// One process.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct ProcessStatus {
+    /// Its id.
+    #[n(0)]
+    pub pid: Pid,
+    /// Its parent's.
+    #[n(1)]
+    pub parent: Pid,
+    /// Command name.
+    #[n(2)]
+    pub comm: String,
+    /// Resident pages.
+    #[n(3)]
+    pub pages: u32,
+}
+
+/// One checkpoint.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct CheckpointStatus {
+    /// Epoch.
+    #[n(0)]
+    pub epoch: Epoch,
+    /// When it committed.
+    #[n(1)]
+    pub at: Nanos,
+    /// How long the program stood still for it.
+    #[n(2)]
+    pub pause: Nanos,
+    /// Pages that it saved.
+    #[n(3)]
+    pub pages: u32,
+    /// Pages in the whole image.
+    #[n(4)]
+    pub image_pages: u32,
+    /// Bytes of records.
+    #[n(5)]
+    pub record_bytes: u32,
+}
+
+/// How one kernel's death was dealt with. Times that have not come yet are zero.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Recovery {
+    /// The life that ended.
+    #[n(0)]
+    pub dead: Life,
+    /// Why, as far as known.
+    #[n(1)]
+    pub cause: DeathCause,
+    /// What the death record says.
+    #[n(2)]
+    pub message: String,
+    /// How it was noticed.
+    #[n(3)]
+    pub detected_by: DetectedBy,
+    /// By which kernel's monitor daemon.
+    #[n(4)]
+    pub monitor: KernelId,
+    /// When it died: the death record's time, or for a hang the time of the last stamp.
+    #[n(5)]
+    pub died: Nanos,
+    /// When the monitor knew.
+    #[n(6)]
+    pub detected: Nanos,
+    /// When the fence was proven.
+    #[n(7)]
+    pub fenced: Nanos,
+    /// How.
+    #[n(8)]
+    pub fenced_by: FencedBy,
+    /// When every program had a new home.
+    #[n(9)]
+    pub taken_over: Nanos,
+    /// When the new incarnation was started.
+    #[n(10)]
+    pub restarted: Nanos,
+    /// When it had rejoined.
+    #[n(11)]
+    pub rejoined: Nanos,
+    /// Why it is not finished, if something is in the way.
+    #[n(12)]
+    pub waiting: Option<String>,
+}
+
+/// One program's takeover.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Takeover {
+    /// Which program.
+    #[n(0)]
+    pub program: ProgramId,
+    /// From which life.
+    #[n(1)]
+    pub from: Life,
+    /// To which kernel.
+    #[n(2)]
+    pub to: KernelId,
+    /// The epoch it goes on from.
+    #[n(3)]
+    pub epoch: Epoch,
+    /// When the restart command came.
+    #[n(4)]
+    pub ordered: Nanos,
+    /// When its first user instruction was about to run.
+    #[n(5)]
+    pub first_instruction: Nanos,
+    /// When all its pages were home; zero before that.
+    #[n(6)]
+    pub home: Nanos,
+    /// Pages of the image.
+    #[n(7)]
+    pub pages: u32,
+}
