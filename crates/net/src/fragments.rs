@@ -38,7 +38,7 @@ impl Fragments {
             self.0.remove(&oldest);
         }
         let end = piece.offset + piece.payload.len();
-        let uneven = piece.more && (piece.payload.len() % 8 != 0 || piece.payload.is_empty());
+        let uneven = piece.more && (!piece.payload.len().is_multiple_of(8) || piece.payload.is_empty());
         let partial = self.0.entry(name).or_insert_with(|| Partial { since: now, ..Partial::default() });
         // Pieces that overlap are an attack or an accident; the packet is lost either way (RFC 5722).
         let before = partial.pieces.range(..=piece.offset).next_back();

@@ -194,7 +194,7 @@ impl Stack {
         envelope.tos = special.tos.unwrap_or(own.tos);
         let usual = if target.is_multicast() { own.group_ttl.unwrap_or(1) } else { own.ttl.unwrap_or(envelope.ttl) };
         envelope.ttl = special.ttl.unwrap_or(usual);
-        let never_cut = own.discovery.is_some_and(|discovery| discovery >= NEVER_CUT && discovery < 4)
+        let never_cut = own.discovery.is_some_and(|discovery| (NEVER_CUT..4).contains(&discovery))
             || (target.is_ipv6() && options.has(Flags::DONT_FRAGMENT6));
         if never_cut {
             envelope.pieces = Pieces::Forbidden;

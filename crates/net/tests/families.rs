@@ -97,7 +97,7 @@ fn datagrams_of_any_size_both_ways() {
             let mut buffer = vec![0; 70_000];
             let got = pair.stacks[0].receive_from(pair.now, server, &mut buffer, Take::Consume).unwrap();
             assert_eq!(buffer[..got.copied], bytes, "{size} to {to}");
-            assert_eq!(got.from.unwrap().is_ipv6(), true);
+            assert!(got.from.unwrap().is_ipv6());
         }
     }
     // Nobody there.

@@ -195,11 +195,8 @@ fn receive_stream<M: Machine>(
     }
     let take = if flag(message::PEEK) { Take::Peek } else { Take::Consume };
     if flag(message::OUT_OF_BAND) {
-        let byte = match c.resident.program.net.receive_urgent(id, take) {
-            // There is nothing to wait for: the byte comes when it comes.
-            Err(errno) => return Err(errno.into()),
-            Ok(byte) => byte,
-        };
+        // There is nothing to wait for: the byte comes when it comes.
+        let byte = c.resident.program.net.receive_urgent(id, take)?;
         place.store(c, 0, &[byte])?;
         let flags = message::OUT_OF_BAND;
         return Ok((Received { bytes: vec![byte], length: 1, flags, ..Received::default() }, 1));
