@@ -5,6 +5,7 @@ mod checks;
 mod client;
 mod console;
 mod daemons;
+mod fuzz;
 mod image;
 mod kernel;
 mod options;
@@ -23,6 +24,9 @@ fn main() -> ExitCode {
     // A kernel that panics is a result, which is told with its seed.
     if !options.verbose {
         std::panic::set_hook(Box::new(|_| {}));
+    }
+    if let Some(calls) = options.fuzz_calls {
+        return fuzz(&options, calls);
     }
     let (mut passed, mut failed) = (0_u64, 0_u64);
     let mut report = |plan: &Plan, outcome: &Outcome| {
@@ -65,6 +69,22 @@ fn main() -> ExitCode {
     }
     if options.runs > 1 || options.sweep {
         println!("{passed} passed, {failed} failed");
+    }
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Runs of random system calls, one for each seed.
+fn fuzz(options: &Options, calls: u64) -> ExitCode {
+    let mut failed = 0;
+    for seed in (options.seed..).take(options.runs as usize) {
+        let wishes = fuzz::Wishes { calls, seed, damages: options.fuzz_records, verbose: options.verbose };
+        let outcome = fuzz::run(wishes);
+        println!("{}", outcome.line(seed));
+        if outcome.failure.is_some() {
+            failed += 1;
+            let records = if options.fuzz_records { " --fuzz-records" } else { "" };
+            println!("  replay: shimos-sim --fuzz-calls {calls}{records} --seed {seed} --verbose");
+        }
     }
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

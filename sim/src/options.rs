@@ -33,6 +33,10 @@ pub struct Options {
     pub json: bool,
     /// Say what happens as it happens.
     pub verbose: bool,
+    /// Fuzz the system calls: how many calls in a run.
+    pub fuzz_calls: Option<u64>,
+    /// In such a run, go on from damaged records instead of checking answers.
+    pub fuzz_records: bool,
 }
 
 const USAGE: &str = "\
@@ -50,6 +54,8 @@ usage: shimos-sim [options]
   --daemons         run the daemons alone, with toy programs, instead of whole kernels
   --sweep           crash at every step of a checkpoint, and of a takeover
   --stride N        with --sweep: every N-th step only (default 1)
+  --fuzz-calls N    issue N random system calls, with takeovers in between; answers are checked where they are known
+  --fuzz-records    with --fuzz-calls: go on from damaged records now and then, and check no answers
   --json            results as JSON, one object a line
   --verbose         say what happens as it happens
 ";
@@ -90,6 +96,8 @@ impl Options {
             stride: 1,
             json: false,
             verbose: false,
+            fuzz_calls: None,
+            fuzz_records: false,
         };
         let mut args = args;
         while let Some(arg) = args.next() {
@@ -112,6 +120,8 @@ impl Options {
                 "--runs" => options.runs = number(),
                 "--daemons" => options.under = Under::Daemons,
                 "--sweep" => options.sweep = true,
+                "--fuzz-calls" => options.fuzz_calls = Some(number()),
+                "--fuzz-records" => options.fuzz_records = true,
                 "--stride" => options.stride = number().max(1),
                 "--json" => options.json = true,
                 "--verbose" => options.verbose = true,

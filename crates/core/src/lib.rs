@@ -19,6 +19,8 @@ mod devpts;
 mod event;
 mod exec;
 mod files;
+#[cfg(feature = "inspect")]
+pub mod inspect;
 mod ipc;
 mod jobs;
 mod join;

@@ -26,7 +26,7 @@ use alloc::{
 };
 use minicbor::{Decode, Encode};
 use shimos_abi::ids::{Pid, ProgramId};
-use shimos_checkpoint::{Image, RecordWriter};
+use shimos_checkpoint::{Image, RecordWriter, Records};
 use shimos_memory::{AddressSpace, Objects};
 use shimos_net::Stack;
 use shimos_vfs::{NodeId, Tree};
@@ -209,8 +209,18 @@ pub fn decode_head(image: &Image) -> Result<Head, BadRecords> {
 
 /// Reads a program from an image's records.
 pub fn decode_program(image: &Image, id: ProgramId) -> Result<Program, BadRecords> {
+    assemble(image.records(), id)
+}
+
+/// Reads a program from records that are in no image.
+#[cfg(feature = "inspect")]
+pub fn decode_bytes(bytes: &[u8], id: ProgramId) -> Result<Program, BadRecords> {
+    assemble(Records::new(bytes), id)
+}
+
+fn assemble(records: Records<'_>, id: ProgramId) -> Result<Program, BadRecords> {
     let mut parts = Parts::default();
-    for record in image.records() {
+    for record in records {
         let record = record.map_err(|_| BadRecords("a damaged record"))?;
         if record.version != VERSION {
             return Err(BadRecords("a record of another version"));

@@ -171,7 +171,7 @@ impl<M: Machine> Kernel<M> {
     }
 
     /// Gives everything of a program back that was not started.
-    fn drop_resident(&mut self, resident: &mut Resident<M>) {
+    pub(crate) fn drop_resident(&mut self, resident: &mut Resident<M>) {
         let spaces: Vec<SpaceId> = resident.program.spaces.keys().copied().collect();
         for space in spaces {
             self.services.drop_space(resident, space);

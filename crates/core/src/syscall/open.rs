@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     content,
-    context::{Context, Result},
+    context::{Context, Result, Stop},
     devpts,
     event::inotify::mask,
     files::{Conversation, Descriptor, Kind as Open, Place},
@@ -15,7 +15,7 @@ use crate::{
     names::AT_FDCWD,
     notice::Name,
     pipe::{Pipe, PipeId},
-    resident::Key,
+    resident::{Key, Resident},
 };
 use shimos_abi::errno::Errno;
 use shimos_hal::Machine;
@@ -41,6 +41,33 @@ pub fn creat<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
 }
 
 pub fn openat<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
+    let note = c.moved()?;
+    if note >> 63 == 1 && c.resident.program.pipes.contains_key(&noted_pipe(note)) {
+        return open_noted(c, a, note);
+    }
+    find_and_open(c, a)
+}
+
+/// Goes on with opening a named pipe: the one that was found first, whatever has become of its name.
+fn open_noted<M: Machine>(c: &mut Context<'_, M>, a: Arguments, note: u64) -> Result<u64> {
+    let id = noted_pipe(note);
+    if !is_granted(note) {
+        return crate::context::wait_for(Key::Pipe(id));
+    }
+    let path = c.read_path(a[1]).unwrap_or_default();
+    let place = match c.resolve_at(a[0], &path, Last::Follow) {
+        Ok(found) => Some(Place { dir: found.parent, name: found.name }),
+        Err(Stop::Block(keys)) => return Err(Stop::Block(keys)),
+        Err(_) => None,
+    };
+    let kind = match a[2] as u32 & flags::ACCESS_MODE {
+        flags::READ_ONLY => Open::PipeReader(id),
+        _ => Open::PipeWriter(id),
+    };
+    install_end(c, kind, place, a[2])
+}
+
+fn find_and_open<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
     let [dirfd, path, flags, mode, ..] = a;
     let path = c.read_path(path)?;
     let mode = mode as u16 & 0o7777 & !c.whereabouts()?.umask as u16;
@@ -206,10 +233,34 @@ const WRITING_END: u64 = 2;
 /// The other end has come, and this one is counted already.
 const GRANTED: u64 = 0x80;
 
+fn noted_pipe(note: u64) -> PipeId {
+    PipeId((note >> 8) as u32)
+}
+
 /// Whether a call's note says that a pipe's end was granted: the call must complete whatever signals come, for the end
 /// is counted.
 pub fn is_granted(note: u64) -> bool {
     note >> 63 == 1 && note & GRANTED != 0
+}
+
+/// Takes an end back that was granted by a call's note and will not be opened.
+pub fn give_back<M: Machine>(resident: &mut Resident<M>, note: u64) {
+    if !is_granted(note) {
+        return;
+    }
+    let id = noted_pipe(note);
+    if let Some(pipe) = resident.program.pipes.get_mut(&id) {
+        if note & READING_END != 0 {
+            pipe.readers = pipe.readers.saturating_sub(1);
+        }
+        if note & WRITING_END != 0 {
+            pipe.writers = pipe.writers.saturating_sub(1);
+        }
+        if pipe.readers == 0 && pipe.writers == 0 {
+            resident.program.pipes.remove(&id);
+        }
+    }
+    resident.wake(Key::Pipe(id));
 }
 
 /// The pipe behind a fifo, or the one that a link of /proc leads to.
@@ -247,7 +298,6 @@ fn grant<M: Machine>(c: &mut Context<'_, M>, pipe: PipeId, end: u64) -> u32 {
 /// Pipes with a name (fifo(7)): one end waits for the other.
 fn open_fifo<M: Machine>(c: &mut Context<'_, M>, node: NodeId, place: Place, flags: u64) -> Result<u64> {
     let id = pipe_behind(c, node)?;
-    let note = c.moved()?;
     let nonblock = flags as u32 & flags::NONBLOCK != 0;
     let access = flags as u32 & flags::ACCESS_MODE;
     let counts = |pipe: &Pipe| (pipe.readers, pipe.writers);
@@ -258,34 +308,38 @@ fn open_fifo<M: Machine>(c: &mut Context<'_, M>, node: NodeId, place: Place, fla
         flags::READ_WRITE => (Open::PipeBoth(id), READING_END | WRITING_END),
         _ => return Err(Errno::EINVAL.into()),
     };
-    if note != waiting_note(id, end | GRANTED) {
-        let waiting_readers = if end & WRITING_END != 0 { grant(c, id, READING_END) } else { 0 };
-        let waiting_writers = if end & READING_END != 0 { grant(c, id, WRITING_END) } else { 0 };
-        // A pipe without a name, opened again through /proc, waits for nobody.
-        let partner = match end {
-            _ if crate::proc::pipe_of(node).is_some() => true,
-            READING_END => writers + waiting_writers > 0,
-            WRITING_END => readers + waiting_readers > 0,
-            _ => true,
-        };
-        if let Some(pipe) = c.resident.program.pipes.get_mut(&id) {
-            pipe.readers += waiting_readers;
-            pipe.writers += waiting_writers;
-        }
-        if !partner && !nonblock {
-            c.set_moved(waiting_note(id, end))?;
-            return crate::context::wait_for(Key::Pipe(id));
-        }
-        if !partner && end == WRITING_END {
-            return Err(Errno::ENXIO.into());
-        }
-        if let Some(pipe) = c.resident.program.pipes.get_mut(&id) {
-            pipe.readers += u32::from(end & READING_END != 0);
-            pipe.writers += u32::from(end & WRITING_END != 0);
-        }
+    let waiting_readers = if end & WRITING_END != 0 { grant(c, id, READING_END) } else { 0 };
+    let waiting_writers = if end & READING_END != 0 { grant(c, id, WRITING_END) } else { 0 };
+    // A pipe without a name, opened again through /proc, waits for nobody.
+    let partner = match end {
+        _ if crate::proc::pipe_of(node).is_some() => true,
+        READING_END => writers > 0 || waiting_writers > 0,
+        WRITING_END => readers > 0 || waiting_readers > 0,
+        _ => true,
+    };
+    if let Some(pipe) = c.resident.program.pipes.get_mut(&id) {
+        pipe.readers = pipe.readers.saturating_add(waiting_readers);
+        pipe.writers = pipe.writers.saturating_add(waiting_writers);
+    }
+    if !partner && !nonblock {
+        c.set_moved(waiting_note(id, end))?;
+        return crate::context::wait_for(Key::Pipe(id));
+    }
+    if !partner && end == WRITING_END {
+        return Err(Errno::ENXIO.into());
+    }
+    if let Some(pipe) = c.resident.program.pipes.get_mut(&id) {
+        pipe.readers = pipe.readers.saturating_add(u32::from(end & READING_END != 0));
+        pipe.writers = pipe.writers.saturating_add(u32::from(end & WRITING_END != 0));
     }
     c.wake(Key::Pipe(id));
+    install_end(c, kind, Some(place), flags)
+}
+
+/// Makes a description of an end of a named pipe that is counted already.
+fn install_end<M: Machine>(c: &mut Context<'_, M>, kind: Open, place: Option<Place>, flags: u64) -> Result<u64> {
+    c.set_moved(0)?;
     let description = c.resident.program.add_description(kind, (flags & STATUS) as u32);
-    c.description_by(description)?.place = Some(place);
+    c.description_by(description)?.place = place;
     c.install(Descriptor { description, on_exec: on_exec(flags) })
 }

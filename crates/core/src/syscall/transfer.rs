@@ -54,6 +54,8 @@ pub fn read_from<M: Machine>(
     let kind = description.kind.clone();
     let waiting = waiting(c, id, Direction::In)?;
     match kind {
+        // Reading nothing from a socket takes nothing and waits for nothing.
+        Kind::Socket(_) | Kind::Unix(_) if count == 0 => Ok(Vec::new()),
         Kind::File(node) => {
             let mut bytes = vec![0; count];
             let got = content::read(c, node, at.unwrap_or(offset), &mut bytes)?;
@@ -202,6 +204,9 @@ pub fn write_to<M: Machine>(
     }
     match description.kind.clone() {
         Kind::File(node) => {
+            if bytes.is_empty() {
+                return Ok(Progress::Moved(0));
+            }
             let end = if flags & flags::APPEND != 0 { Some(content::size(c, node)?) } else { None };
             let from = end.or(at).unwrap_or(offset);
             let written = content::write(c, node, from, bytes)?;
@@ -325,6 +330,7 @@ pub fn read_to_user<M: Machine>(
     at: Option<u64>,
 ) -> Result<u64> {
     let id = c.descriptor(fd)?.description;
+    check_readable(c.description_by(id)?.flags)?;
     let total = spans.iter().map(|(_, len)| *len).sum::<usize>().min(MAX_TRANSFER);
     if let Some((addr, len)) = spans.iter().find(|(_, len)| *len != 0) {
         c.probe_writable(*addr, (*len).min(total))?;

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod check;
+mod corners;
 mod enduring;
 mod epoll;
 mod events;
@@ -90,6 +91,7 @@ fn main() -> ExitCode {
             sockets::TESTS,
             procfs::TESTS,
             procfs_more::TESTS,
+            corners::TESTS,
             ipc::TESTS,
             mappings::TESTS,
             futexes::TESTS,
