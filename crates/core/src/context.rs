@@ -253,9 +253,7 @@ impl<M: Machine> Context<'_, M> {
     /// Takes notice of what the program has sent to itself over the network.
     pub fn take_network(&mut self) {
         self.resident.program.net.poll(self.now);
-        while let Some(socket) = self.resident.program.net.take_changed() {
-            self.wake(Key::Socket(socket));
-        }
+        self.resident.take_network();
     }
     /// Puts a new event object into the caller's table.
     pub fn install_event(&mut self, event: Event, status: u32, on_exec: OnExec) -> Result<u64> {

@@ -160,7 +160,7 @@ pub fn unprotect<M: Machine>(
 /// Lets all held output leave.
 pub fn release_held<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>) {
     for Held::Packet(frame) in core::mem::take(&mut resident.program.held) {
-        network::send(services, &frame);
+        network::send(services, frame);
     }
     resident.program.terminal.release();
     console::work(services, resident);
@@ -173,7 +173,7 @@ pub fn flush_network<M: Machine>(resident: &mut Resident<M>, services: &mut Serv
         if holds {
             resident.program.held.push_back(Held::Packet(frame));
         } else {
-            network::send(services, &frame);
+            network::send(services, frame);
         }
     }
 }

@@ -258,6 +258,16 @@ impl<M: Machine> Resident<M> {
         self.waits.get(&key).is_some_and(|waiting| waiting.iter().any(waits))
     }
 
+    /// Takes notice of what has happened to sockets: wakes who waits, and tells of urgent data.
+    pub fn take_network(&mut self) {
+        while let Some(socket) = self.program.net.take_changed() {
+            self.wake(Key::Socket(socket));
+        }
+        while let Some(socket) = self.program.net.take_urgent() {
+            syscall::tell_urgent(self, socket);
+        }
+    }
+
     /// Makes a blocked thread run again.
     pub fn rouse(&mut self, tid: Pid) {
         if let Some(thread) = self.program.threads.get_mut(&tid)

@@ -4,7 +4,7 @@ use core::net::IpAddr;
 /// A ones' complement sum in progress. Sums of native words fold to the same 16 bits as sums of network words do, with
 /// the bytes swapped (RFC 1071), so nothing is swapped until the end.
 #[derive(Clone, Copy, Default)]
-pub(crate) struct Sum(u64);
+pub(crate) struct Sum(u128);
 
 impl Sum {
     /// The sum over the pseudo header of TCP, UDP and ICMPv6.
@@ -25,21 +25,33 @@ impl Sum {
 
     /// Adds bytes that begin at an even place.
     pub fn add(self, bytes: &[u8]) -> Sum {
+        // So wide a sum never carries over: nothing is folded until the end.
         let mut sum = self.0;
-        let (words, rest) = bytes.as_chunks::<8>();
+        let (blocks, rest) = bytes.as_chunks::<32>();
+        for block in blocks {
+            let (words, _) = block.as_chunks::<8>();
+            for word in words {
+                sum += u128::from(u64::from_ne_bytes(*word));
+            }
+        }
+        let (words, rest) = rest.as_chunks::<8>();
         for word in words {
-            sum = add(sum, u64::from_ne_bytes(*word));
+            sum += u128::from(u64::from_ne_bytes(*word));
         }
         let mut last = [0; 8];
         for (to, from) in last.iter_mut().zip(rest) {
             *to = *from;
         }
-        Sum(add(sum, u64::from_ne_bytes(last)))
+        Sum(sum + u128::from(u64::from_ne_bytes(last)))
     }
 
     /// The checksum to store, as its two bytes. Zero when the bytes summed up include a right one.
     pub fn finish(self) -> [u8; 2] {
-        let mut sum = self.0;
+        // A number and the sum of its halves are the same modulo 2^16 - 1.
+        let folded = (self.0 as u64).overflowing_add((self.0 >> 64) as u64);
+        let mut sum = folded.0 >> 32;
+        sum += folded.0 & 0xffff_ffff;
+        sum += u64::from(folded.1);
         while sum > 0xffff {
             sum = (sum & 0xffff) + (sum >> 16);
         }
@@ -50,11 +62,6 @@ impl Sum {
     pub fn is_valid(self) -> bool {
         self.finish() == [0, 0]
     }
-}
-
-fn add(sum: u64, word: u64) -> u64 {
-    let (sum, carry) = sum.overflowing_add(word);
-    sum + u64::from(carry)
 }
 
 #[cfg(test)]

@@ -33,12 +33,12 @@ fn program_of(mac: &[u8]) -> Option<ProgramId> {
 }
 
 /// Sends a frame of a program that lives here.
-pub fn send<M: Machine>(services: &mut Services<M>, frame: &[u8]) {
+pub fn send<M: Machine>(services: &mut Services<M>, frame: Vec<u8>) {
     if services.network.is_some() {
         switch(services, frame, From::Inside);
     } else if let Some(owner) = services.owner(Device::Network) {
         // A full queue drops the frame, as a network may.
-        let _ = services.send(owner, Queue::Network, &[frame]);
+        let _ = services.send(owner, Queue::Network, &[&frame]);
     }
 }
 
@@ -49,7 +49,7 @@ pub fn receive<M: Machine>(services: &mut Services<M>, from: KernelId, frame: &[
     }
     let from_owner = services.owner(Device::Network) == Some(from);
     if services.network.is_some() {
-        switch(services, frame, From::Inside);
+        switch(services, frame.to_vec(), From::Inside);
     } else if from_owner {
         services.inbound.push_back(frame.to_vec());
     }
@@ -69,15 +69,16 @@ pub fn drive<M: Machine>(services: &mut Services<M>) -> bool {
     services.network = Some(owner);
     for frame in received {
         if frame.len() >= 14 && frame.len() <= FRAME_LIMIT {
-            switch(services, &frame, From::Card);
+            switch(services, frame, From::Card);
         }
     }
     more
 }
 
-fn switch<M: Machine>(services: &mut Services<M>, frame: &[u8], from: From) {
+/// A frame goes where its address says. Only a frame for a group is copied.
+fn switch<M: Machine>(services: &mut Services<M>, frame: Vec<u8>, from: From) {
     let me = services.machine.identity().life.kernel;
-    let target = &frame[..6];
+    let Some(target) = frame.first_chunk::<6>() else { return };
     if target[0] & 1 == 1 {
         let mut homes = vec![false; services.machine.identity().kernels];
         for (_, home) in services.ikc.area().programs() {
@@ -86,10 +87,10 @@ fn switch<M: Machine>(services: &mut Services<M>, frame: &[u8], from: From) {
             }
         }
         for (index, _) in homes.iter().enumerate().filter(|(_, lives)| **lives) {
-            deliver(services, me, KernelId(index as u16), frame);
+            deliver(services, me, KernelId(index as u16), frame.clone());
         }
         if from == From::Inside {
-            let _ = services.machine.net_send(frame);
+            let _ = services.machine.net_send(&frame);
         }
     } else if let Some(program) = program_of(target) {
         // While its kernel is dead and nobody has taken it over the frame goes nowhere: dropped, never refused.
@@ -97,15 +98,15 @@ fn switch<M: Machine>(services: &mut Services<M>, frame: &[u8], from: From) {
             deliver(services, me, life.kernel, frame);
         }
     } else if from == From::Inside {
-        let _ = services.machine.net_send(frame);
+        let _ = services.machine.net_send(&frame);
     }
 }
 
-fn deliver<M: Machine>(services: &mut Services<M>, me: KernelId, to: KernelId, frame: &[u8]) {
+fn deliver<M: Machine>(services: &mut Services<M>, me: KernelId, to: KernelId, frame: Vec<u8>) {
     if to == me {
-        services.inbound.push_back(frame.to_vec());
+        services.inbound.push_back(frame);
     } else {
-        let _ = services.send(to, Queue::Network, &[frame]);
+        let _ = services.send(to, Queue::Network, &[&frame]);
     }
 }
 

@@ -1,6 +1,6 @@
 //! Programs between their turns: their start, what they need besides running, their end.
 use super::Kernel;
-use crate::{device::console, process::Ending, protect, resident::Key, signal::Signal, syscall};
+use crate::{device::console, process::Ending, protect, signal::Signal, syscall};
 use alloc::{format, vec::Vec};
 use shimos_abi::{
     ids::{Pid, ProgramId},
@@ -34,9 +34,7 @@ impl<M: Machine> Kernel<M> {
         resident.expire(now);
         resident.program.head.load.note(now, resident.ready.len());
         resident.program.net.poll(now);
-        while let Some(socket) = resident.program.net.take_changed() {
-            resident.wake(Key::Socket(socket));
-        }
+        resident.take_network();
         protect::flush_network(resident, services);
         console::work(services, resident);
         if resident.ended.is_some() {

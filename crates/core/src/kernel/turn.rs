@@ -217,9 +217,7 @@ impl<M: Machine> Kernel<M> {
             }
             let now = self.services.machine.now();
             resident.program.net.poll(now);
-            while let Some(socket) = resident.program.net.take_changed() {
-                resident.wake(Key::Socket(socket));
-            }
+            resident.take_network();
             protect::flush_network(resident, &mut self.services);
             let leave = turn == Turn::Interrupted
                 || resident.ended.is_some()

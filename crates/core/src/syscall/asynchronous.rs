@@ -17,6 +17,7 @@ use alloc::{
 use minicbor::{Decode, Encode};
 use shimos_abi::{errno::Errno, ids::Pid, time::Nanos};
 use shimos_hal::Machine;
+use shimos_net::SocketId;
 
 /// `O_ASYNC`.
 pub const ASYNC: u32 = 0x2000;
@@ -148,6 +149,17 @@ pub fn tell<M: Machine>(resident: &mut Resident<M>, key: Key, events: u16) {
             Owner::Process(pid) => delivery::send_to_process(resident, pid, signal, info),
             Owner::Group(group) => jobs::signal_group(resident, group, signal, info),
         }
+    }
+}
+
+/// Urgent data has come to a socket: its owner gets SIGURG, whether O_ASYNC is set or not.
+pub fn urgent<M: Machine>(resident: &mut Resident<M>, socket: SocketId) {
+    let found = resident.program.descriptions.iter().find(|(_, d)| matches!(d.kind, Kind::Socket(id) if id == socket));
+    let Some(Hearer { owner: Some(owner), .. }) = found.and_then(|(_, description)| description.hearer) else { return };
+    match owner {
+        Owner::Thread(tid) => delivery::send_to_thread(resident, tid, Signal::URG, Info::from_kernel()),
+        Owner::Process(pid) => delivery::send_to_process(resident, pid, Signal::URG, Info::from_kernel()),
+        Owner::Group(group) => jobs::signal_group(resident, group, Signal::URG, Info::from_kernel()),
     }
 }
 

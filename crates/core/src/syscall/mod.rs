@@ -63,7 +63,7 @@ mod unix_data;
 mod vectors;
 mod wait;
 
-pub use asynchronous::{ASYNC, Hearer, Hearers, tell as tell_hearers};
+pub use asynchronous::{ASYNC, Hearer, Hearers, tell as tell_hearers, urgent as tell_urgent};
 pub use clock::note_time_left;
 pub use clone::copy_table;
 pub use exec::{bytes_of as strings, run as execute};
