@@ -1,7 +1,7 @@
 //! What a program does with sockets: making, naming, connecting and closing them. Errors and their conditions are those of
 //! Linux.
 use crate::{
-    datagram::{Flow, Raw},
+    datagram::{Coverage, Flow, Raw},
     endpoint::{Endpoint, Family, Tuple},
     options::{Flags, Options},
     socket::{How, Kind, Owner, Protocol, Readiness, Socket, SocketId},
@@ -32,6 +32,7 @@ impl Stack {
         let kind = match protocol {
             Protocol::Tcp => Kind::Idle,
             Protocol::Udp => Kind::Udp(Flow::default()),
+            Protocol::Lite => Kind::Udp(Flow { coverage: Some(Coverage::default()), ..Flow::default() }),
             Protocol::Echo => Kind::Ping(Flow::default()),
             Protocol::Raw => return Err(Errno::EPROTONOSUPPORT),
         };
@@ -100,7 +101,7 @@ impl Stack {
         let possible = wanted.address.is_unspecified()
             || config.is_local(wanted.address)
             || free
-            || (protocol == Protocol::Udp && config.is_group(wanted.address));
+            || (matches!(protocol, Protocol::Udp | Protocol::Lite) && config.is_group(wanted.address));
         if !possible {
             return Err(Errno::EADDRNOTAVAIL);
         }

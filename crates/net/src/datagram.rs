@@ -84,8 +84,8 @@ pub(crate) struct Queue {
 
 impl Queue {
     /// Adds a datagram if there is room for it.
-    pub fn push(&mut self, datagram: Datagram, options: &Options) -> Option<()> {
-        if self.used > options.receive_buffer as usize {
+    pub fn push(&mut self, datagram: Datagram, limit: u32) -> Option<()> {
+        if self.used > limit as usize {
             self.dropped = self.dropped.wrapping_add(1);
             return None;
         }
@@ -135,6 +135,20 @@ pub(crate) struct Flow {
     /// A datagram that is being put together (MSG_MORE, UDP_CORK), and where it will go.
     #[n(5)]
     pub corked: Option<Corked>,
+    /// What checksums cover, of a UDP-Lite socket.
+    #[n(6)]
+    pub coverage: Option<Coverage>,
+}
+
+/// How many bytes of a UDP-Lite datagram, its header included, its checksum covers (RFC 3828); 0 is all.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Encode, Decode)]
+pub(crate) struct Coverage {
+    /// Of what is sent.
+    #[n(0)]
+    pub send: u16,
+    /// Of what is received, at least; any if that was never said.
+    #[n(1)]
+    pub receive: Option<u16>,
 }
 
 /// A datagram that is not complete.
@@ -244,18 +258,23 @@ pub(crate) fn takes(options: &Options, incoming: &Incoming<'_>) -> bool {
     device && incoming.ttl >= options.internet(incoming.source).least_ttl
 }
 
-/// Appends a UDP datagram to a frame that begins at its header.
-pub(crate) fn write_udp(frame: &mut Vec<u8>, tuple: Tuple, bytes: &[u8]) {
+/// Appends a datagram to a frame that begins at its header: UDP, or UDP-Lite with this coverage.
+pub(crate) fn write_udp(frame: &mut Vec<u8>, tuple: Tuple, bytes: &[u8], coverage: Option<Coverage>) {
     let start = frame.len();
     let length = UDP_HEADER + bytes.len();
     frame.extend_from_slice(&tuple.local.port.to_be_bytes());
     frame.extend_from_slice(&tuple.remote.port.to_be_bytes());
-    frame.extend_from_slice(&(length as u16).to_be_bytes());
+    let (kind, told, covered) = match coverage {
+        None => (protocol::UDP, length as u16, length),
+        Some(Coverage { send, .. }) if send == 0 || usize::from(send) >= length => (protocol::LITE, 0, length),
+        Some(Coverage { send, .. }) => (protocol::LITE, send, usize::from(send)),
+    };
+    frame.extend_from_slice(&told.to_be_bytes());
     frame.extend_from_slice(&[0, 0]);
     frame.extend_from_slice(bytes);
-    let segment = frame.get(start..).unwrap_or(&[]);
+    let segment = frame.get(start..start + covered).unwrap_or(&[]);
     let (source, target) = (tuple.local.address, tuple.remote.address);
-    let sum = match Sum::pseudo(source, target, protocol::UDP, length).add(segment).finish() {
+    let sum = match Sum::pseudo(source, target, kind, length).add(segment).finish() {
         // Zero would mean that there is no checksum.
         [0, 0] => [0xff, 0xff],
         sum => sum,
@@ -279,6 +298,23 @@ pub(crate) fn parse_udp<'a>(incoming: &Incoming<'a>) -> Option<(Tuple, &'a [u8])
     let tuple =
         Tuple { local: Endpoint::new(incoming.target, word(2)), remote: Endpoint::new(incoming.source, word(0)) };
     Some((tuple, whole.get(UDP_HEADER..)?))
+}
+
+/// Takes a UDP-Lite datagram apart: its ends, its bytes, and how much of it the checksum covers.
+pub(crate) fn parse_lite<'a>(incoming: &Incoming<'a>) -> Option<(Tuple, &'a [u8], u16)> {
+    let header = incoming.payload.first_chunk::<UDP_HEADER>()?;
+    let word = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
+    let length = incoming.payload.len();
+    let covered = if word(4) == 0 { length } else { usize::from(word(4)) };
+    let part = incoming.payload.get(..covered).filter(|_| covered >= UDP_HEADER)?;
+    let sum = Sum::pseudo(incoming.source, incoming.target, protocol::LITE, length).add(part);
+    // There is always a checksum, and always a port.
+    if word(6) == 0 || word(2) == 0 || !(incoming.looped || sum.is_valid()) {
+        return None;
+    }
+    let tuple =
+        Tuple { local: Endpoint::new(incoming.target, word(2)), remote: Endpoint::new(incoming.source, word(0)) };
+    Some((tuple, incoming.payload.get(UDP_HEADER..)?, if covered == length { 0 } else { word(4) }))
 }
 
 /// The interface number of a socket's own packets when none was noted.

@@ -1,7 +1,7 @@
 //! The way of a received packet to the socket it is for.
 use crate::{
     counters::count,
-    datagram::{self, Failure},
+    datagram::{self, Coverage, Failure},
     endpoint::{Endpoint, Host, Tuple},
     icmp::{self, Hard, Reason, Refusal},
     options::Flags,
@@ -31,7 +31,11 @@ impl Stack {
                 }
             }
             (protocol::UDP, _) => match datagram::parse_udp(incoming) {
-                Some((tuple, bytes)) => self.receive_udp(now, incoming, tuple, bytes),
+                Some((tuple, bytes)) => self.receive_udp(now, incoming, tuple, bytes, Cover::Udp),
+                None => count(&mut self.saved.link.counters.udp_damaged),
+            },
+            (protocol::LITE, _) => match datagram::parse_lite(incoming) {
+                Some((tuple, bytes, covered)) => self.receive_udp(now, incoming, tuple, bytes, Cover::Lite(covered)),
                 None => count(&mut self.saved.link.counters.udp_damaged),
             },
             (protocol::ICMP, IpAddr::V4(_)) | (protocol::ICMP6, IpAddr::V6(_)) => self.receive_icmp(now, incoming),
@@ -160,15 +164,19 @@ impl Stack {
             || (!socket.options.has(only_own) && (self.is_joined(group) || self.saved.link.config.is_own_group(group)))
     }
 
-    fn receive_udp(&mut self, now: Nanos, incoming: &Incoming<'_>, tuple: Tuple, bytes: &[u8]) {
+    fn receive_udp(&mut self, now: Nanos, incoming: &Incoming<'_>, tuple: Tuple, bytes: &[u8], cover: Cover) {
+        let protocol = if cover == Cover::Udp { Protocol::Udp } else { Protocol::Lite };
         let group = self.saved.link.config.is_group(incoming.target);
         let mut best = 0;
         let mut found: Vec<SocketId> = Vec::new();
-        for id in self.derived.ports.get(&(Protocol::Udp, tuple.local.port)).into_iter().flatten() {
+        for id in self.derived.ports.get(&(protocol, tuple.local.port)).into_iter().flatten() {
             let Some(socket) = self.saved.sockets.get(id) else {
                 continue;
             };
             let Kind::Udp(flow) = &socket.kind else { continue };
+            if !cover.suffices(flow.coverage) {
+                continue;
+            }
             if !datagram::takes(&socket.options, incoming) || !self.hears(socket, incoming) {
                 continue;
             }
@@ -211,9 +219,9 @@ impl Stack {
     /// Puts a datagram into a socket's queue.
     fn queue(&mut self, now: Nanos, id: SocketId, incoming: &Incoming<'_>, tuple: Tuple, bytes: &[u8]) {
         let Some(socket) = self.saved.sockets.get_mut(&id) else { return };
-        let options = socket.options.clone();
+        let limit = socket.options.receive_buffer;
         let Some(flow) = socket.flow_mut() else { return };
-        match flow.queue.push(datagram::datagram(now, incoming, tuple, bytes), &options) {
+        match flow.queue.push(datagram::datagram(now, incoming, tuple, bytes), limit) {
             Some(()) => {
                 self.derived.changed.insert(id);
             }
@@ -270,8 +278,9 @@ impl Stack {
                     self.with_connection(now, id, |connection, cx| connection.refused(refusal, cx));
                 }
             }
-            protocol::UDP => {
-                let ids = self.derived.ports.get(&(Protocol::Udp, tuple.local.port)).cloned().unwrap_or_default();
+            protocol::UDP | protocol::LITE => {
+                let kind = if refusal.protocol == protocol::UDP { Protocol::Udp } else { Protocol::Lite };
+                let ids = self.derived.ports.get(&(kind, tuple.local.port)).cloned().unwrap_or_default();
                 for id in ids {
                     self.tell_refusal(now, id, incoming, refusal);
                 }
@@ -343,6 +352,27 @@ impl Stack {
                 socket.error = Some(Errno::EHOSTUNREACH);
                 self.derived.changed.insert(*id);
             }
+        }
+    }
+}
+
+/// What a datagram's checksum covers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Cover {
+    /// All, as always with UDP.
+    Udp,
+    /// So many bytes; 0 is all.
+    Lite(u16),
+}
+
+impl Cover {
+    /// Whether that is enough for a socket that wants so much.
+    fn suffices(self, wanted: Option<Coverage>) -> bool {
+        match (self, wanted) {
+            (Cover::Lite(covered), Some(Coverage { receive: Some(least), .. })) => {
+                covered == 0 || (least != 0 && covered >= least)
+            }
+            _ => true,
         }
     }
 }

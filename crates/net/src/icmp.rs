@@ -149,13 +149,13 @@ fn quoted(bytes: &[u8]) -> Option<(u8, Tuple, u32, &[u8])> {
     let [a, b, c, d, e, f, g, h] = *rest.first_chunk::<8>()?;
     let (near, far, number) = match kind {
         protocol::TCP => (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]), u32::from_be_bytes([e, f, g, h])),
-        protocol::UDP => (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]), 0),
+        protocol::UDP | protocol::LITE => (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]), 0),
         // The identifier of an echo request stands for our port.
         protocol::ICMP | protocol::ICMP6 => (u16::from_be_bytes([e, f]), 0, 0),
         _ => (0, 0, 0),
     };
     let tuple = Tuple { local: Endpoint::new(source, near), remote: Endpoint::new(target, far) };
-    let skip = if kind == protocol::UDP { 8 } else { 0 };
+    let skip = if matches!(kind, protocol::UDP | protocol::LITE) { 8 } else { 0 };
     Some((kind, tuple, number, rest.get(skip..).unwrap_or(&[])))
 }
 

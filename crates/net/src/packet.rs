@@ -18,6 +18,7 @@ pub(crate) mod protocol {
     pub const TCP: u8 = 6;
     pub const UDP: u8 = 17;
     pub const FRAGMENT: u8 = 44;
+    pub const LITE: u8 = 136;
     pub const ICMP6: u8 = 58;
     pub const NONE: u8 = 59;
     const HOP_BY_HOP: u8 = 0;

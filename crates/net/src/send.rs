@@ -215,12 +215,16 @@ impl Stack {
             return Err(Errno::EAGAIN);
         }
         match &socket.kind {
-            Kind::Udp(_) => {
+            Kind::Udp(flow) => {
+                let coverage = flow.coverage;
+                if coverage.is_some() {
+                    envelope.protocol = protocol::LITE;
+                }
                 let mut rest = bytes;
                 loop {
                     let (part, later) = rest.split_at(rest.len().min(pieces));
                     let mut frame = envelope.open(datagram::UDP_HEADER + part.len());
-                    datagram::write_udp(&mut frame, tuple, part);
+                    datagram::write_udp(&mut frame, tuple, part, coverage);
                     count(&mut self.saved.link.counters.udp_sent);
                     self.emit(now, id, &envelope, frame, special);
                     rest = later;

@@ -65,6 +65,7 @@ impl Stack {
             level::UDP if socket.protocol() == Protocol::Udp && name == UDP_CORK => {
                 Ok(bytes(socket.options.has(Flags::CORK_DATAGRAMS).into()))
             }
+            level::LITE if socket.protocol() == Protocol::Lite => lite_option(socket, name),
             level::RAW | level::ICMP6 => raw_option(socket, level, name),
             level::TCP | level::UDP if socket.protocol() != Protocol::Raw => Err(Errno::EOPNOTSUPP),
             _ => Err(Errno::ENOPROTOOPT),
@@ -121,6 +122,7 @@ impl Stack {
                     return self.uncork(now, id);
                 }
             }
+            level::LITE if protocol == Protocol::Lite => set_lite_option(socket, name, value)?,
             level::RAW | level::ICMP6 => return set_raw_option(socket, level, name, value),
             _ => return Err(Errno::ENOPROTOOPT),
         }
@@ -153,12 +155,18 @@ fn socket_option(socket: &Socket, id: SocketId, name: i32) -> Result<Vec<u8>, Er
     Ok(match name {
         about::TYPE => bytes(match socket.protocol() {
             Protocol::Tcp => 1,
-            Protocol::Udp | Protocol::Echo => 2,
+            Protocol::Udp | Protocol::Lite | Protocol::Echo => 2,
             Protocol::Raw => 3,
         }),
         about::PROTOCOL => bytes(match (&socket.kind, socket.family) {
             (Kind::Raw(raw), _) => raw.protocol.into(),
-            (Kind::Udp(_), _) => 17,
+            (Kind::Udp(flow), _) => {
+                if flow.coverage.is_some() {
+                    136
+                } else {
+                    17
+                }
+            }
             (Kind::Ping(_), Family::V4) => 1,
             (Kind::Ping(_), Family::V6) => 58,
             _ => 6,
@@ -292,6 +300,32 @@ fn set_stream_option(socket: &mut Socket, name: i32, value: &[u8]) -> Result<(),
         TCP_FAST_OPEN if !closed && !matches!(socket.kind, Kind::Listener(_)) => Err(Errno::EINVAL),
         name => socket.options.set_stream(name, value),
     }
+}
+
+/// What the checksums of UDP-Lite cover.
+const SEND_COVERAGE: i32 = 10;
+const RECEIVE_COVERAGE: i32 = 11;
+
+fn lite_option(socket: &Socket, name: i32) -> Result<Vec<u8>, Errno> {
+    let coverage = socket.flow().and_then(|flow| flow.coverage).unwrap_or_default();
+    match name {
+        SEND_COVERAGE => Ok(bytes(coverage.send.into())),
+        RECEIVE_COVERAGE => Ok(bytes(coverage.receive.unwrap_or(0).into())),
+        _ => Err(Errno::ENOPROTOOPT),
+    }
+}
+
+fn set_lite_option(socket: &mut Socket, name: i32, value: &[u8]) -> Result<(), Errno> {
+    let first = int(value)?;
+    // Less than the header cannot be left out; more than there can be is all that there can be.
+    let covered = if first == 0 { 0 } else { first.clamp(crate::datagram::UDP_HEADER as i32, 65535) as u16 };
+    let coverage = socket.flow_mut().and_then(|flow| flow.coverage.as_mut()).ok_or(Errno::ENOPROTOOPT)?;
+    match name {
+        SEND_COVERAGE => coverage.send = covered,
+        RECEIVE_COVERAGE => coverage.receive = Some(covered),
+        _ => return Err(Errno::ENOPROTOOPT),
+    }
+    Ok(())
 }
 
 fn raw_option(socket: &Socket, level: i32, name: i32) -> Result<Vec<u8>, Errno> {

@@ -32,6 +32,9 @@ pub enum Protocol {
     /// IP packets (SOCK_RAW). A port stands for the number of the protocol.
     #[n(3)]
     Raw,
+    /// Datagrams of which only a part may be covered by the checksum (SOCK_DGRAM with IPPROTO_UDPLITE).
+    #[n(4)]
+    Lite,
 }
 
 /// Which directions to shut down.
@@ -208,8 +211,9 @@ impl Socket {
     }
 
     pub fn protocol(&self) -> Protocol {
-        match self.kind {
+        match &self.kind {
             Kind::Idle | Kind::Listener(_) | Kind::Connection(_) => Protocol::Tcp,
+            Kind::Udp(flow) if flow.coverage.is_some() => Protocol::Lite,
             Kind::Udp(_) => Protocol::Udp,
             Kind::Ping(_) => Protocol::Echo,
             Kind::Raw(_) => Protocol::Raw,

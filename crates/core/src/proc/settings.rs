@@ -2,7 +2,7 @@
 use super::{Proc, memory::kib, nodes::File, system::release};
 use crate::event::{inotify, watches};
 use alloc::{format, string::String};
-use shimos_net::Config;
+use shimos_net::{BUFFER_MAX, Config};
 
 impl Proc<'_> {
     /// The text of a file of /proc/sys or /sys; `None` for others.
@@ -32,6 +32,25 @@ impl Proc<'_> {
             File::EpollWatches => format!("{}", watches::MAX_WATCHES),
             File::PipeSizeMax => "1048576".into(),
             File::BacklogMax => "4096".into(),
+            File::ReceiveMax | File::SendMax => format!("{BUFFER_MAX}"),
+            File::ReceiveDefault | File::SendDefault => "262144".into(),
+            File::ControlMax => "20480".into(),
+            File::PortRange => "32768\t60999".into(),
+            File::FirstFreePort => "1024".into(),
+            File::Forwarding | File::FastOpen | File::OnlySix => "0".into(),
+            File::HopLimit => "64".into(),
+            File::EchoGroups => "0\t2147483647".into(),
+            File::Congestion | File::Congestions => "reno".into(),
+            File::SynCookies | File::Stamps | File::Sack | File::Scaling => "1".into(),
+            File::FinTimeout => "60".into(),
+            File::KeepAliveTime => "7200".into(),
+            File::KeepAliveInterval => "75".into(),
+            File::KeepAliveProbes => "9".into(),
+            File::SynRetries => "6".into(),
+            // Buffers have the size that they are given: least, usual, largest.
+            File::TcpReceive => "2304\t262144\t8388608".into(),
+            File::TcpSend => "4608\t262144\t8388608".into(),
+            File::UnixDatagrams => format!("{}", crate::unix::DATAGRAMS),
             // Memory is given out when it is touched, without any account of what was promised.
             File::Overcommit => "1".into(),
             File::OvercommitRatio => "50".into(),

@@ -1,5 +1,8 @@
 //! ioctl(2) on sockets: how much waits, and what the interfaces are (netdevice(7)). Nothing of the interfaces can be changed.
-use super::network::{Socket, socket_of};
+use super::{
+    asynchronous,
+    network::{Socket, socket_of},
+};
 use crate::{
     context::{Context, Result},
     unix::{UnixKind, UnixState},
@@ -13,6 +16,13 @@ use shimos_net::{CARD_INDEX, INTERFACES, LOOPBACK_INDEX};
 /// Bytes waiting to be received (FIONREAD, SIOCINQ) and to be sent (TIOCOUTQ, SIOCOUTQ).
 const WAITING_IN: u64 = 0x541b;
 const WAITING_OUT: u64 = 0x5411;
+/// Who is told of the socket by signals (FIOSETOWN, SIOCSPGRP, FIOGETOWN, SIOCGPGRP): what fcntl(2) says as well.
+const SET_OWNER: u64 = 0x8901;
+const SET_GROUP: u64 = 0x8902;
+const GET_OWNER: u64 = 0x8903;
+const GET_GROUP: u64 = 0x8904;
+const F_SETOWN: u64 = 8;
+const F_GETOWN: u64 = 9;
 const AT_MARK: u64 = 0x8905;
 const GET_STAMP: u64 = 0x8906;
 const GET_NAME: u64 = 0x8910;
@@ -53,6 +63,15 @@ pub fn ioctl<M: Machine>(c: &mut Context<'_, M>, fd: u64, request: u64, argument
         },
         // Nobody asked for stamps to be kept on the socket itself.
         GET_STAMP => return Err(Errno::ENOENT.into()),
+        SET_OWNER | SET_GROUP => {
+            let owner = i64::from(c.read_u32(argument)? as i32) as u64;
+            asynchronous::fcntl(c, fd, F_SETOWN, owner)?;
+            return Ok(0);
+        }
+        GET_OWNER | GET_GROUP => {
+            let owner = asynchronous::fcntl(c, fd, F_GETOWN, 0)?.unwrap_or_default();
+            return c.write_u32(argument, owner as u32).map(|()| 0);
+        }
         _ => return interfaces(c, socket, request, argument),
     };
     c.write_u32(argument, value.min(i32::MAX as usize) as u32)?;

@@ -94,6 +94,7 @@ pub fn socket<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
 fn internet<M: Machine>(c: &mut Context<'_, M>, family: Family, kind: u64, protocol: i32) -> Result<SocketId> {
     const TCP: i32 = 6;
     const UDP: i32 = 17;
+    const UDP_LITE: i32 = 136;
     let echo = if family == Family::V4 { 1 } else { 58 };
     if !(0..=262).contains(&protocol) {
         return Err(Errno::EINVAL.into());
@@ -103,6 +104,7 @@ fn internet<M: Machine>(c: &mut Context<'_, M>, family: Family, kind: u64, proto
     Ok(match (kind, protocol) {
         (STREAM, 0 | TCP) => net.open(family, Protocol::Tcp)?,
         (DATAGRAM, 0 | UDP) => net.open(family, Protocol::Udp)?,
+        (DATAGRAM, UDP_LITE) => net.open(family, Protocol::Lite)?,
         (DATAGRAM, protocol) if protocol == echo => net.open(family, Protocol::Echo)?,
         (RAW, 1..=255) if privilege != Privilege::Admin => return Err(Errno::EPERM.into()),
         (RAW, 1..=255) => net.open_raw(family, protocol as u8)?,

@@ -350,8 +350,13 @@ pub fn closed<M: Machine>(c: &mut Resident<M>, id: UnixId) -> Vec<DescriptionId>
         }
     }
     lost |= socket.bound == Bound::ByListener && socket.error == Some(Errno::ECONNRESET);
-    let peers: Vec<UnixId> =
-        c.program.unix.iter().filter(|(_, other)| other.peer() == Some(id)).map(|(id, _)| *id).collect();
+    // Of a stream only its peer has it for a peer; of datagrams many may.
+    let peers: Vec<UnixId> = match socket.kind {
+        UnixKind::Datagram => {
+            c.program.unix.iter().filter(|(_, other)| other.peer() == Some(id)).map(|(id, _)| *id).collect()
+        }
+        _ => socket.peer().into_iter().collect(),
+    };
     for peer in peers {
         if let Some(other) = c.program.unix.get_mut(&peer) {
             other.state = UnixState::Orphaned;

@@ -30,6 +30,8 @@ pub mod level {
     pub const TCP: i32 = 6;
     /// SOL_UDP.
     pub const UDP: i32 = 17;
+    /// SOL_UDPLITE.
+    pub const LITE: i32 = 136;
     /// SOL_IPV6.
     pub const IPV6: i32 = 41;
     /// SOL_ICMPV6.

@@ -16,6 +16,7 @@ pub const TESTS: &[Subtest] = &[
     ("families/bad-addresses", bad_addresses),
     ("families/bad-sockets", bad_sockets),
     ("families/udp6", udp6),
+    ("families/udp-lite", udp_lite),
     ("families/disconnect", disconnect),
     ("families/told", told),
     ("families/truncated", truncated),
@@ -152,6 +153,30 @@ fn udp6() -> Outcome {
     works("send", net::send(&client, b"dressed", 0, &six("::ffff:127.0.0.1", net::port(&address), 0)))?;
     let message = works("receive", net::receive_message(&server, 99, 0, 0))?;
     same("from", &message.from[4..8], &LOCAL)
+}
+
+fn udp_lite() -> Outcome {
+    const SEND: i32 = 10;
+    const RECEIVE: i32 = 11;
+    for family in [INET, INET6] {
+        let lite = || works("socket", net::socket(family, DGRAM, libc::IPPROTO_UDPLITE));
+        let (server, client) = (lite()?, lite()?);
+        let any = if family == INET { four(LOCAL, 0) } else { six("::1", 0, 0) };
+        works("bind", net::bind(&server, &any))?;
+        let address = works("name", net::name(&server))?;
+        same("protocol", net::get_int(&server, SOL_SOCKET, libc::SO_PROTOCOL), Ok(libc::IPPROTO_UDPLITE))?;
+        for (covered, told) in [(0, 0), (3, 8), (20, 20)] {
+            works("cover", net::set_int(&client, libc::IPPROTO_UDPLITE, SEND, covered))?;
+            same("covers", net::get_int(&client, libc::IPPROTO_UDPLITE, SEND), Ok(told))?;
+            works("enough", net::set_int(&server, libc::IPPROTO_UDPLITE, RECEIVE, told))?;
+            works("send", net::send(&client, &[7; 100], 0, &address))?;
+            same("received", net::receive(&server, 200, 0), Ok(vec![7; 100]))?;
+        }
+        // The port is another than UDP's.
+        let udp = works("socket", net::socket(family, DGRAM, 0))?;
+        works("bind", net::bind(&udp, &address))?;
+    }
+    Ok(())
 }
 
 fn disconnect() -> Outcome {
@@ -354,6 +379,10 @@ fn urgent() -> Outcome {
         works("mark", net::ioctl(&server, AT_MARK, &answer))?;
         same("at the mark", std::hint::black_box(answer)[0], expected)
     };
+    use std::os::fd::AsRawFd;
+    raw::on_signal(libc::SIGURG, raw::Disposition::Count(0)).map_err(|error| error.to_string())?;
+    let own = std::process::id().into();
+    works("owner", raw::call(libc::SYS_fcntl, [server.as_raw_fd() as u64, 8, own, 0, 0, 0]))?;
     fails("nothing urgent", net::receive(&server, 1, libc::MSG_OOB), libc::EINVAL)?;
     works("send", net::send(&client, b"before", 0, &[]))?;
     works("urgent", net::send(&client, b"!", libc::MSG_OOB, &[]))?;
@@ -361,6 +390,7 @@ fn urgent() -> Outcome {
     let message = works("urgent", net::receive_message(&server, 9, 0, libc::MSG_OOB))?;
     same("byte", (message.bytes, message.flags), (b"!".to_vec(), libc::MSG_OOB))?;
     fails("once", net::receive(&server, 1, libc::MSG_OOB), libc::EINVAL)?;
+    same("signals", raw::caught(libc::SIGURG), 1)?;
     at_mark(0)?;
     same("before", net::receive(&server, 99, 0), Ok(b"before".to_vec()))?;
     at_mark(1)?;
