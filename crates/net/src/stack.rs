@@ -264,6 +264,11 @@ impl Stack {
         }
     }
 
+    /// Whether packets of the program to itself are on their way.
+    pub fn has_looped(&self) -> bool {
+        self.saved.link.looped() > 0
+    }
+
     /// When [`Stack::poll`] has something to do; a time that has passed means now.
     pub fn next_deadline(&self) -> Option<Nanos> {
         let room = self.saved.link.wire_has_room();

@@ -46,6 +46,10 @@ pub fn socket_of<M: Machine>(c: &mut Context<'_, M>, fd: u64) -> Result<(Descrip
 
 /// The socket behind a description.
 pub fn socket_by<M: Machine>(c: &mut Context<'_, M>, id: DescriptionId) -> Result<Socket> {
+    // What the program has sent to itself has arrived by its next call.
+    if c.resident.program.net.has_looped() {
+        c.take_network();
+    }
     match c.description_by(id)?.kind {
         Kind::Socket(socket) => Ok(Socket::Net(socket)),
         Kind::Unix(socket) => Ok(Socket::Unix(socket)),
