@@ -304,30 +304,30 @@ fn many_messages() -> Outcome {
     let client = works("socket", net::socket(INET, DGRAM, 0))?;
     works("connect", net::connect(&client, &address))?;
     let texts = [b"one".to_vec(), b"two!".to_vec(), b"three".to_vec()];
-    let place = |bytes: &[u8]| bytes.as_ptr().addr() as u64;
+    let place = |bytes: &[u8]| bytes.as_ptr().expose_provenance() as u64;
     let vectors: Vec<Vec<u8>> =
         texts.iter().map(|text| [place(text).to_le_bytes(), (text.len() as u64).to_le_bytes()].concat()).collect();
-    let headers: Vec<u8> =
+    let mut headers: Vec<u8> =
         vectors.iter().flat_map(|vector| [0, 0, place(vector), 1, 0, 0, 0, 0]).flat_map(u64::to_le_bytes).collect();
     use std::os::fd::AsRawFd;
     let number = |fd: &OwnedFd| fd.as_raw_fd() as u64;
-    let sent = raw::call(libc::SYS_sendmmsg, [number(&client), place(&headers), 3, 0, 0, 0]);
+    let sent = raw::call(libc::SYS_sendmmsg, [number(&client), net::place(&mut headers), 3, 0, 0, 0]);
     same("sent", sent, Ok(3))?;
     let lengths: Vec<u8> = std::hint::black_box(headers).chunks(64).map(|h| h[56]).collect();
     same("lengths", lengths, vec![3, 4, 5])?;
-    let buffers = [[0_u8; 16]; 4];
+    let mut buffers = [[0_u8; 16]; 4];
     let vectors: Vec<Vec<u8>> =
-        buffers.iter().map(|b| [place(b).to_le_bytes(), 16_u64.to_le_bytes()].concat()).collect();
-    let headers: Vec<u8> =
+        buffers.iter_mut().map(|b| [net::place(b).to_le_bytes(), 16_u64.to_le_bytes()].concat()).collect();
+    let mut headers: Vec<u8> =
         vectors.iter().flat_map(|vector| [0, 0, place(vector), 1, 0, 0, 0, 0]).flat_map(u64::to_le_bytes).collect();
     let flags = libc::MSG_DONTWAIT as u64;
-    let got = raw::call(libc::SYS_recvmmsg, [number(&server), place(&headers), 4, flags, 0, 0]);
+    let got = raw::call(libc::SYS_recvmmsg, [number(&server), net::place(&mut headers), 4, flags, 0, 0]);
     same("got", got, Ok(3))?;
     let lengths: Vec<u8> = std::hint::black_box(headers.clone()).chunks(64).map(|h| h[56]).collect();
     same("lengths", lengths, vec![3, 4, 5, 0])?;
     let buffers = std::hint::black_box(buffers);
     same("texts", (&buffers[0][..3], &buffers[2][..5]), (b"one".as_slice(), b"three".as_slice()))?;
-    let got = raw::call(libc::SYS_recvmmsg, [number(&server), place(&headers), 4, flags, 0, 0]);
+    let got = raw::call(libc::SYS_recvmmsg, [number(&server), net::place(&mut headers), 4, flags, 0, 0]);
     fails("nothing", got, libc::EAGAIN)
 }
 
@@ -375,8 +375,8 @@ fn urgent() -> Outcome {
     const AT_MARK: u64 = 0x8905;
     let (client, server) = connected(INET)?;
     let at_mark = |expected: u8| {
-        let answer = [9_u8; 4];
-        works("mark", net::ioctl(&server, AT_MARK, &answer))?;
+        let mut answer = [9_u8; 4];
+        works("mark", net::ioctl(&server, AT_MARK, &mut answer))?;
         same("at the mark", std::hint::black_box(answer)[0], expected)
     };
     use std::os::fd::AsRawFd;
@@ -432,14 +432,14 @@ fn queues() -> Outcome {
     const WAITING_IN: u64 = 0x541b;
     let (client, server) = connected(INET)?;
     works("send", net::send(&client, b"12345", 0, &[]))?;
-    let count = [0_u8; 4];
-    works("count", net::ioctl(&server, WAITING_IN, &count))?;
+    let mut count = [0_u8; 4];
+    works("count", net::ioctl(&server, WAITING_IN, &mut count))?;
     same("in", std::hint::black_box(count)[0], 5)?;
     let (server, address) = bound(INET, DGRAM)?;
     let client = works("socket", net::socket(INET, DGRAM, 0))?;
     works("send", net::send(&client, b"123", 0, &address))?;
     works("send", net::send(&client, b"45678", 0, &address))?;
-    works("count", net::ioctl(&server, WAITING_IN, &count))?;
+    works("count", net::ioctl(&server, WAITING_IN, &mut count))?;
     same("the first", std::hint::black_box(count)[0], 3)
 }
 
@@ -567,7 +567,7 @@ fn interfaces() -> Outcome {
     let request = |name: &str, number: u64| {
         let mut bytes = name.as_bytes().to_vec();
         bytes.resize(40, 0);
-        net::ioctl(&socket, number, &bytes).map(|_| std::hint::black_box(bytes)[16..32].to_vec())
+        net::ioctl(&socket, number, &mut bytes).map(|_| std::hint::black_box(bytes)[16..32].to_vec())
     };
     same("loopback", works("index", request("lo", GET_INDEX))?[..4].to_vec(), vec![1, 0, 0, 0])?;
     let flags = works("flags", request("lo", GET_FLAGS))?;

@@ -8,7 +8,12 @@ pub const STREAM: i32 = libc::SOCK_STREAM;
 pub const DGRAM: i32 = libc::SOCK_DGRAM;
 
 fn address(bytes: &[u8]) -> u64 {
-    bytes.as_ptr().addr() as u64
+    bytes.as_ptr().expose_provenance() as u64
+}
+
+/// Where the kernel writes.
+pub fn place(bytes: &mut [u8]) -> u64 {
+    std::hint::black_box(bytes).as_mut_ptr().expose_provenance() as u64
 }
 
 fn fd(socket: &impl AsRawFd) -> u64 {
@@ -49,9 +54,9 @@ pub fn set_int(socket: &impl AsRawFd, level: i32, name: i32, value: i32) -> Resu
 }
 
 pub fn get(socket: &impl AsRawFd, level: i32, name: i32, room: usize) -> Result<Vec<u8>, i32> {
-    let value = vec![0xa5_u8; room];
-    let length = (room as u32).to_le_bytes();
-    let arguments = [fd(socket), level as u64, name as u64, address(&value), address(&length), 0];
+    let mut value = vec![0xa5_u8; room];
+    let mut length = (room as u32).to_le_bytes();
+    let arguments = [fd(socket), level as u64, name as u64, place(&mut value), place(&mut length), 0];
     raw::call(libc::SYS_getsockopt, arguments)?;
     let length = std::hint::black_box(length);
     Ok(std::hint::black_box(value)[..u32::from_le_bytes(length) as usize].to_vec())
@@ -62,9 +67,9 @@ pub fn get_int(socket: &impl AsRawFd, level: i32, name: i32) -> Result<i32, i32>
 }
 
 fn name_by(number: i64, socket: &impl AsRawFd) -> Result<Vec<u8>, i32> {
-    let bytes = [0_u8; 128];
-    let length = 128_u32.to_le_bytes();
-    raw::call(number, [fd(socket), address(&bytes), address(&length), 0, 0, 0])?;
+    let mut bytes = [0_u8; 128];
+    let mut length = 128_u32.to_le_bytes();
+    raw::call(number, [fd(socket), place(&mut bytes), place(&mut length), 0, 0, 0])?;
     let length = u32::from_le_bytes(std::hint::black_box(length)) as usize;
     Ok(std::hint::black_box(bytes)[..length].to_vec())
 }
@@ -84,8 +89,8 @@ pub fn send(socket: &impl AsRawFd, bytes: &[u8], flags: i32, to: &[u8]) -> Resul
 }
 
 pub fn receive(socket: &impl AsRawFd, room: usize, flags: i32) -> Result<Vec<u8>, i32> {
-    let bytes = vec![0_u8; room];
-    let got = raw::call(libc::SYS_recvfrom, [fd(socket), address(&bytes), room as u64, flags as u64, 0, 0])?;
+    let mut bytes = vec![0_u8; room];
+    let got = raw::call(libc::SYS_recvfrom, [fd(socket), place(&mut bytes), room as u64, flags as u64, 0, 0])?;
     Ok(std::hint::black_box(bytes)[..(got as usize).min(room)].to_vec())
 }
 
@@ -109,12 +114,13 @@ fn word(bytes: &[u8], at: usize) -> u64 {
 }
 
 pub fn receive_message(socket: &impl AsRawFd, room: usize, control: usize, flags: i32) -> Result<Message, i32> {
-    let bytes = vec![0_u8; room];
-    let control = vec![0_u8; control];
-    let from = vec![0_u8; 128];
-    let vector = words(&[address(&bytes), room as u64]);
-    let header = words(&[address(&from), 128, address(&vector), 1, address(&control), control.len() as u64, 0]);
-    let count = raw::call(libc::SYS_recvmsg, [fd(socket), address(&header), flags as u64, 0, 0, 0])? as usize;
+    let mut bytes = vec![0_u8; room];
+    let mut control = vec![0_u8; control];
+    let mut from = vec![0_u8; 128];
+    let vector = words(&[place(&mut bytes), room as u64]);
+    let (room_for_control, control_place) = (control.len() as u64, place(&mut control));
+    let mut header = words(&[place(&mut from), 128, address(&vector), 1, control_place, room_for_control, 0]);
+    let count = raw::call(libc::SYS_recvmsg, [fd(socket), place(&mut header), flags as u64, 0, 0, 0])? as usize;
     let (header, control) = (std::hint::black_box(header), std::hint::black_box(control));
     let mut message = Message {
         count,
@@ -156,8 +162,8 @@ pub fn send_message(
     sent
 }
 
-pub fn ioctl(socket: &impl AsRawFd, request: u64, argument: &[u8]) -> Result<u64, i32> {
-    raw::call(libc::SYS_ioctl, [fd(socket), request, address(argument), 0, 0, 0])
+pub fn ioctl(socket: &impl AsRawFd, request: u64, argument: &mut [u8]) -> Result<u64, i32> {
+    raw::call(libc::SYS_ioctl, [fd(socket), request, place(argument), 0, 0, 0])
 }
 
 /// `struct sockaddr_in`.

@@ -118,8 +118,8 @@ fn backlog() -> Outcome {
 }
 
 fn pair(kind: i32) -> Result<(OwnedFd, OwnedFd), String> {
-    let fds = [0_u8; 8];
-    let place = fds.as_ptr().addr() as u64;
+    let mut fds = [0_u8; 8];
+    let place = net::place(&mut fds);
     works("pair", raw::call(libc::SYS_socketpair, [UNIX as u64, kind as u64, 0, place, 0, 0]))?;
     let fds = std::hint::black_box(fds);
     let fd = |at: usize| u64::from(u32::from_le_bytes([fds[at], fds[at + 1], fds[at + 2], fds[at + 3]]));
