@@ -282,6 +282,9 @@ pub struct FileTable {
     /// Processes that use it.
     #[n(1)]
     pub users: u32,
+    /// All numbers below this are taken, so that a table of many is not searched from its beginning.
+    #[cbor(skip)]
+    lowest: u32,
 }
 
 impl FileTable {
@@ -299,8 +302,9 @@ impl FileTable {
     }
     /// Puts a descriptor at the lowest free number from `from` on and below `limit`.
     pub fn insert(&mut self, descriptor: Descriptor, from: u64, limit: u64) -> Result<u64, Errno> {
-        let mut fd = from;
-        for taken in self.entries.range(from.min(u64::from(u32::MAX)) as u32..).map(|(fd, _)| u64::from(*fd)) {
+        let lowest = from <= u64::from(self.lowest);
+        let mut fd = if lowest { self.lowest.into() } else { from };
+        for taken in self.entries.range(fd.min(u64::from(u32::MAX)) as u32..).map(|(fd, _)| u64::from(*fd)) {
             if taken != fd {
                 break;
             }
@@ -310,6 +314,9 @@ impl FileTable {
             return Err(Errno::EMFILE);
         }
         self.entries.insert(fd as u32, descriptor);
+        if lowest {
+            self.lowest = (fd as u32).saturating_add(1);
+        }
         Ok(fd)
     }
     /// Whether a number below `limit` is free.
@@ -322,10 +329,37 @@ impl FileTable {
     }
     /// Takes `fd` out.
     pub fn remove(&mut self, fd: u64) -> Result<Descriptor, Errno> {
-        u32::try_from(fd).ok().and_then(|fd| self.entries.remove(&fd)).ok_or(Errno::EBADF)
+        let number = u32::try_from(fd).map_err(|_| Errno::EBADF)?;
+        let removed = self.entries.remove(&number).ok_or(Errno::EBADF)?;
+        self.lowest = self.lowest.min(number);
+        Ok(removed)
     }
     /// All descriptors in order.
     pub fn iter(&self) -> impl Iterator<Item = (u32, Descriptor)> + '_ {
         self.entries.iter().map(|(fd, descriptor)| (*fd, *descriptor))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_the_lowest_that_are_free() {
+        let descriptor = Descriptor { description: DescriptionId(1), on_exec: OnExec::Keep };
+        let mut table = FileTable::new();
+        for wanted in 0..5 {
+            assert_eq!(table.insert(descriptor, 0, 100), Ok(wanted));
+        }
+        assert_eq!(table.insert(descriptor, 10, 100), Ok(10));
+        assert_eq!(table.insert(descriptor, 3, 100), Ok(5));
+        assert_eq!(table.remove(1), Ok(descriptor));
+        assert_eq!(table.remove(3), Ok(descriptor));
+        assert_eq!(table.insert(descriptor, 2, 100), Ok(3));
+        assert_eq!(table.insert(descriptor, 0, 100), Ok(1));
+        assert_eq!(table.replace(6, descriptor), None);
+        assert_eq!(table.insert(descriptor, 0, 100), Ok(7));
+        assert_eq!(table.insert(descriptor, 8, 9), Ok(8));
+        assert_eq!(table.insert(descriptor, 8, 9), Err(Errno::EMFILE));
     }
 }
