@@ -10,7 +10,7 @@ use crate::image::Image;
 use machine::FuzzMachine;
 use shimos_abi::{
     control::{Output, Protection, Start},
-    ids::{KernelId, ProgramId},
+    ids::{KernelId, Life, ProgramId},
     time::Nanos,
 };
 use shimos_checkpoint::{RecordWriter, Records};
@@ -85,7 +85,7 @@ enum Stage {
     /// Nobody issues calls until a checkpoint that was taken later than this.
     Checkpointing(Nanos),
     /// The kernel under the program was killed; another must have it by then.
-    Dying(KernelId, Nanos),
+    Dying(Life, Nanos),
 }
 
 struct Run {
@@ -99,10 +99,39 @@ struct Run {
     outcome: Outcome,
     /// Turns since the last call, and how many calls there were then.
     still: (u64, u64),
+    /// There was no room for a takeover.
+    full: bool,
+}
+
+/// Why one machine's run is over.
+enum Over {
+    /// The calls that were wished for are done.
+    Done,
+    /// What the program has filled, files and shared memory, leaves no room for a takeover: a fresh machine goes on.
+    Full,
 }
 
 /// Runs until the wish is fulfilled or something breaks.
 pub fn run(wishes: Wishes) -> Outcome {
+    let mut sum = Outcome::default();
+    for machine in 0.. {
+        let seed = wishes.seed ^ machine << 32;
+        let (outcome, over) = run_machine(Wishes { calls: wishes.calls - sum.calls, seed, ..wishes });
+        sum = Outcome {
+            failure: outcome.failure,
+            calls: sum.calls + outcome.calls,
+            checked: sum.checked + outcome.checked,
+            takeovers: sum.takeovers + outcome.takeovers,
+            damaged: (sum.damaged.0 + outcome.damaged.0, sum.damaged.1 + outcome.damaged.1),
+        };
+        if sum.failure.is_some() || matches!(over, Over::Done) || sum.calls >= wishes.calls {
+            break;
+        }
+    }
+    sum
+}
+
+fn run_machine(wishes: Wishes) -> (Outcome, Over) {
     let mut asm = Asm::new();
     let arena = asm.zeros(ARENA * state::ARENAS);
     asm.nop().exit(0);
@@ -123,9 +152,13 @@ pub fn run(wishes: Wishes) -> Outcome {
         random: Random::new(wishes.seed ^ 0xda3a_9e00),
         outcome: Outcome::default(),
         still: (0, 0),
+        full: false,
         world,
     };
-    let failure = run.go().err();
+    let (over, failure) = match run.go() {
+        Ok(over) => (over, None),
+        Err(why) => (Over::Done, Some(why)),
+    };
     let state = run.lock();
     let failure = failure.map(|why| {
         let last = if wishes.verbose {
@@ -138,7 +171,7 @@ pub fn run(wishes: Wishes) -> Outcome {
         };
         format!("{why}; after {} calls{last}", state.calls)
     });
-    Outcome { failure, calls: state.calls, checked: state.checked, ..run.outcome.clone() }
+    (Outcome { failure, calls: state.calls, checked: state.checked, ..run.outcome.clone() }, over)
 }
 
 impl Run {
@@ -152,7 +185,7 @@ impl Run {
         }
     }
 
-    fn go(&mut self) -> Result<(), String> {
+    fn go(&mut self) -> Result<Over, String> {
         loop {
             match self.world.advance() {
                 Next::Boot(kernel) => self.boot(kernel)?,
@@ -174,7 +207,10 @@ impl Run {
                 return Err(failure);
             }
             if calls >= self.wishes.calls {
-                return Ok(());
+                return Ok(Over::Done);
+            }
+            if self.full {
+                return Ok(Over::Full);
             }
             self.still = if calls == self.still.1 { (self.still.0 + 1, calls) } else { (0, calls) };
             if self.still.0 > STILL {
@@ -278,16 +314,25 @@ impl Run {
                     *index != home.index()
                         && matches!(self.world.phase(KernelId(*index as u16)), Phase::Running | Phase::Idle(_))
                 });
+                let used =
+                    self.kernels[home.index()].as_ref().map_or(0, |kernel| kernel.frames().0 - kernel.frames().1);
+                let room = self.kernels.iter().enumerate().filter(|(index, _)| *index != home.index());
+                let room = room.filter_map(|(_, kernel)| kernel.as_ref()).map(|kernel| kernel.frames().1).max();
+                if room.is_some_and(|room| room < used + POOL as usize / 4) {
+                    self.full = true;
+                    return Ok(());
+                }
                 if taken.is_some_and(|at| at > since + Nanos::millis(1)) && others.count() > 0 {
                     let crash = self.random.one(&[Crash::Panic, Crash::Exception, Crash::Hang]);
+                    let life = self.world.life(home);
                     self.world.kill(home, crash);
-                    self.stage = Stage::Dying(home, now + Nanos::secs(30));
+                    self.stage = Stage::Dying(life, now + Nanos::secs(30));
                 } else if now > since + Nanos::secs(60) {
                     return Err("no checkpoint comes".into());
                 }
             }
             Stage::Dying(dead, limit) => {
-                if self.home().is_some_and(|home| home != dead) {
+                if self.home().is_some_and(|home| self.world.life(home) != dead) {
                     self.outcome.takeovers += 1;
                     self.lock().paused = false;
                     self.stage = Stage::Running(calls + LIFE);
