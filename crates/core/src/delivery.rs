@@ -391,7 +391,7 @@ pub fn leave_handler<M: Machine>(resident: &mut Resident<M>, services: &mut Serv
         fpu.truncate(length);
         thread.fpu.area = fpu;
     }
-    services.forget_registers();
+    services.forget_registers(tid);
     let r = &mut thread.regs;
     let values: Vec<u64> = (0..18).map(|index| word(MCONTEXT + index * 8)).collect();
     let targets: [&mut u64; 18] = [

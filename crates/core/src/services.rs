@@ -100,10 +100,12 @@ impl<M: Machine> Services<M> {
         }
     }
 
-    /// Forgets the loaded vector registers: their thread is no more, or has others now.
-    pub fn forget_registers(&mut self) {
-        self.loaded = None;
-        self.machine.forget_fpu();
+    /// Forgets the loaded vector registers if they are this thread's: it is no more, or has others now.
+    pub fn forget_registers(&mut self, tid: Pid) {
+        if self.loaded == Some(tid) {
+            self.loaded = None;
+            self.machine.forget_fpu();
+        }
     }
 
     /// Whether calls have left something for the event loop to do.

@@ -240,7 +240,8 @@ impl<M: Machine> Kernel<M> {
         {
             self.services.machine.save_fpu(&mut thread.fpu);
         }
-        self.services.forget_registers();
+        self.services.loaded = None;
+        self.services.machine.forget_fpu();
     }
 
     /// Work that waits until there is nothing else to do. Returns whether some is left.

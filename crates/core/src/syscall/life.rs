@@ -37,10 +37,8 @@ fn end_thread<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>
     super::futex::give_up(resident, services, tid);
     resident.forget(tid);
     let Some(thread) = resident.program.threads.remove(&tid) else { return };
-    if services.loaded == Some(tid) {
-        // The next thread with this id may come from an image.
-        services.forget_registers();
-    }
+    // The next thread with this id may come from an image.
+    services.forget_registers(tid);
     if let Some(files) = thread.files {
         services.drop_table(resident, files);
     }
@@ -194,7 +192,9 @@ pub fn replace_image<M: Machine>(c: &mut Context<'_, M>, space: SpaceId, image: 
     thread.tid = pid;
     thread.regs = shimos_hal::Regs { rip: image.entry, rsp: image.stack, rflags: 0x202, ..Default::default() };
     thread.fpu = Fpu { tag: pid.0.into(), area: Vec::new() };
-    c.services.forget_registers();
+    // A program that is being made executes while another's registers are loaded; those stay.
+    c.services.forget_registers(tid);
+    c.services.forget_registers(pid);
     thread.altstack = AltStack::default();
     thread.clear_tid = 0;
     thread.robust_list = 0;
