@@ -70,7 +70,7 @@ pub struct MachineStatus {
     /// Term of that monitor.
     #[n(3)]
     pub term: u32,
-    /// Owner of each device, in the order of [`Device::ALL`].
+    /// Owner of each device, in the order of [`crate::control::Device::ALL`].
     #[n(4)]
     pub owners: Vec<KernelId>,
     /// One entry a kernel.
