@@ -111,10 +111,9 @@ fn go_on<M: Machine>(
             After::Off => return Turn::Off,
         }
     }
+    // Most system calls come through here: nothing is looked up twice.
+    let mut delivered = false;
     loop {
-        if has_signals(resident, tid) && delivery::deliver(resident, services, tid, InCall::No) == Delivery::Gone {
-            return Turn::Off;
-        }
         let left = if resident.timers.count_use() {
             let Some(process) = resident.program.threads.get(&tid).map(|thread| thread.process) else {
                 return Turn::Off;
@@ -125,10 +124,18 @@ fn go_on<M: Machine>(
         };
         // execve may have given the thread its process's id; then its turn is over.
         let Some(thread) = resident.program.threads.get_mut(&tid) else { return Turn::Off };
+        let Some(process) = resident.program.processes.get(&thread.process) else { return Turn::Off };
+        if !delivered && !(thread.pending.is_empty() && process.pending.is_empty()) {
+            if has_signals(resident, tid) && delivery::deliver(resident, services, tid, InCall::No) == Delivery::Gone {
+                return Turn::Off;
+            }
+            delivered = true;
+            continue;
+        }
+        delivered = false;
         if thread.state != State::Ready || resident.pending.damage().is_some() {
             return Turn::Off;
         }
-        let Some(process) = resident.program.processes.get(&thread.process) else { return Turn::Off };
         let Some(tables) = resident.tables.get(&process.space) else { return Turn::Off };
         let (pid, space) = (process.pid, process.space);
         // Timers that a call has set come on time, and so do those that count what the thread uses.

@@ -338,12 +338,17 @@ impl<M: Machine> Services<M> {
     #[inline]
     pub fn settle(&mut self, resident: &mut Resident<M>) {
         resident.notice_gone();
-        for object in resident.program.tree.take_released_objects() {
-            resident.program.objects.release(&mut self.frames, crate::content::object(object));
+        if resident.program.tree.has_released_objects() {
+            for object in resident.program.tree.take_released_objects() {
+                resident.program.objects.release(&mut self.frames, crate::content::object(object));
+            }
         }
-        if !resident.program.objects.has_stale() {
-            return;
+        if resident.program.objects.has_stale() {
+            self.drop_stale(resident);
         }
+    }
+
+    fn drop_stale(&mut self, resident: &mut Resident<M>) {
         let stale = resident.program.objects.take_stale();
         let spaces: Vec<SpaceId> = resident.program.spaces.keys().copied().collect();
         for space in spaces {

@@ -168,6 +168,11 @@ impl Pending {
             self.queue.push((signal, info));
         }
     }
+    /// Whether none is pending.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
     /// Whether a signal is pending with such an info.
     pub fn has(&self, signal: Signal, such: impl Fn(&Info) -> bool) -> bool {
         self.queue.iter().any(|(pending, info)| *pending == signal && such(info))

@@ -69,10 +69,14 @@ fn save_all() {
 }
 
 /// Loads a thread's registers, unless they are loaded. The area may be anything: what would fault is corrected.
+#[inline]
 pub(crate) fn load(fpu: &Fpu) {
-    if OWNED.load(Relaxed) && OWNER.load(Relaxed) == fpu.tag {
-        return;
+    if !OWNED.load(Relaxed) || OWNER.load(Relaxed) != fpu.tag {
+        replace(fpu);
     }
+}
+
+fn replace(fpu: &Fpu) {
     let enabled = ENABLED.load(Relaxed);
     let to = area();
     let len = fpu.area.len().min(SIZE.load(Relaxed));

@@ -187,10 +187,10 @@ fn canonical(address: u64) -> u64 {
 
 #[inline]
 fn load_base(which: usize, value: u64) {
-    let value = canonical(value);
     if BASES[which].load(Relaxed) == value {
         return;
     }
+    let value = canonical(value);
     BASES[which].store(value, Relaxed);
     // SAFETY: the kernel uses neither base; the value is canonical; the instructions are there if the flag says so.
     unsafe {

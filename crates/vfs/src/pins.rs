@@ -50,6 +50,11 @@ impl Tree {
         }
     }
 
+    /// Whether there are any for [`Tree::take_released_objects`].
+    #[inline]
+    pub fn has_released_objects(&self) -> bool {
+        !self.released.is_empty()
+    }
     /// The objects that no file needs any more, since the last call. The kernel frees their pages.
     #[inline]
     pub fn take_released_objects(&mut self) -> Vec<ObjectId> {
