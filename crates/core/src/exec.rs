@@ -241,7 +241,8 @@ fn fill<M: Machine>(
         map_segments(c, id, (*node, name), interpreter, interpreter_base)?;
         start = interpreter.entry.wrapping_add(interpreter_base);
     }
-    let layout = build_stack(c, id, wanted, elf, bias, interpreter_base)?;
+    let vdso = map_vdso(c, id)?;
+    let layout = build_stack(c, id, wanted, elf, bias, [interpreter_base, vdso])?;
     Ok((start, layout))
 }
 
@@ -316,9 +317,29 @@ fn map<M: Machine>(c: &mut Context<'_, M>, id: SpaceId, first: u64, pages: u64, 
     Ok(())
 }
 
+/// Maps the image that tells the time; returns where, or 0. It is a page like any other: it is saved and goes along.
+fn map_vdso<M: Machine>(c: &mut Context<'_, M>, id: SpaceId) -> Result<u64> {
+    let Some(image) = c.services.vdso.take() else { return Ok(0) };
+    let placed = place_vdso(c, id, &image);
+    c.services.vdso = Some(image);
+    placed
+}
+
+fn place_vdso<M: Machine>(c: &mut Context<'_, M>, id: SpaceId, image: &[u8]) -> Result<u64> {
+    let pages = image.len().div_ceil(PAGE) as u64;
+    let request = MapRequest { name: String::from("[vdso]"), ..MapRequest::anonymous(Prot::READ | Prot::WRITE) };
+    let mut memory = c.services.memory(c.resident, id)?;
+    let first = memory.with(|space, cx| space.map(cx, Place::Anywhere, pages, request))?;
+    memory.write(first.addr(), image)?;
+    let end = UserPage(first.0 + pages);
+    memory.with(|space, cx| space.protect(cx, first, end, Prot::READ | Prot::EXECUTE))?;
+    Ok(first.addr().0)
+}
+
 /// Auxiliary vector entries (getauxval(3)).
 mod aux {
     pub const NULL: u64 = 0;
+    pub const IGNORE: u64 = 1;
     pub const PHDR: u64 = 3;
     pub const PHENT: u64 = 4;
     pub const PHNUM: u64 = 5;
@@ -337,6 +358,7 @@ mod aux {
     pub const RANDOM: u64 = 25;
     pub const HWCAP2: u64 = 26;
     pub const EXECFN: u64 = 31;
+    pub const SYSINFO_EHDR: u64 = 33;
 }
 
 /// Builds the initial stack: strings, then auxiliary vector, environment, arguments (System V ABI, figure 3.9).
@@ -346,7 +368,7 @@ fn build_stack<M: Machine>(
     wanted: &Wanted,
     elf: &Elf,
     bias: u64,
-    interpreter_base: u64,
+    [interpreter_base, vdso]: [u64; 2],
 ) -> Result<Layout> {
     let executable = elf.segments.iter().any(|segment| segment.kind == PT_GNU_STACK && segment.flags & 1 != 0);
     let mut prot = Prot::READ | Prot::WRITE;
@@ -411,6 +433,7 @@ fn build_stack<M: Machine>(
             (aux::PLATFORM, at(platform_at)),
             (aux::RANDOM, at(random_at)),
             (aux::EXECFN, at(path_at)),
+            (if vdso == 0 { aux::IGNORE } else { aux::SYSINFO_EHDR }, vdso),
             (aux::NULL, 0),
         ];
         let mut words = vec![wanted.arguments.len() as u64];

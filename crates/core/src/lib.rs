@@ -53,6 +53,7 @@ mod thread;
 mod timers;
 mod tty;
 mod unix;
+mod vdso;
 
 pub use kernel::{BootConfig, Kernel};
 pub use syscall::{Call, IMPLEMENTED as IMPLEMENTED_CALLS};

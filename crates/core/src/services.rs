@@ -68,6 +68,8 @@ pub struct Services<M: Machine> {
     pub network: Option<crate::device::network::NetworkOwner>,
     /// Console packets that found the queue full.
     pub unsent_console: VecDeque<Vec<u8>>,
+    /// The image that tells programs the time, if the machine's clock allows it.
+    pub vdso: Option<Vec<u8>>,
     /// The thread whose vector registers are loaded; its copy in memory is out of date.
     pub loaded: Option<Pid>,
     next_request: u64,
@@ -79,6 +81,7 @@ impl<M: Machine> Services<M> {
     /// The services of a kernel that has just started.
     pub fn new(mut machine: M, frames: Frames, ikc: Endpoint) -> Services<M> {
         let random = machine.random();
+        let vdso = machine.user_clock().map(crate::vdso::image);
         let life = machine.identity().life;
         Services {
             machine,
@@ -93,6 +96,7 @@ impl<M: Machine> Services<M> {
             disk: None,
             network: None,
             unsent_console: VecDeque::new(),
+            vdso,
             loaded: None,
             next_request: u64::from(life.kernel.0) << 48 | u64::from(life.incarnation.0) << 24,
             unknown_calls: BTreeSet::new(),

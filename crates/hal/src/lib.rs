@@ -11,4 +11,4 @@ pub mod machine;
 
 pub use cpu::{Access, Fpu, Regs, Trap};
 pub use fence::Fenced;
-pub use machine::{Events, FrameSource, Identity, Machine, Mapping, OutOfFrames, Rights};
+pub use machine::{Events, FrameSource, Identity, Machine, Mapping, OutOfFrames, Rights, UserClock};

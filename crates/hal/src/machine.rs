@@ -62,6 +62,18 @@ pub struct Mapping {
     pub dirty: bool,
 }
 
+/// The machine's clock as a program computes it: `((counter - base) * scale) >> 32` nanoseconds, 0 before `base`. The
+/// same for all kernels and for as long as the machine is on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct UserClock {
+    /// The time-stamp counter at time 0.
+    pub base: u64,
+    /// Nanoseconds of a tick, times 2^32.
+    pub scale: u64,
+    /// CLOCK_REALTIME at time 0.
+    pub wall: u64,
+}
+
 /// There is no free frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct OutOfFrames;
@@ -98,6 +110,10 @@ pub trait Machine {
     fn now(&self) -> Nanos;
     /// CLOCK_REALTIME, in nanoseconds since 1970.
     fn wall_clock(&self) -> u64;
+    /// How programs can tell the time by themselves; `None` where their counter is not the same on all cores at all times.
+    fn user_clock(&self) -> Option<UserClock> {
+        None
+    }
     /// 64 random bits.
     fn random(&mut self) -> u64;
 

@@ -75,6 +75,18 @@ pub fn cpuid(leaf: u32, sub: u32) -> [u32; 4] {
     let r = __cpuid_count(leaf, sub);
     [r.eax, r.ebx, r.ecx, r.edx]
 }
+/// What a hypervisor calls itself; zeros without one. Its leaves have a range of their own.
+pub fn hypervisor() -> [u8; 12] {
+    const PRESENT: u32 = 1 << 31;
+    let mut name = [0; 12];
+    if __cpuid_count(1, 0).ecx & PRESENT != 0 {
+        let r = __cpuid_count(0x4000_0000, 0);
+        for (to, from) in name.chunks_exact_mut(4).zip([r.ebx, r.ecx, r.edx]) {
+            to.copy_from_slice(&from.to_le_bytes());
+        }
+    }
+    name
+}
 /// The address of the last page fault.
 #[inline]
 pub fn read_cr2() -> u64 {

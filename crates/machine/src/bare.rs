@@ -32,7 +32,8 @@ use shimos_abi::{
     time::Nanos,
 };
 use shimos_hal::{
-    Events, Fenced, Fpu, FrameSource, Identity, Machine, Mapping, OutOfFrames, Regs, Rights, Trap, machine::DeviceError,
+    Events, Fenced, Fpu, FrameSource, Identity, Machine, Mapping, OutOfFrames, Regs, Rights, Trap, UserClock,
+    machine::DeviceError,
 };
 
 /// This core, as the kernel's machine. There is one in a kernel.
@@ -117,6 +118,10 @@ impl Machine for Bare {
     }
     fn wall_clock(&self) -> u64 {
         info().wall_base.saturating_add(clock::now().0)
+    }
+    fn user_clock(&self) -> Option<UserClock> {
+        let info = info();
+        clock::is_steady().then_some(UserClock { base: info.tsc_base, scale: info.tsc_scale, wall: info.wall_base })
     }
     fn random(&mut self) -> u64 {
         random::next()

@@ -1,7 +1,7 @@
 //! Time: the machine's clock from the time-stamp counter, its calibration, and the wall clock at the start.
 use crate::{
     apic::Lapic,
-    arch::{cpuid, inb, outb, pause, rdtsc},
+    arch::{cpuid, hypervisor, inb, outb, pause, rdtsc},
     info::info,
 };
 use shimos_abi::time::Nanos;
@@ -17,6 +17,14 @@ pub fn now() -> Nanos {
     let info = info();
     let ticks = rdtsc().saturating_sub(info.tsc_base);
     Nanos(((u128::from(ticks) * u128::from(info.tsc_scale)) >> 32) as u64)
+}
+
+/// Whether the time-stamp counter runs at one rate whatever the processor does, and is the same on all cores: the
+/// processor says so (SDM 3, 18.17.1), or it is QEMU's translator, where all cores read the host's one clock.
+pub fn is_steady() -> bool {
+    const INVARIANT: u32 = 1 << 8;
+    let [_, _, _, power] = cpuid(0x8000_0007, 0);
+    power & INVARIANT != 0 || hypervisor() == *b"TCGTCGTCGTCG"
 }
 
 /// What the calibration found.

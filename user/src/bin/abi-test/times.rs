@@ -8,8 +8,13 @@ use shimos_user::raw;
 use std::time::{Duration, Instant, SystemTime};
 
 /// The subtests.
-pub const TESTS: &[Subtest] =
-    &[("time/clocks", clocks), ("time/sleep", sleep), ("time/processor", processor), ("time/names", names)];
+pub const TESTS: &[Subtest] = &[
+    ("time/clocks", clocks),
+    ("time/without_a_call", without_a_call),
+    ("time/sleep", sleep),
+    ("time/processor", processor),
+    ("time/names", names),
+];
 
 fn clocks() -> Outcome {
     let mut last = Instant::now();
@@ -30,6 +35,31 @@ fn clocks() -> Outcome {
         raw::call(libc::SYS_clock_gettime, [77, value.as_mut_ptr() as u64, 0, 0, 0, 0]),
         libc::EINVAL,
     )
+}
+
+/// A clock by the system call, in nanoseconds.
+fn called(clock: ClockId) -> Result<u64, String> {
+    let mut value = [0_u64; 2];
+    let address = value.as_mut_ptr() as u64;
+    works("clock_gettime", raw::call(libc::SYS_clock_gettime, [clock as u64, address, 0, 0, 0, 0]))?;
+    Ok(value[0] * 1_000_000_000 + value[1])
+}
+
+/// What the libraries read without a system call (vdso(7)) lies between two system calls.
+fn without_a_call() -> Outcome {
+    for _ in 0..2000 {
+        let before = called(ClockId::Realtime)?;
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_err(|error| error.to_string())?;
+        let (now, after) = (now.as_nanos() as u64, called(ClockId::Realtime)?);
+        that(&format!("{before} <= {now} <= {after}"), before <= now && now <= after)?;
+        for clock in [ClockId::Monotonic, ClockId::MonotonicRaw, ClockId::Boottime] {
+            let before = called(clock)?;
+            let now = clock_gettime(clock);
+            let (now, after) = (now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64, called(clock)?);
+            that(&format!("{clock:?}: {before} <= {now} <= {after}"), before <= now && now <= after)?;
+        }
+    }
+    Ok(())
 }
 
 fn sleep() -> Outcome {
