@@ -86,6 +86,9 @@ pub enum Command {
         /// Whose rights it has: a name or number of the image, perhaps with a group behind a colon.
         #[arg(long, value_name = "USER[:GROUP]")]
         user: Option<String>,
+        /// Memory that it may have, in MiB; as much as its kernel has otherwise.
+        #[arg(long, value_name = "MIB")]
+        memory: Option<u32>,
         /// Lead a port of this host to it: HOST:PORT, like 8080:80.
         #[arg(long, value_parser = units::port_pair, value_name = "HOST:PORT")]
         publish: Vec<(u16, u16)>,

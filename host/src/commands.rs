@@ -52,7 +52,7 @@ pub fn perform(cli: Cli) -> Result<ExitCode> {
             show(&if json { format!("{}\n", status::json(&status)) } else { status::table(&status) });
             Ok(ExitCode::SUCCESS)
         }
-        Command::Start { name, kernel, protect, output, env, cwd, image, user, publish, argv } => {
+        Command::Start { name, kernel, protect, output, env, cwd, image, user, memory, publish, argv } => {
             let mut env = env;
             if let Some(odd) = env.iter().find(|variable| !variable.contains('=')) {
                 return Err(usage(format!("--env {odd}: write NAME=VALUE")));
@@ -68,7 +68,8 @@ pub fn perform(cli: Cli) -> Result<ExitCode> {
             };
             let user = user.map(|user| wanted.user(&user)).transpose()?;
             let image = image.map(|_| images::place_on(&entry, &wanted)).transpose()?;
-            start(&entry, Start { name, argv, env, cwd, kernel, protection, image, user }, &publish)
+            let memory = memory.map(|mebibytes| u64::from(mebibytes) << 20);
+            start(&entry, Start { name, argv, env, cwd, kernel, protection, image, user, memory }, &publish)
         }
         Command::Kill { target, signal } => done(client(&paths)?.kill(target, signal)),
         Command::Protect { target, interval, output } => {

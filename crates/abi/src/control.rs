@@ -200,6 +200,9 @@ pub struct Start {
     /// Whose rights it begins with; those of root otherwise.
     #[n(7)]
     pub user: Option<User>,
+    /// Memory that it may have, in bytes: its pages, page tables and files; as much as there is otherwise.
+    #[n(8)]
+    pub memory: Option<u64>,
 }
 
 /// A request.

@@ -135,16 +135,20 @@ impl BlockCache {
         self.requested.contains(&block)
     }
 
+    /// Gives up to `most` frames back that only the cache holds.
+    pub fn shrink(&mut self, frames: &mut Frames, most: usize) {
+        let arrivals = self.arrivals;
+        self.hand = give_back(&mut self.cached, self.hand, frames, arrivals, most).map_or(0, |last| last + 1);
+        let hand = give_back(&mut self.tails, self.tail_hand, frames, arrivals, most);
+        self.tail_hand = hand.map_or((0, 0, 0), |(image, nid, page)| (image, nid, page.saturating_add(1)));
+    }
+
     /// Gives up to `most` frames back that only the cache holds, if free frames are scarce.
     pub fn relieve(&mut self, frames: &mut Frames, most: usize) {
         if frames.free_count() > frames.total() / LOW_PART {
             return;
         }
-        let arrivals = self.arrivals;
-        let hand = give_back(&mut self.cached, self.hand, frames, arrivals, most);
-        self.hand = hand.map_or(0, |last| last + 1);
-        let hand = give_back(&mut self.tails, self.tail_hand, frames, arrivals, most);
-        self.tail_hand = hand.map_or((0, 0, 0), |(image, nid, page)| (image, nid, page.saturating_add(1)));
+        self.shrink(frames, most);
     }
 }
 

@@ -191,6 +191,7 @@ impl<M: Machine> Kernel<M> {
         {
             self.services.log(&format!("program {} is not protected: {error:?}", starting.start.name));
         }
+        self.limit_memory(&resident);
         self.residents.insert(starting.id, resident);
         Ok(())
     }
@@ -228,6 +229,7 @@ impl<M: Machine> Kernel<M> {
                 started: now,
                 loans: Vec::new(),
                 load: Default::default(),
+                memory: starting.start.memory,
             },
             processes: Table::new(),
             threads: Table::new(),
@@ -342,6 +344,7 @@ pub(crate) fn first_process(pid: Pid, files: FilesId, root: NodeId, now: Nanos) 
         barriers: None,
         rights: Rights::default(),
         nice: Default::default(),
+        oom_adjustment: None,
     }
 }
 

@@ -126,6 +126,9 @@ pub struct Process {
     #[n(61)]
     #[cbor(default)]
     pub nice: Nice,
+    /// How much sooner or later it is killed when memory runs out (/proc/PID/oom_score_adj).
+    #[n(53)]
+    pub oom_adjustment: Option<i32>,
 }
 
 /// Where execve(2) has put what a program is executed with. Programs overwrite it to say what they do.

@@ -121,6 +121,9 @@ pub struct Head {
     #[n(8)]
     #[cbor(default)]
     pub load: Load,
+    /// Memory that it may have, in bytes.
+    #[n(9)]
+    pub memory: Option<u64>,
 }
 
 /// Output that has left the program but not the machine.

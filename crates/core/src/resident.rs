@@ -67,6 +67,10 @@ pub enum Key {
 pub struct Resident<M: Machine> {
     /// The program.
     pub program: Program,
+    /// Address spaces that nobody uses any more: their memory is given back step by step.
+    pub leaving: Vec<crate::pressure::Leaving<M::Space>>,
+    /// Descriptor tables without users that are being closed step by step.
+    pub closing: Vec<crate::files::FilesId>,
     /// Its page tables.
     pub tables: Table<SpaceId, M::Space>,
     /// Threads to run, next first.
@@ -110,11 +114,14 @@ impl<M: Machine> Resident<M> {
         }
         let rights_in_flight =
             program.unix.values().flat_map(|socket| &socket.queue).map(|message| message.files.len()).sum();
+        let closing = program.tables.iter().filter(|(_, table)| table.users == 0).map(|(id, _)| *id).collect();
         let (watches, timers) = (Watches::of(&program), TimerQueue::of(&program));
         let hearers = Hearers::of(&program);
         let file_watches = FileWatches::all(&program.events);
         Resident {
             program,
+            leaving: Vec::new(),
+            closing,
             tables: Table::new(),
             ready,
             waits: BTreeMap::new(),

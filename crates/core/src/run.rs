@@ -2,6 +2,7 @@
 use crate::{
     context::{Context, Stop},
     delivery::{self, Delivery, InCall},
+    pressure::{self, Reclaimed},
     process::Ending,
     resident::{Key, Resident},
     services::Services,
@@ -10,7 +11,7 @@ use crate::{
     thread::State,
     timers,
 };
-use shimos_abi::{ids::Pid, time::Nanos};
+use shimos_abi::{errno::Errno, ids::Pid, time::Nanos};
 use shimos_hal::{Machine, Trap};
 
 /// Why a thread's turn is over.
@@ -137,7 +138,7 @@ fn go_on<M: Machine>(
             return Turn::Off;
         }
         let Some(tables) = resident.tables.get(&process.space) else { return Turn::Off };
-        let (pid, space) = (process.pid, process.space);
+        let space = process.space;
         // Timers that a call has set come on time, and so do those that count what the thread uses.
         let until = resident.timers.next().map_or(until, |at| at.min(until));
         let until = left.map_or(until, |left| until.min(*now + left));
@@ -171,9 +172,9 @@ fn go_on<M: Machine>(
                     return Turn::Off;
                 }
                 Faulted::OutOfMemory => {
-                    services.log(&alloc::format!("{pid}: no memory: killed"));
-                    syscall::end_process(resident, services, pid, Ending::Killed(Signal::KILL));
-                    return Turn::Off;
+                    // The event loop gives memory back or ends a process, perhaps this one; then the access is tried again.
+                    services.starved = Some(resident.program.head.id);
+                    return Turn::Interrupted;
                 }
                 Faulted::Signal(signal, code) => force(resident, services, tid, signal, code, addr.0),
             },
@@ -231,7 +232,18 @@ fn call<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>, tid:
     let (pid, r) = (thread.process, &thread.regs);
     let (number, arguments) = (r.rax, [r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9]);
     let mut context = Context { resident, services, tid, pid, now };
-    let outcome = syscall::dispatch(&mut context, number, arguments);
+    let refused = context.services.frames.refused();
+    let mut outcome = match pressure::admit(&mut context, number) {
+        Ok(()) => syscall::dispatch(&mut context, number, arguments),
+        Err(errno) => Err(errno.into()),
+    };
+    if outcome == Err(Stop::Errno(Errno::ENOMEM))
+        && context.services.frames.refused() != refused
+        && pressure::reclaim(context.resident, context.services) == Reclaimed::Something
+    {
+        // What was given back may be enough.
+        outcome = Err(Stop::Again);
+    }
     let tid = context.tid;
     let after = match outcome {
         Ok(value) => finish(resident, tid, Some(value)),

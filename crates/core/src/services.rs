@@ -8,6 +8,7 @@ use crate::{
     jobs,
     locks::Cut,
     pending::{Lost, PendingPages, Place},
+    pressure,
     process::SpaceId,
     resident::{Key, Resident},
     signal::Signal,
@@ -72,6 +73,8 @@ pub struct Services<M: Machine> {
     pub vdso: Option<Vec<u8>>,
     /// The thread whose vector registers are loaded; its copy in memory is out of date.
     pub loaded: Option<Pid>,
+    /// A program that found no memory, or the heap full: the event loop does something about it.
+    pub starved: Option<ProgramId>,
     next_request: u64,
     unknown_calls: BTreeSet<u64>,
     random: u64,
@@ -98,6 +101,7 @@ impl<M: Machine> Services<M> {
             unsent_console: VecDeque::new(),
             vdso,
             loaded: None,
+            starved: None,
             next_request: u64::from(life.kernel.0) << 48 | u64::from(life.incarnation.0) << 24,
             unknown_calls: BTreeSet::new(),
             random,
@@ -115,6 +119,7 @@ impl<M: Machine> Services<M> {
     /// Whether calls have left something for the event loop to do.
     pub fn has_work(&self) -> bool {
         !self.requests.is_empty()
+            || self.starved.is_some()
             || !self.inbound.is_empty()
             || !self.unsent_console.is_empty()
             || self.blocks.has_wanted()
@@ -217,15 +222,8 @@ impl<M: Machine> Services<M> {
 
     /// Ends an address space.
     pub fn drop_space(&mut self, resident: &mut Resident<M>, space: SpaceId) {
-        const STEP: usize = 4096;
         resident.pending.forget(space);
-        if let Ok(mut memory) = self.memory(resident, space) {
-            while memory.with(|space, cx| space.destroy_step(cx, STEP)) == Progress::More {}
-        }
-        resident.program.spaces.remove(&space);
-        if let Some(tables) = resident.tables.remove(&space) {
-            self.machine.drop_space(tables, &mut self.frames);
-        }
+        pressure::leave(resident, self, space);
         resident.guard.ended_spaces.push(space);
     }
 
@@ -237,6 +235,11 @@ impl<M: Machine> Services<M> {
             return;
         }
         let descriptors: Vec<DescriptionId> = table.iter().map(|(_, descriptor)| descriptor.description).collect();
+        if descriptors.len() > pressure::FEW_DESCRIPTORS {
+            // It stays, without users, until all of it is closed.
+            resident.closing.push(files);
+            return;
+        }
         resident.program.tables.remove(&files);
         for description in descriptors {
             self.release_description(resident, description);

@@ -149,6 +149,7 @@ impl<M: Machine> Kernel<M> {
             self.takeovers.pop_front();
         }
         let life = self.services.machine.identity().life;
+        self.limit_memory(&resident);
         self.residents.insert(id, resident);
         self.services.log(&format!("program {id} goes on here ({life}) from epoch {} of {from}", epoch.0));
     }

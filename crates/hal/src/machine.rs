@@ -114,6 +114,10 @@ pub trait Machine {
     fn user_clock(&self) -> Option<UserClock> {
         None
     }
+    /// Bytes of the kernel's heap: those in use, and all. A machine whose heap has no end says so.
+    fn heap(&self) -> (usize, usize) {
+        (0, usize::MAX)
+    }
     /// 64 random bits.
     fn random(&mut self) -> u64;
 

@@ -123,6 +123,10 @@ impl Machine for Bare {
         let info = info();
         clock::is_steady().then_some(UserClock { base: info.tsc_base, scale: info.tsc_scale, wall: info.wall_base })
     }
+    #[inline]
+    fn heap(&self) -> (usize, usize) {
+        crate::heap::usage()
+    }
     fn random(&mut self) -> u64 {
         random::next()
     }

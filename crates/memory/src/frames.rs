@@ -18,6 +18,27 @@ pub struct Frames {
     free_count: usize,
     zero: Option<Frame>,
     mistakes: u64,
+    /// Who took each frame.
+    payers: Vec<Payer>,
+    /// Who takes frames now.
+    payer: Payer,
+    /// What each payer has, and may have.
+    accounts: Vec<Account>,
+    /// Frames that only the kernel itself may take.
+    reserve: usize,
+    refused: u64,
+}
+
+/// Who a frame is counted for: 0 is the kernel, others are programs.
+pub type Payer = u8;
+
+/// The kernel itself.
+pub const KERNEL: Payer = 0;
+
+#[derive(Clone, Copy)]
+struct Account {
+    frames: usize,
+    limit: usize,
 }
 
 impl Frames {
@@ -30,8 +51,20 @@ impl Frames {
         {
             *last = (1 << (count % 64)) - 1;
         }
-        let mut frames =
-            Frames { pool, free, counts: vec![0; count], next: 0, free_count: count, zero: None, mistakes: 0 };
+        let mut frames = Frames {
+            pool,
+            free,
+            counts: vec![0; count],
+            next: 0,
+            free_count: count,
+            zero: None,
+            mistakes: 0,
+            payers: vec![KERNEL; count],
+            payer: KERNEL,
+            accounts: vec![Account { frames: 0, limit: usize::MAX }; 256],
+            reserve: 0,
+            refused: 0,
+        };
         frames.reserve(pool.first);
         frames
     }
@@ -74,6 +107,10 @@ impl Frames {
                         *word |= 1 << (index % 64);
                     }
                     self.free_count += 1;
+                    let payer = self.payers.get(index).copied().unwrap_or(KERNEL);
+                    if let Some(account) = self.accounts.get_mut(usize::from(payer)) {
+                        account.frames = account.frames.saturating_sub(1);
+                    }
                 }
             }
             _ => self.mistakes += 1,
@@ -93,6 +130,44 @@ impl Frames {
     /// Whether the frame lies outside the pool.
     pub fn is_foreign(&self, frame: Frame) -> bool {
         !self.pool.contains(frame)
+    }
+
+    /// From now on frames are counted for `payer`. What one program took and another gave back, or what came with an image,
+    /// is counted where it was taken.
+    pub fn set_payer(&mut self, payer: Payer) {
+        self.payer = payer;
+    }
+    /// How many frames a payer has.
+    pub fn used_by(&self, payer: Payer) -> usize {
+        self.accounts.get(usize::from(payer)).map_or(0, |account| account.frames)
+    }
+    /// How many frames a payer may have.
+    pub fn limit_of(&self, payer: Payer) -> usize {
+        self.accounts.get(usize::from(payer)).map_or(0, |account| account.limit)
+    }
+    /// Sets how many frames a payer may have.
+    pub fn set_limit(&mut self, payer: Payer, limit: usize) {
+        if let Some(account) = self.accounts.get_mut(usize::from(payer)) {
+            account.limit = limit;
+        }
+    }
+    /// Keeps so many frames for the kernel itself: it must be able to write checkpoints and to communicate.
+    pub fn set_reserve(&mut self, frames: usize) {
+        self.reserve = frames;
+    }
+    /// Whether programs get no more frames.
+    pub fn is_short(&self) -> bool {
+        self.free_count <= self.reserve
+    }
+    /// How often a frame was refused.
+    pub fn refused(&self) -> u64 {
+        self.refused
+    }
+    fn may_take(&self) -> bool {
+        match self.payer {
+            KERNEL => self.free_count > 0,
+            payer => !self.is_short() && self.used_by(payer) < self.limit_of(payer),
+        }
     }
 
     /// How many frames are free.
@@ -123,7 +198,8 @@ impl Frames {
 
 impl FrameSource for Frames {
     fn take(&mut self) -> Option<Frame> {
-        if self.free_count == 0 {
+        if !self.may_take() {
+            self.refused += 1;
             return None;
         }
         let words = self.free.len();
@@ -137,6 +213,8 @@ impl FrameSource for Frames {
                 self.free_count -= 1;
                 let index = at * 64 + bit;
                 *self.counts.get_mut(index)? = 1;
+                *self.payers.get_mut(index)? = self.payer;
+                self.accounts.get_mut(usize::from(self.payer))?.frames += 1;
                 return Some(self.pool.at(index));
             }
         }

@@ -4,7 +4,7 @@ use crate::{
     fault::MemoryFault,
     frames::Frames,
     page_set::PageSet,
-    space::Tracking,
+    space::{Progress, Tracking},
 };
 use alloc::{
     collections::{BTreeMap, BTreeSet},
@@ -13,6 +13,9 @@ use alloc::{
 use minicbor::{Decode, Encode};
 use shimos_abi::addr::{Frame, PAGE};
 use shimos_hal::{FrameSource, Machine};
+
+/// An object with no more pages than this is given back at once.
+const FEW: usize = 1024;
 
 /// The largest object, in bytes.
 pub const MAX_SIZE: u64 = 1 << 47;
@@ -112,6 +115,9 @@ pub struct Objects {
     stale: Vec<Stale>,
     #[cbor(skip)]
     ended: Vec<ObjectId>,
+    /// Frames of objects that ended, to be given back step by step.
+    #[cbor(skip)]
+    garbage: Vec<BTreeMap<u64, Frame>>,
 }
 
 impl Objects {
@@ -189,15 +195,46 @@ impl Objects {
     fn end_unused(&mut self, frames: &mut Frames, id: ObjectId) {
         let unused = self.objects.get(&id).is_some_and(|object| object.references == 0 && object.mapped == 0);
         if unused && let Some(object) = self.objects.remove(&id) {
-            for frame in object.pages.into_values() {
-                frames.release(frame);
+            if object.pages.len() > FEW {
+                self.garbage.push(object.pages);
+            } else {
+                for frame in object.pages.into_values() {
+                    frames.release(frame);
+                }
             }
             self.dirty.remove(&id);
             self.ended.push(id);
         }
     }
+    /// Gives up to `most` frames of objects that ended back; whether there are more.
+    pub fn sweep(&mut self, frames: &mut Frames, most: usize) -> Progress {
+        let mut left = most;
+        while let Some(pages) = self.garbage.last_mut() {
+            while let Some((_, frame)) = pages.pop_first() {
+                frames.release(frame);
+                left = left.saturating_sub(1);
+                if left == 0 {
+                    return Progress::More;
+                }
+            }
+            self.garbage.pop();
+        }
+        Progress::Done
+    }
+    /// All objects end: their frames are given back by [`Objects::sweep`].
+    pub fn abandon(&mut self) {
+        for object in core::mem::take(&mut self.objects).into_values() {
+            self.garbage.push(object.pages);
+        }
+        self.dirty.clear();
+    }
+    /// Whether frames of objects that ended are still to be given back.
+    pub fn has_garbage(&self) -> bool {
+        !self.garbage.is_empty()
+    }
     /// Gives all frames back: the program is gone.
     pub fn destroy(&mut self, frames: &mut Frames) {
+        self.sweep(frames, usize::MAX);
         for object in core::mem::take(&mut self.objects).into_values() {
             for frame in object.pages.into_values() {
                 frames.release(frame);
@@ -302,18 +339,26 @@ impl Objects {
 
     pub(crate) fn drop_pages(&mut self, frames: &mut Frames, id: ObjectId, first: u64, end: u64) {
         let Some(object) = self.objects.get_mut(&id) else { return };
-        let gone: Vec<u64> = object.pages.range(first..end).map(|(index, _)| *index).collect();
-        for index in gone {
-            if let Some(frame) = object.pages.remove(&index) {
-                frames.release(frame);
-            }
+        // What lies behind the end goes as a whole.
+        let mut cut = object.pages.split_off(&first);
+        let kept = if end == u64::MAX { BTreeMap::new() } else { cut.split_off(&end) };
+        object.pages.extend(kept);
+        for index in cut.keys().copied() {
             object.lent.remove(index);
             if self.tracking == Tracking::On {
                 object.changed.insert(index);
                 self.dirty.insert(id);
             }
         }
-        if object.mapped > 0 {
+        let mapped = object.mapped > 0;
+        if cut.len() > FEW {
+            self.garbage.push(cut);
+        } else {
+            for frame in cut.into_values() {
+                frames.release(frame);
+            }
+        }
+        if mapped {
             self.stale.push(Stale { object: id, first, end });
         }
     }

@@ -76,6 +76,7 @@ impl<M: Machine> Kernel<M> {
         ikc.set_state(KernelState::Booting);
         let area = ikc.area();
         let mut frames = Frames::new(identity.pool);
+        frames.set_reserve(crate::pressure::reserve(frames.total()));
         // Images are kept while their program lives somewhere: it may still use their frames, or need them.
         let keep = |program| area.home(program) != Home::Free;
         let (slots, retained) = Slots::start(&mut machine, &mut frames, me, keep);

@@ -1,13 +1,11 @@
 //! Programs between their turns: their start, what they need besides running, their end.
 use super::Kernel;
-use crate::{device::console, process::Ending, protect, signal::Signal, syscall};
-use alloc::{format, vec::Vec};
-use shimos_abi::{
-    ids::{Pid, ProgramId},
-    time::Nanos,
-};
+use crate::{device::console, pressure, protect, signal::Signal};
+use alloc::format;
+use shimos_abi::{ids::ProgramId, time::Nanos};
 use shimos_hal::Machine;
 use shimos_ikc::Home;
+use shimos_memory::space::Progress;
 
 impl<M: Machine> Kernel<M> {
     /// Starts the first program when it can be, and goes on with those that are starting.
@@ -38,8 +36,13 @@ impl<M: Machine> Kernel<M> {
         protect::flush_network(resident, services);
         console::work(services, resident);
         if resident.ended.is_some() {
-            self.end_program(id);
+            if self.wind_up(id) == Progress::Done {
+                self.end_program(id);
+            }
             return;
+        }
+        if pressure::has_left(resident) {
+            pressure::step(resident, services);
         }
         if protect::is_due(resident, now) {
             protect::checkpoint(resident, services);
@@ -50,16 +53,6 @@ impl<M: Machine> Kernel<M> {
     fn end_program(&mut self, id: ProgramId) {
         let Some(mut resident) = self.residents.remove(&id) else { return };
         let status = resident.ended.unwrap_or_default();
-        let pids: Vec<Pid> = resident.program.processes.keys().copied().collect();
-        for pid in pids {
-            if resident.program.processes.get(&pid).is_some_and(|process| process.zombie.is_none()) {
-                syscall::end_process(&mut resident, &mut self.services, pid, Ending::Killed(Signal::KILL));
-            }
-        }
-        let spaces: Vec<_> = resident.program.spaces.keys().copied().collect();
-        for space in spaces {
-            self.services.drop_space(&mut resident, space);
-        }
         protect::flush_network(&mut resident, &mut self.services);
         self.teardowns.extend(protect::unprotect(&mut resident, &mut self.services));
         protect::release_held(&mut resident, &mut self.services);

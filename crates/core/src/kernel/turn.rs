@@ -3,7 +3,7 @@ use super::Kernel;
 use crate::{
     daemon::Message,
     device::{console, console::ConsoleOwner, disk, disk::DiskOwner, network},
-    protect,
+    pressure, protect,
     resident::{Key, Resident},
     run::{self, Turn},
 };
@@ -39,6 +39,8 @@ impl<M: Machine> Kernel<M> {
             self.services.machine.inject(fault);
         }
         let ran = self.run_one();
+        self.count_for(None);
+        self.relieve_memory();
         // What this turn has found missing is asked for before anything waits.
         let arrived = self.work_on_disk();
         if ran || more || arrived {
@@ -188,6 +190,7 @@ impl<M: Machine> Kernel<M> {
         }
         // Peers ring from here on; what came before is looked at in the next turn.
         let pending = self.services.ikc.end_polling();
+        self.count_for(Some(id));
         self.run_threads(id, if pending { now } else { until });
         true
     }
@@ -257,6 +260,7 @@ impl<M: Machine> Kernel<M> {
         }
         let mut returned = Vec::new();
         for (id, resident) in &mut self.residents {
+            busy |= pressure::has_left(resident);
             protect::sweep(resident, &mut self.services);
             busy |= resident.guard.is_busy();
             if !resident.program.head.loans.is_empty() {

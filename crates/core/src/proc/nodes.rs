@@ -215,6 +215,7 @@ files! {
     UserSpace: Symlink 0o777 Namespaces "user",
     HostSpace: Symlink 0o777 Namespaces "uts",
     OomScoreAdj: Regular 0o644 Process "oom_score_adj",
+    OomScore: Regular 0o444 Process "oom_score",
     FdDir: Directory 0o500 Process "fd",
     Fd: Symlink 0o700 FdDir "",
     FdInfoDir: Directory 0o500 Process "fdinfo",

@@ -4,6 +4,7 @@ use crate::{
     devpts::SLAVE_MAJOR,
     files::{Kind as Open, OnExec},
     jobs::TtyName,
+    pressure,
     process::{Process, UNLIMITED},
     signal::{Action, SigSet, Signal},
     thread::{Counters, State, Thread},
@@ -94,7 +95,12 @@ impl Proc<'_> {
             File::Mounts => mounts(),
             File::MountInfo => mount_info(),
             File::MountStats => mount_statistics(),
-            File::OomScoreAdj => "0\n".into(),
+            File::OomScoreAdj => format!("{}\n", process.oom_adjustment.unwrap_or(0)),
+            File::OomScore => {
+                let total = self.memory.total;
+                let badness = pressure::badness(self.space(process), process, total);
+                format!("{}\n", pressure::score(badness, total))
+            }
             File::FdInfo => self.descriptor_info(process, node.number)?,
             File::Io => {
                 self.inspect(process)?;

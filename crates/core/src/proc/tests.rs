@@ -86,6 +86,7 @@ fn process(pid: Pid, parent: Pid, user: u32) -> Process {
         barriers: None,
         rights: Default::default(),
         nice: Default::default(),
+        oom_adjustment: None,
     }
 }
 
@@ -147,6 +148,7 @@ impl World {
             started: Nanos(0),
             loans: Vec::new(),
             load: Default::default(),
+            memory: None,
         };
         World {
             head,

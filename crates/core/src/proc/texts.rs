@@ -145,6 +145,20 @@ pub fn store<M: Machine>(c: &mut Context<'_, M>, node: NodeId, bytes: &[u8]) -> 
             let user: u32 = text.trim_end_matches(['\n', '\0']).parse().map_err(|_| Errno::EINVAL)?;
             c.process_mut()?.login = (user != u32::MAX).then_some(user);
         }
+        File::OomScoreAdj => {
+            const SYS_RESOURCE: u32 = 24;
+            let text = core::str::from_utf8(bytes).map_err(|_| Errno::EINVAL)?;
+            let wanted: i32 = text.trim_matches(['\n', '\0', ' ']).parse().map_err(|_| Errno::EINVAL)?;
+            if !(-1000..=1000).contains(&wanted) {
+                return Err(Errno::EINVAL.into());
+            }
+            let may_lower = c.process()?.rights.has(SYS_RESOURCE);
+            let process = c.resident.program.processes.get_mut(&node.pid).ok_or(Errno::ESRCH)?;
+            if wanted < process.oom_adjustment.unwrap_or(0) && !may_lower {
+                return Err(Errno::EACCES.into());
+            }
+            process.oom_adjustment = (wanted != 0).then_some(wanted);
+        }
         file if file.within(File::Process) => return Err(Errno::EINVAL.into()),
         _ => return Err(Errno::EIO.into()),
     }

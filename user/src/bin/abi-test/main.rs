@@ -12,6 +12,7 @@ mod events;
 mod families;
 mod files;
 mod futexes;
+mod hunger;
 mod ipc;
 mod jobs;
 mod locking;
@@ -61,6 +62,9 @@ fn main() -> ExitCode {
     }
     if words.first().is_some_and(|word| word == "--events") {
         return enduring::run();
+    }
+    if words.first().is_some_and(|word| word == "--hunger") {
+        return hunger::run(&words[1..]);
     }
     let (scripts, words): (Vec<String>, Vec<String>) = words.into_iter().partition(|word| word == "--scripts");
     let mut tests: Vec<Subtest> = Vec::new();
