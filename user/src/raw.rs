@@ -95,6 +95,45 @@ extern "C" fn count(signal: i32, info: *mut libc::siginfo_t, _: *mut libc::c_voi
     }
 }
 
+extern "C" fn leave_with_code(_: i32, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    // SAFETY: the kernel passes a filled siginfo_t; the process ends here.
+    unsafe { libc::_exit((*info).si_code) }
+}
+
+/// Writes a byte to an address that may have no memory.
+pub fn poke(addr: u64) {
+    // SAFETY: the tests pass addresses where the write faults, or memory of their own.
+    unsafe { std::arch::asm!("mov byte ptr [{}], 1", in(reg) addr) }
+}
+
+/// Divides by zero, as the processor does it.
+pub fn divide_by_zero() {
+    // SAFETY: the fault ends in a handler, or the process.
+    unsafe {
+        std::arch::asm!("xor edx, edx", "mov eax, 1", "xor ecx, ecx", "div ecx", out("eax") _, out("edx") _, out("ecx") _)
+    }
+}
+
+/// Executes no instruction.
+pub fn undefined() {
+    // SAFETY: the fault ends in a handler, or the process.
+    unsafe { std::arch::asm!("ud2") }
+}
+
+/// Executes a breakpoint.
+pub fn breakpoint() {
+    // SAFETY: the trap ends in a handler, or the process.
+    unsafe { std::arch::asm!("int3") }
+}
+
+/// Calls rt_sigreturn(2) with a frame of nothing but one byte. For children that are to end by it.
+pub fn return_from_nothing(fill: u8) {
+    let mut frame = [fill; 8192];
+    let middle = (&raw mut frame as u64 + 2048) & !63;
+    // SAFETY: never comes back: registers and stack are what the frame says, and the process ends.
+    unsafe { std::arch::asm!("mov rsp, {}", "mov eax, 15", "syscall", "ud2", in(reg) middle, options(noreturn)) }
+}
+
 /// What to do about a signal.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Disposition {
@@ -104,6 +143,8 @@ pub enum Disposition {
     Ignore,
     /// Count it; `SA_` flags.
     Count(i32),
+    /// Exit at once, with `si_code` as status.
+    Leave,
 }
 
 /// Sets what happens at a signal.
@@ -114,6 +155,10 @@ pub fn on_signal(signal: i32, what: Disposition) -> io::Result<()> {
         match what {
             Disposition::Default => action.sa_sigaction = libc::SIG_DFL,
             Disposition::Ignore => action.sa_sigaction = libc::SIG_IGN,
+            Disposition::Leave => {
+                action.sa_sigaction = leave_with_code as *const () as usize;
+                action.sa_flags = libc::SA_SIGINFO;
+            }
             Disposition::Count(flags) => {
                 action.sa_sigaction = count as *const () as usize;
                 action.sa_flags = flags | libc::SA_SIGINFO;

@@ -1,6 +1,6 @@
 //! Signals on their way: sending, and entering and leaving handlers.
 use crate::{
-    context::MAX_TRANSFER,
+    frame,
     process::{Ending, Stopped, Untold},
     resident::{Key, Resident},
     services::Services,
@@ -9,25 +9,45 @@ use crate::{
     thread::State,
     timers,
 };
-use alloc::{vec, vec::Vec};
-use shimos_abi::{addr::UserAddr, errno::Errno, ids::Pid};
-use shimos_hal::{Machine, Regs};
+use alloc::vec::Vec;
+use shimos_abi::{errno::Errno, ids::Pid};
+use shimos_hal::Machine;
 
 const CLD_STOPPED: i32 = 5;
 const CLD_CONTINUED: i32 = 6;
-const SA_NODEFER: u64 = 0x4000_0000;
-const SA_RESETHAND: u64 = 0x8000_0000;
 const SA_RESTART: u64 = 0x1000_0000;
-const SA_ONSTACK: u64 = 0x0800_0000;
-const SA_RESTORER: u64 = 0x0400_0000;
+
+/// What became of a signal.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sent {
+    /// It is pending, or was not wanted.
+    Done,
+    /// The queue is full.
+    Full,
+}
+
+/// Signals that a process's queues hold at most, whatever `RLIMIT_SIGPENDING` says.
+const QUEUE_LIMIT: u64 = 1 << 14;
+
+/// How many signals may still queue up for a process.
+fn room<M: Machine>(resident: &Resident<M>, pid: Pid) -> usize {
+    const SIGPENDING: usize = 11;
+    let Some(process) = resident.program.processes.get(&pid) else { return 0 };
+    let limit = process.limits.get(SIGPENDING).map_or(0, |limit| limit.0).min(QUEUE_LIMIT) as usize;
+    let threads: usize = resident.program.threads_of(pid).map(|thread| thread.pending.len()).sum();
+    limit.saturating_sub(process.pending.len()).saturating_sub(threads)
+}
 
 /// Sends a signal to a process as a whole.
-pub fn send_to_process<M: Machine>(resident: &mut Resident<M>, pid: Pid, signal: Signal, info: Info) {
+pub fn send_to_process<M: Machine>(resident: &mut Resident<M>, pid: Pid, signal: Signal, info: Info) -> Sent {
     if !accept(resident, pid, signal) {
-        return;
+        return Sent::Done;
     }
-    if let Some(process) = resident.program.processes.get_mut(&pid) {
-        process.pending.push(signal, info);
+    let room = if signal.number() >= Signal::RT_MIN { room(resident, pid) } else { 0 };
+    if let Some(process) = resident.program.processes.get_mut(&pid)
+        && process.pending.push(signal, info, room).is_err()
+    {
+        return Sent::Full;
     }
     // Any thread that does not block it may take it.
     let taker = resident
@@ -39,21 +59,26 @@ pub fn send_to_process<M: Machine>(resident: &mut Resident<M>, pid: Pid, signal:
         resident.rouse(tid);
     }
     resident.wake(Key::Signal);
+    Sent::Done
 }
 
 /// Sends a signal to one thread.
-pub fn send_to_thread<M: Machine>(resident: &mut Resident<M>, tid: Pid, signal: Signal, info: Info) {
-    let Some(pid) = resident.program.threads.get(&tid).map(|thread| thread.process) else { return };
+pub fn send_to_thread<M: Machine>(resident: &mut Resident<M>, tid: Pid, signal: Signal, info: Info) -> Sent {
+    let Some(pid) = resident.program.threads.get(&tid).map(|thread| thread.process) else { return Sent::Done };
     if !accept(resident, pid, signal) {
-        return;
+        return Sent::Done;
     }
+    let room = if signal.number() >= Signal::RT_MIN { room(resident, pid) } else { 0 };
     if let Some(thread) = resident.program.threads.get_mut(&tid) {
-        thread.pending.push(signal, info);
+        if thread.pending.push(signal, info, room).is_err() {
+            return Sent::Full;
+        }
         if !thread.mask.has(signal) {
             resident.rouse(tid);
         }
     }
     resident.wake(Key::Signal);
+    Sent::Done
 }
 
 /// What a signal does at once when sent: stop and continue cancel each other, ignored ones are dropped.
@@ -68,6 +93,9 @@ fn accept<M: Machine>(resident: &mut Resident<M>, pid: Pid, signal: Signal) -> b
     if signal == Signal::CONT || signal == Signal::KILL {
         for stop in stops {
             process.pending.discard(stop);
+            for thread in resident.program.threads.values_mut().filter(|thread| thread.process == pid) {
+                thread.pending.discard(stop);
+            }
         }
         if process.stopped.take().is_some() {
             let continues = signal == Signal::CONT;
@@ -88,6 +116,27 @@ fn accept<M: Machine>(resident: &mut Resident<M>, pid: Pid, signal: Signal) -> b
     let ignored = handler == Action::IGNORE || handler == 0 && signal.default_effect() == Effect::Ignore;
     let blocked = resident.program.threads_of(pid).all(|thread| thread.mask.has(signal));
     !ignored || blocked
+}
+
+/// What became of a signal that cannot be ignored.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Forced {
+    /// Its handler or its default effect comes next.
+    Pending,
+    /// It is blocked or ignored: the process is to end by it.
+    Fatal,
+}
+
+/// Sends a thread a signal for a fault of its own.
+pub fn force<M: Machine>(resident: &mut Resident<M>, tid: Pid, signal: Signal, info: Info) -> Forced {
+    let Some(thread) = resident.program.threads.get(&tid) else { return Forced::Fatal };
+    let process = resident.program.processes.get(&thread.process);
+    let action = process.and_then(|p| p.actions.get(signal.index())).copied().unwrap_or_default();
+    if action.handler == Action::IGNORE || thread.mask.has(signal) {
+        return Forced::Fatal;
+    }
+    send_to_thread(resident, tid, signal, info);
+    Forced::Pending
 }
 
 /// What delivering signals came to.
@@ -140,7 +189,12 @@ pub fn deliver<M: Machine>(
             syscall::note_time_left(resident, services, tid);
             finish_call(resident, tid, in_call, action);
             in_call = InCall::No;
-            if enter_handler(resident, services, tid, signal, info, action).is_err() {
+            if frame::enter(resident, services, tid, (signal, info), action).is_err() {
+                // There is no stack for the handler. That is a fault of its own, which another stack may serve.
+                if signal != Signal::SEGV && force(resident, tid, Signal::SEGV, Info::from_kernel()) == Forced::Pending
+                {
+                    continue;
+                }
                 syscall::end_process(resident, services, pid, Ending::Killed(Signal::SEGV));
                 return Delivery::Gone;
             }

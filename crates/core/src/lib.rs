@@ -19,6 +19,7 @@ mod devpts;
 mod event;
 mod exec;
 mod files;
+mod frame;
 #[cfg(feature = "inspect")]
 pub mod inspect;
 mod ipc;

@@ -3,6 +3,7 @@ use crate::{
     context::{Context, Stop},
     delivery::{self, Delivery, InCall},
     pressure::{self, Reclaimed},
+    delivery::{self, Delivery, Forced, InCall},
     process::Ending,
     resident::{Key, Resident},
     services::Services,
@@ -179,16 +180,10 @@ fn go_on<M: Machine>(
                 Faulted::Signal(signal, code) => force(resident, services, tid, signal, code, addr.0),
             },
             Trap::Exception { vector, .. } => {
-                // Intel SDM vol. 3, table 6-1; the signals are those of Linux.
-                let signal = match vector {
-                    0 | 16 | 19 => Signal::FPE,
-                    1 | 3 => Signal::TRAP,
-                    6 => Signal::ILL,
-                    17 => Signal::BUS,
-                    _ => Signal::SEGV,
-                };
                 let rip = resident.program.threads.get(&tid).map_or(0, |thread| thread.regs.rip);
-                force(resident, services, tid, signal, 1, rip);
+                let (signal, code) = signal_of(resident, services, tid, vector);
+                let addr = if code == SI_KERNEL { 0 } else { rip };
+                force(resident, services, tid, signal, code, addr);
             }
         }
         if *now >= until {
@@ -214,16 +209,61 @@ fn force<M: Machine>(
     code: i32,
     addr: u64,
 ) {
-    let Some(thread) = resident.program.threads.get(&tid) else { return };
-    let pid = thread.process;
-    let action = resident.program.processes.get(&pid).and_then(|p| p.actions.get(signal.index())).copied();
-    let ignored = action.is_some_and(|action| action.handler == crate::signal::Action::IGNORE);
-    if ignored || thread.mask.has(signal) {
+    let Some(pid) = resident.program.threads.get(&tid).map(|thread| thread.process) else { return };
+    if delivery::force(resident, tid, signal, Info { code, addr, ..Info::default() }) == Forced::Fatal {
         services.log_killed(resident, pid, signal);
         syscall::end_process(resident, services, pid, Ending::Killed(signal));
-        return;
     }
-    delivery::send_to_thread(resident, tid, signal, Info { code, addr, ..Info::default() });
+}
+
+/// `si_code` of what only the processor can tell of.
+const SI_KERNEL: i32 = 0x80;
+
+/// The signal and code for an exception (Intel SDM vol. 3, table 6-1; the signals are those of Linux).
+fn signal_of<M: Machine>(
+    resident: &mut Resident<M>,
+    services: &mut Services<M>,
+    tid: Pid,
+    vector: u8,
+) -> (Signal, i32) {
+    const FPE_INTDIV: i32 = 1;
+    const TRAP_TRACE: i32 = 2;
+    const ILL_ILLOPN: i32 = 2;
+    const BUS_ADRALN: i32 = 1;
+    match vector {
+        0 => (Signal::FPE, FPE_INTDIV),
+        1 => (Signal::TRAP, TRAP_TRACE),
+        3 => (Signal::TRAP, SI_KERNEL),
+        6 => (Signal::ILL, ILL_ILLOPN),
+        11 | 12 => (Signal::BUS, SI_KERNEL),
+        16 | 19 => {
+            let Some(thread) = resident.program.threads.get_mut(&tid) else { return (Signal::FPE, SI_KERNEL) };
+            services.machine.save_fpu(&mut thread.fpu);
+            (Signal::FPE, float_code(&thread.fpu.area, vector))
+        }
+        17 => (Signal::BUS, BUS_ADRALN),
+        _ => (Signal::SEGV, SI_KERNEL),
+    }
+}
+
+/// Which floating-point exception it was: the first that has happened and is not masked.
+fn float_code(area: &[u8], vector: u8) -> i32 {
+    const FPE_FLTDIV: i32 = 3;
+    const FPE_FLTOVF: i32 = 4;
+    const FPE_FLTUND: i32 = 5;
+    const FPE_FLTRES: i32 = 6;
+    const FPE_FLTINV: i32 = 7;
+    let half = |at: usize| area.get(at..at + 2).and_then(|b| b.try_into().ok()).map_or(0, u16::from_le_bytes);
+    // Control and status word of x87, or MXCSR with the mask above the flags.
+    let raised = if vector == 16 { half(2) & !half(0) } else { half(24) & !(half(24) >> 7) };
+    match raised {
+        bits if bits & 1 != 0 => FPE_FLTINV,
+        bits if bits & 4 != 0 => FPE_FLTDIV,
+        bits if bits & 8 != 0 => FPE_FLTOVF,
+        bits if bits & 0x12 != 0 => FPE_FLTUND,
+        bits if bits & 0x20 != 0 => FPE_FLTRES,
+        _ => SI_KERNEL,
+    }
 }
 
 /// Issues a thread's call: for the first time, or again.

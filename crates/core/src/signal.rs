@@ -150,6 +150,10 @@ impl Info {
     }
 }
 
+/// A queue of signals has no room for another one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NoRoom;
+
 /// Signals that wait to be delivered. Ordinary ones are pending once, real-time ones queue up.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Encode, Decode)]
 pub struct Pending {
@@ -158,15 +162,25 @@ pub struct Pending {
 }
 
 impl Pending {
-    /// How many may queue up in all (`RLIMIT_SIGPENDING`).
-    const LIMIT: usize = 1024;
-
-    /// Adds a signal.
-    pub fn push(&mut self, signal: Signal, info: Info) {
-        let known = signal.number() < Signal::RT_MIN && self.queue.iter().any(|(s, _)| *s == signal);
-        if !known && self.queue.len() < Self::LIMIT {
-            self.queue.push((signal, info));
+    /// Adds a signal; `room` is how many may still queue up (`RLIMIT_SIGPENDING`). Real-time signals that find no room are
+    /// refused, unless they are sent by kill(2) or the kernel: those lose their details, and are pending once.
+    pub fn push(&mut self, signal: Signal, info: Info, room: usize) -> Result<(), NoRoom> {
+        let known = self.queue.iter().any(|(s, _)| *s == signal);
+        let queues = signal.number() >= Signal::RT_MIN;
+        let told = info.code == 0 || info.code == Info::from_kernel().code;
+        match (queues, known) {
+            (false, true) => {}
+            (true, _) if room > 0 => self.queue.push((signal, info)),
+            (true, _) if !told => return Err(NoRoom),
+            (true, true) => {}
+            (true, false) => self.queue.push((signal, Info::default())),
+            (false, false) => self.queue.push((signal, info)),
         }
+        Ok(())
+    }
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.queue.len()
     }
     /// Whether none is pending.
     #[inline]
@@ -184,8 +198,11 @@ impl Pending {
     }
     /// Takes the first, lowest-numbered one that `allowed` holds.
     pub fn take(&mut self, allowed: SigSet) -> Option<(Signal, Info)> {
-        let lowest = self.queue.iter().map(|(signal, _)| *signal).filter(|signal| allowed.has(*signal)).min()?;
-        let at = self.queue.iter().position(|(signal, _)| *signal == lowest)?;
+        let faults = [Signal::ILL, Signal::TRAP, Signal::BUS, Signal::FPE, Signal::SEGV];
+        // What the thread's own instruction has caused goes before all others.
+        let order = |(signal, info): &(Signal, Info)| (!faults.contains(signal) || info.code <= 0, *signal);
+        let first = self.queue.iter().filter(|(signal, _)| allowed.has(*signal)).map(order).min()?;
+        let at = self.queue.iter().position(|pending| order(pending) == first)?;
         Some(self.queue.remove(at))
     }
     /// Forgets a signal.

@@ -6,7 +6,7 @@ use crate::{
 };
 use alloc::string::String;
 use minicbor::{Decode, Encode};
-use shimos_abi::{ids::Pid, time::Nanos};
+use shimos_abi::{errno::Errno, ids::Pid, time::Nanos};
 use shimos_hal::{Fpu, Regs};
 
 /// One thread of a program.
@@ -159,4 +159,36 @@ pub struct AltStack {
     /// Bytes; 0 stands for none.
     #[n(1)]
     pub size: u64,
+    /// It is given up while a handler runs on it (`SS_AUTODISARM`).
+    #[n(2)]
+    pub disarms: Option<Disarms>,
+}
+
+/// A stack that is given up when it is used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Disarms;
+
+impl AltStack {
+    const ON_STACK: u32 = 1;
+    const DISABLE: u32 = 2;
+    const AUTODISARM: u32 = 1 << 31;
+    /// The smallest there may be (`MINSIGSTKSZ`).
+    const MIN: u64 = 2048;
+
+    /// What a caller asks for; EINVAL for unknown flags, ENOMEM for a stack that is too small.
+    pub fn wanted(base: u64, flags: u32, size: u64) -> Result<AltStack, Errno> {
+        let disarms = (flags & Self::AUTODISARM != 0).then_some(Disarms);
+        match flags & !Self::AUTODISARM {
+            Self::DISABLE => Ok(AltStack { disarms, ..AltStack::default() }),
+            0 | Self::ON_STACK if size < Self::MIN => Err(Errno::ENOMEM),
+            0 | Self::ON_STACK => Ok(AltStack { base, size, disarms }),
+            _ => Err(Errno::EINVAL),
+        }
+    }
+
+    /// Its `ss_flags`, but for whether it is in use.
+    pub fn flags(self) -> u32 {
+        let disabled = if self.size == 0 { Self::DISABLE } else { 0 };
+        disabled | if self.disarms.is_some() { Self::AUTODISARM } else { 0 }
+    }
 }

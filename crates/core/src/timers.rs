@@ -161,7 +161,8 @@ fn tell<M: Machine>(resident: &mut Resident<M>, key: TimerKey, timer: Timer, tim
         Tells::Thread(signal, tid) => (signal, Some(tid)),
     };
     let Slot::Posix(id) = key.slot else {
-        return delivery::send_to_process(resident, key.process, signal, Info::from_kernel());
+        delivery::send_to_process(resident, key.process, signal, Info::from_kernel());
+        return;
     };
     // A signal that still waits stands for all that came since.
     if is_waiting(&resident.program, key.process, thread, signal, id) {
@@ -177,7 +178,7 @@ fn tell<M: Machine>(resident: &mut Resident<M>, key: TimerKey, timer: Timer, tim
     match thread {
         None => delivery::send_to_process(resident, key.process, signal, info),
         Some(tid) => delivery::send_to_thread(resident, tid, signal, info),
-    }
+    };
 }
 
 fn is_waiting(program: &Program, process: Pid, thread: Option<Pid>, signal: Signal, id: u32) -> bool {

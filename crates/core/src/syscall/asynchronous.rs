@@ -1,7 +1,7 @@
 //! Signals that tell of descriptors (fcntl(2), "Managing signals"): who gets them, which they are, and sending them.
 use crate::{
     context::{Context, Result},
-    delivery,
+    delivery::{self, Sent},
     event::epoll::bits,
     files::{DescriptionId, Kind},
     jobs,
@@ -144,10 +144,17 @@ pub fn tell<M: Machine>(resident: &mut Resident<M>, key: Key, events: u16) {
             }
         };
         let signal = signal.unwrap_or(Signal::IO);
+        let mut sent = Sent::Done;
         match owner {
-            Owner::Thread(tid) => delivery::send_to_thread(resident, tid, signal, info),
-            Owner::Process(pid) => delivery::send_to_process(resident, pid, signal, info),
+            Owner::Thread(tid) => sent = delivery::send_to_thread(resident, tid, signal, info),
+            Owner::Process(pid) => sent = delivery::send_to_process(resident, pid, signal, info),
             Owner::Group(group) => jobs::signal_group(resident, group, signal, info),
+        }
+        // Who lost a signal is told by the one that cannot queue up, and looks at all descriptors.
+        if sent == Sent::Full
+            && let Owner::Thread(pid) | Owner::Process(pid) = owner
+        {
+            delivery::send_to_process(resident, pid, Signal::IO, Info::from_kernel());
         }
     }
 }

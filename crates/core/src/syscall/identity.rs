@@ -186,8 +186,11 @@ pub fn getresgid<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64
 
 pub fn getgroups<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
     let groups = c.process()?.credentials.groups.clone();
-    if a[0] != 0 {
-        if a[0] < groups.len() as u64 {
+    if (a[0] as i32) < 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    if a[0] as u32 != 0 {
+        if u64::from(a[0] as u32) < groups.len() as u64 {
             return Err(Errno::EINVAL.into());
         }
         let bytes: Vec<u8> = groups.iter().flat_map(|group| group.to_le_bytes()).collect();

@@ -256,8 +256,9 @@ table! {
     126 capset => prctl::capset, partial "what is in effect counts for `chroot`, `prctl` and changes of ids; access to files and the rest go by the effective user";
     127 rt_sigpending => signals::rt_sigpending;
     128 rt_sigtimedwait => signals::rt_sigtimedwait;
+    129 rt_sigqueueinfo => signals::rt_sigqueueinfo;
     130 rt_sigsuspend => signals::rt_sigsuspend;
-    131 sigaltstack => signals::sigaltstack, partial "`SS_AUTODISARM` (no effect)";
+    131 sigaltstack => signals::sigaltstack;
     132 utime => metadata::utime;
     133 mknod => names::mknod;
     137 statfs => metadata::statfs;
@@ -376,6 +377,7 @@ table! {
     294 inotify_init1 => inotify::inotify_init1;
     295 preadv => transfer::preadv;
     296 pwritev => transfer::pwritev;
+    297 rt_tgsigqueueinfo => signals::rt_tgsigqueueinfo;
     299 recvmmsg => receiving::recvmmsg;
     302 prlimit64 => system::prlimit64;
     306 syncfs => bulk::syncfs;

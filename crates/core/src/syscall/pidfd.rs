@@ -73,7 +73,7 @@ pub fn pidfd_send_signal<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Re
         let value = u64::from(word(24)) | u64::from(word(28)) << 32;
         Info { code, pid: word(16), uid: word(20), value, ..Info::default() }
     };
-    may_signal(c, pid)?;
+    may_signal(c, pid, Signal::new(number.into()))?;
     if number != 0 {
         let signal = Signal::new(number.into()).ok_or(Errno::EINVAL)?;
         delivery::send_to_process(c.resident, pid, signal, told);

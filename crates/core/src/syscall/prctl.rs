@@ -66,6 +66,8 @@ pub fn prctl<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
             bytes.resize(16, 0);
             c.write_bytes(a[1], &bytes)?;
         }
+        // PR_GET_SECCOMP: no filter can be had, so none is there.
+        21 => {}
         // PR_CAPBSET_READ, PR_CAPBSET_DROP.
         23 => return Ok((c.process()?.rights.bounding & capability(a[1])? != 0).into()),
         24 => {

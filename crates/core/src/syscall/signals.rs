@@ -2,7 +2,8 @@
 use super::{Arguments, clock};
 use crate::{
     context::{Context, Result, Stop, wait_for},
-    delivery,
+    delivery::{self, Sent},
+    frame,
     process::Ending,
     resident::Key,
     signal::{Action, Effect, Info, SigSet, Signal},
@@ -17,6 +18,10 @@ fn check_set_size(size: u64) -> Result<()> {
     if size == 8 { Ok(()) } else { Err(Errno::EINVAL.into()) }
 }
 
+/// `SA_NOCLDSTOP`, `SA_NOCLDWAIT`, `SA_SIGINFO`, `SA_EXPOSE_TAGBITS`, `SA_RESTORER`, `SA_ONSTACK`, `SA_RESTART`,
+/// `SA_NODEFER`, `SA_RESETHAND`.
+const KNOWN_FLAGS: u64 = 0xdc00_0807;
+
 fn signal(number: u64) -> Result<Signal> {
     Signal::new(number).ok_or(Stop::Errno(Errno::EINVAL))
 }
@@ -29,7 +34,9 @@ pub fn rt_sigaction<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<
     } else {
         let bytes = c.read_bytes(a[1], 32)?;
         let word = |i: usize| u64::from_le_bytes(bytes[i * 8..i * 8 + 8].try_into().unwrap_or_default());
-        Some(Action { handler: word(0), flags: word(1), restorer: word(2), mask: SigSet(word(3)).as_mask() })
+        // What is not known is taken out, so that programs can ask what is.
+        let flags = word(1) & KNOWN_FLAGS;
+        Some(Action { handler: word(0), flags, restorer: word(2), mask: SigSet(word(3)).as_mask() })
     };
     if new.is_some() && (signal == Signal::KILL || signal == Signal::STOP) {
         return Err(Errno::EINVAL.into());
@@ -84,7 +91,7 @@ pub fn rt_sigpending<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result
 
 pub fn rt_sigreturn<M: Machine>(c: &mut Context<'_, M>, _: Arguments) -> Result<u64> {
     let (pid, tid) = (c.pid, c.tid);
-    if delivery::leave_handler(c.resident, c.services, tid).is_err() {
+    if frame::leave(c.resident, c.services, tid).is_err() {
         super::end_process(c.resident, c.services, pid, Ending::Killed(Signal::SEGV));
         return Err(Stop::Gone);
     }
@@ -113,12 +120,7 @@ pub fn rt_sigtimedwait<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Resu
     let set = SigSet(c.read_u64(a[0])?).as_mask();
     if let Some((signal, info)) = c.take_signal(set)? {
         if a[1] != 0 {
-            let mut bytes = [0; 128];
-            bytes[..4].copy_from_slice(&u32::from(signal.number()).to_le_bytes());
-            bytes[8..12].copy_from_slice(&info.code.to_le_bytes());
-            bytes[16..20].copy_from_slice(&info.pid.to_le_bytes());
-            bytes[20..24].copy_from_slice(&info.uid.to_le_bytes());
-            bytes[24..32].copy_from_slice(&info.value.to_le_bytes());
+            let bytes = frame::info_bytes(signal, info);
             c.write_bytes(a[1], &bytes)?;
         }
         return Ok(signal.number().into());
@@ -134,9 +136,7 @@ pub fn rt_sigtimedwait<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Resu
 }
 
 pub fn sigaltstack<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
-    const DISABLE: u32 = 2;
     const ON_STACK: u32 = 1;
-    const MIN: u64 = 2048;
     let new = if a[0] == 0 {
         None
     } else {
@@ -144,38 +144,32 @@ pub fn sigaltstack<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u
     };
     let thread = c.thread()?;
     let old = thread.altstack;
-    let inside = old.size != 0 && thread.regs.rsp.wrapping_sub(old.base) < old.size;
+    let inside = frame::is_on(old, thread.regs.rsp);
+    if let Some((base, flags, size)) = new {
+        if inside {
+            return Err(Errno::EPERM.into());
+        }
+        c.thread()?.altstack = AltStack::wanted(base, flags, size)?;
+    }
     if a[1] != 0 {
-        let flags = if old.size == 0 {
-            DISABLE
-        } else if inside {
-            ON_STACK
-        } else {
-            0
-        };
+        let flags = old.flags() | if inside { ON_STACK } else { 0 };
         let mut bytes = [0; 24];
         bytes[..8].copy_from_slice(&old.base.to_le_bytes());
         bytes[8..12].copy_from_slice(&flags.to_le_bytes());
         bytes[16..].copy_from_slice(&old.size.to_le_bytes());
         c.write_bytes(a[1], &bytes)?;
     }
-    if let Some((base, flags, size)) = new {
-        if inside {
-            return Err(Errno::EPERM.into());
-        }
-        c.thread()?.altstack = match flags & 0x7fff_ffff {
-            DISABLE => AltStack::default(),
-            0 | ON_STACK if size < MIN => return Err(Errno::ENOMEM.into()),
-            0 | ON_STACK => AltStack { base, size },
-            _ => return Err(Errno::EINVAL.into()),
-        };
-    }
     Ok(0)
 }
 
 /// Whether the caller may send `target` a signal (kill(2)).
-pub fn may_signal<M: Machine>(c: &Context<'_, M>, target: Pid) -> Result<()> {
-    let (own, other) = (&c.process()?.credentials, &c.process_by(target)?.credentials);
+pub fn may_signal<M: Machine>(c: &Context<'_, M>, target: Pid, signal: Option<Signal>) -> Result<()> {
+    let (caller, target) = (c.process()?, c.process_by(target)?);
+    // Whoever is in a session may continue all of it.
+    if signal == Some(Signal::CONT) && caller.session == target.session {
+        return Ok(());
+    }
+    let (own, other) = (&caller.credentials, &target.credentials);
     let allowed = own.euid == 0 || [own.uid, own.euid].iter().any(|id| *id == other.uid || *id == other.suid);
     if allowed { Ok(()) } else { Err(Errno::EPERM.into()) }
 }
@@ -206,7 +200,7 @@ pub fn kill<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
     let mut refused = None;
     let mut sent = 0;
     for target in targets {
-        match may_signal(c, target) {
+        match may_signal(c, target, signal) {
             Ok(()) => {
                 sent += 1;
                 if let Some(signal) = signal {
@@ -223,27 +217,89 @@ pub fn kill<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
     }
 }
 
-fn send_to_thread<M: Machine>(c: &mut Context<'_, M>, process: Option<Pid>, tid: Pid, number: u64) -> Result<u64> {
+/// Sends a thread a signal; 0 only asks whether that is possible.
+fn send_to_thread<M: Machine>(
+    c: &mut Context<'_, M>,
+    process: Option<Pid>,
+    tid: Pid,
+    number: u64,
+    info: Info,
+) -> Result<u64> {
+    let wrong = |id: Pid| id.0 as i32 <= 0;
+    if wrong(tid) || process.is_some_and(wrong) {
+        return Err(Errno::EINVAL.into());
+    }
     let owner = c.resident.program.threads.get(&tid).map(|thread| thread.process).ok_or(Errno::ESRCH)?;
     if process.is_some_and(|process| process != owner) {
         return Err(Errno::ESRCH.into());
     }
-    may_signal(c, owner)?;
-    if number as u32 != 0 {
-        let signal = signal(number as u32 as u64)?;
-        let uid = c.process()?.credentials.uid;
-        let info = Info { code: -6, ..Info::from_user(c.pid, uid) };
-        delivery::send_to_thread(c.resident, tid, signal, info);
+    let signal = if number as u32 == 0 { None } else { Some(signal(number as u32 as u64)?) };
+    may_signal(c, owner, signal)?;
+    match signal.map(|signal| delivery::send_to_thread(c.resident, tid, signal, info)) {
+        Some(Sent::Full) => Err(Errno::EAGAIN.into()),
+        _ => Ok(0),
     }
-    Ok(0)
+}
+
+/// What tkill(2) and tgkill(2) tell (`SI_TKILL`).
+fn told_by_tkill<M: Machine>(c: &Context<'_, M>) -> Result<Info> {
+    Ok(Info { code: -6, ..Info::from_user(c.pid, c.process()?.credentials.uid) })
 }
 
 pub fn tkill<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
-    send_to_thread(c, None, Pid(a[0] as u32), a[1])
+    let info = told_by_tkill(c)?;
+    send_to_thread(c, None, Pid(a[0] as u32), a[1], info)
 }
 
 pub fn tgkill<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
-    send_to_thread(c, Some(Pid(a[0] as u32)), Pid(a[1] as u32), a[2])
+    let info = told_by_tkill(c)?;
+    send_to_thread(c, Some(Pid(a[0] as u32)), Pid(a[1] as u32), a[2], info)
+}
+
+/// The siginfo_t that a caller sends along. What only the kernel says may be said to oneself alone.
+pub fn told<M: Machine>(c: &mut Context<'_, M>, addr: u64, own: Own) -> Result<Info> {
+    const SI_TKILL: i32 = -6;
+    let bytes = c.read_bytes(addr, 32)?;
+    let word = |at: usize| bytes.get(at..at + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_le_bytes);
+    let code = word(8) as i32;
+    if own == Own::No && (code >= 0 || code == SI_TKILL) {
+        return Err(Errno::EPERM.into());
+    }
+    let value = u64::from(word(24)) | u64::from(word(28)) << 32;
+    let addr = u64::from(word(16)) | u64::from(word(20)) << 32;
+    Ok(Info { code, pid: word(16), uid: word(20), value, addr })
+}
+
+/// Whether a caller sends a signal to its own process.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Own {
+    /// It does.
+    Yes,
+    /// To another.
+    No,
+}
+
+/// rt_sigqueueinfo(2): sends a process a signal with a value.
+pub fn rt_sigqueueinfo<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
+    let pid = Pid(a[0] as u32);
+    let info = told(c, a[2], if pid == c.pid { Own::Yes } else { Own::No })?;
+    let number = a[1] as u32 as u64;
+    let signal = if number == 0 { None } else { Some(signal(number)?) };
+    // Any thread of a process names it.
+    let owner = c.resident.program.threads.get(&pid).map_or(pid, |thread| thread.process);
+    may_signal(c, owner, signal)?;
+    match signal.map(|signal| delivery::send_to_process(c.resident, owner, signal, info)) {
+        Some(Sent::Full) => Err(Errno::EAGAIN.into()),
+        _ => Ok(0),
+    }
+}
+
+/// rt_tgsigqueueinfo(2): the same to a thread.
+pub fn rt_tgsigqueueinfo<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
+    let (process, tid) = (Pid(a[0] as u32), Pid(a[1] as u32));
+    let own = if process == c.pid { Own::Yes } else { Own::No };
+    let info = told(c, a[3], own)?;
+    send_to_thread(c, Some(process), tid, a[2], info)
 }
 
 impl<M: Machine> Context<'_, M> {

@@ -24,11 +24,13 @@ mod netlink;
 mod pidfd;
 mod pipes;
 mod polling;
+mod privileges;
 mod processes;
 mod procfs;
 mod procfs_more;
 mod programs;
 mod rights;
+mod sending;
 mod signals;
 mod sockets;
 mod splicing;
@@ -74,6 +76,8 @@ fn main() -> ExitCode {
             names::TESTS,
             processes::TESTS,
             rights::TESTS,
+            privileges::TESTS,
+            sending::TESTS,
             signals::TESTS,
             pipes::TESTS,
             memory::TESTS,
