@@ -164,8 +164,12 @@ pub fn urgent<M: Machine>(resident: &mut Resident<M>, socket: SocketId) {
     let found = resident.program.descriptions.iter().find(|(_, d)| matches!(d.kind, Kind::Socket(id) if id == socket));
     let Some(Hearer { owner: Some(owner), .. }) = found.and_then(|(_, description)| description.hearer) else { return };
     match owner {
-        Owner::Thread(tid) => delivery::send_to_thread(resident, tid, Signal::URG, Info::from_kernel()),
-        Owner::Process(pid) => delivery::send_to_process(resident, pid, Signal::URG, Info::from_kernel()),
+        Owner::Thread(tid) => {
+            delivery::send_to_thread(resident, tid, Signal::URG, Info::from_kernel());
+        }
+        Owner::Process(pid) => {
+            delivery::send_to_process(resident, pid, Signal::URG, Info::from_kernel());
+        }
         Owner::Group(group) => jobs::signal_group(resident, group, Signal::URG, Info::from_kernel()),
     }
 }
