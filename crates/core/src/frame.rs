@@ -223,7 +223,7 @@ pub fn leave<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>,
     };
     let thread = resident.program.threads.get_mut(&tid).ok_or(())?;
     thread.fpu.area = area;
-    services.forget_registers();
+    services.forget_registers(tid);
     for (index, target) in in_order(&mut thread.regs).into_iter().enumerate() {
         *target = word(MCONTEXT + index * 8);
     }

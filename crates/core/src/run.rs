@@ -1,9 +1,8 @@
 //! Running threads: into user mode, and what follows when they come out.
 use crate::{
     context::{Context, Stop},
-    delivery::{self, Delivery, InCall},
-    pressure::{self, Reclaimed},
     delivery::{self, Delivery, Forced, InCall},
+    pressure::{self, Reclaimed},
     process::Ending,
     resident::{Key, Resident},
     services::Services,
