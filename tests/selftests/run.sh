@@ -79,7 +79,7 @@ build)
     ;;
 host) sh "$stage/tests.sh" "$stage/tests" ;;
 shimos)
-    image=$("$root/shimos" image import "$stage" | tail -1 | awk '{print $NF}')
+    image=$("$root/shimos" image import "$stage" | tail -1 | awk '{print $1}')
     exec "$root/shimos" start --image "$image" selftests -- /bin/busybox sh /tests.sh /tests "busybox"
     ;;
 *)

@@ -101,6 +101,8 @@ struct Run {
     still: (u64, u64),
     /// There was no room for a takeover.
     full: bool,
+    /// Turns since the program has ended.
+    gone: u32,
 }
 
 /// Why one machine's run is over.
@@ -153,6 +155,7 @@ fn run_machine(wishes: Wishes) -> (Outcome, Over) {
         outcome: Outcome::default(),
         still: (0, 0),
         full: false,
+        gone: 0,
         world,
     };
     let (over, failure) = match run.go() {
@@ -290,7 +293,16 @@ impl Run {
 
     fn stages(&mut self, calls: u64) -> Result<(), String> {
         if calls > 0 && matches!(self.stage, Stage::Running(_)) && self.home().is_none() {
-            return Err("the program has ended".into());
+            // What the kernel says of it takes a while to be printed.
+            self.gone += 1;
+            if self.gone < 3_000 {
+                return Ok(());
+            }
+            let told = self.world.console_output();
+            let told = String::from_utf8_lossy(&told[told.len().saturating_sub(4000)..]).into_owned();
+            // It filled all memory, and its first process was the one to ask for more.
+            self.full = told.contains(&format!("{}: no memory", PROGRAM.first_pid()));
+            return if self.full { Ok(()) } else { Err("the program has ended".into()) };
         }
         if calls >= self.looked + LOOK {
             self.looked = calls;
