@@ -248,7 +248,6 @@ mod tests {
                 env: vec!["A=b".to_string()],
                 cwd: Some("/tmp".to_string()),
                 user: None,
-                memory: None,
                 terminal: Some(Window { rows: 24, columns: 80 }),
             }),
             Frame::Data(Stream::Input, vec![0, 1, 255]),
