@@ -54,7 +54,7 @@ checks! {
     "python3-test_os": "python-test", 300, "MODULE" = "test_os";
     "python3-test_threading": "python-test", 300, "MODULE" = "test_threading";
     "python3-test_subprocess": "python-test", 600, "MODULE" = "test_subprocess";
-    "python3-test_socket": "python-test", 600, "MODULE" = "test_socket", "KNOWN" = "UDPLITE";
+    "python3-test_socket": "python-test", 600, "MODULE" = "test_socket";
     "python3-test_asyncio": "python-test", 1500, "MODULE" = "test_asyncio";
     "python3-test_signal": "python-test", 300, "MODULE" = "test_signal";
     "perl": "perl", 120;
