@@ -472,22 +472,6 @@ fn truncated() -> Outcome {
     same("there", load(at + 8192), 0x0101_0101)?;
     file.set_len(4096 + 100).map_err(text)?;
     same("cut off", fate(|| _ = load(at + 8192))?, 256 + libc::SIGBUS)?;
-    same(
-        "beyond the end",
-        fate(|| {
-            load(at + 3 * 4096);
-        })?,
-        256 + libc::SIGBUS,
-    )?;
-    same("there", load(at + 8192), 0x0101_0101)?;
-    file.set_len(4096 + 100).map_err(text)?;
-    same(
-        "cut off",
-        fate(|| {
-            load(at + 8192);
-        })?,
-        256 + libc::SIGBUS,
-    )?;
     same("zeros behind the end", load(at + 4096 + 200), 0)?;
     file.set_len(3 * 4096).map_err(text)?;
     same("zeros where it was", load(at + 8192), 0)?;
