@@ -126,7 +126,7 @@ fn go_on<M: Machine>(
         // execve may have given the thread its process's id; then its turn is over.
         let Some(thread) = resident.program.threads.get_mut(&tid) else { return Turn::Off };
         let Some(process) = resident.program.processes.get(&thread.process) else { return Turn::Off };
-        if !delivered && !(thread.pending.is_empty() && process.pending.is_empty()) {
+        if !(delivered || thread.pending.is_empty() && process.pending.is_empty()) {
             if has_signals(resident, tid) && delivery::deliver(resident, services, tid, InCall::No) == Delivery::Gone {
                 return Turn::Off;
             }

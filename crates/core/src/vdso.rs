@@ -176,7 +176,7 @@ mod tests {
         let word = |at: usize| u64::from_le_bytes(image[at..at + 8].try_into().expect("inside"));
         let half = |at: usize| u32::from_le_bytes(image[at..at + 4].try_into().expect("inside"));
         assert_eq!(image.len(), SIZE);
-        assert!(PROGRAM_HEADERS + 2 * 56 <= SYMBOLS && SYMBOLS + 5 * 24 <= HASH && HASH + 32 <= STRINGS);
+        const { assert!(PROGRAM_HEADERS + 2 * 56 <= SYMBOLS && SYMBOLS + 5 * 24 <= HASH && HASH + 32 <= STRINGS) };
         assert!(STRINGS + 110 <= DYNAMIC && DYNAMIC + 7 * 16 <= DATA && CODE + CODE_BYTES.len() <= SIZE);
         assert_eq!([word(DATA), word(DATA + 8), word(DATA + 16)], [7, 8, 9]);
         for (index, (name, at, len)) in FUNCTIONS.into_iter().enumerate() {
