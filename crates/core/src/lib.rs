@@ -5,6 +5,7 @@
 
 extern crate alloc;
 
+mod alarms;
 mod bench;
 mod blocks;
 mod census;

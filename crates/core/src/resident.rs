@@ -1,5 +1,6 @@
 //! A program at home in this kernel: the program, and what is derived from it.
 use crate::{
+    alarms::Alarms,
     event::{
         Event, EventId,
         epoll::{EXCLUSIVE, bits},
@@ -79,8 +80,8 @@ pub struct Resident<M: Machine> {
     waits: BTreeMap<Key, Vec<Pid>>,
     /// The same by thread.
     waiting: BTreeMap<Pid, Vec<Key>>,
-    /// Deadlines of blocked threads.
-    deadlines: BTreeSet<(Nanos, Pid)>,
+    /// When blocked threads are woken that wait no longer than to a deadline.
+    alarms: Alarms,
     /// Who is told of what by epoll sets.
     pub watches: Watches,
     /// Descriptions that send signals.
@@ -126,7 +127,7 @@ impl<M: Machine> Resident<M> {
             ready,
             waits: BTreeMap::new(),
             waiting: BTreeMap::new(),
-            deadlines: BTreeSet::new(),
+            alarms: Alarms::default(),
             watches,
             hearers,
             lock_waits: Waits::default(),
@@ -145,7 +146,10 @@ impl<M: Machine> Resident<M> {
         thread.state = State::Blocked;
         let call = thread.call.get_or_insert_with(Call::default);
         if let Some(deadline) = call.deadline {
-            self.deadlines.insert((deadline, tid));
+            // Linux lets a thread sleep longer by its slack (prctl(2), PR_SET_TIMERSLACK): others have time to wake it.
+            let process = self.program.processes.get(&thread.process);
+            let slack = process.map_or(Nanos(0), |process| process.rights.timer_slack());
+            self.alarms.set(tid, deadline + slack);
         }
         self.leave(tid);
         self.stand(tid, keys);
@@ -196,10 +200,7 @@ impl<M: Machine> Resident<M> {
     /// A thread is no more: nothing here may name it.
     pub fn forget(&mut self, tid: Pid) {
         self.leave(tid);
-        let deadline = self.program.threads.get(&tid).and_then(|thread| thread.call).and_then(|call| call.deadline);
-        if let Some(deadline) = deadline {
-            self.deadlines.remove(&(deadline, tid));
-        }
+        self.alarms.clear(tid);
         self.ready.retain(|ready| *ready != tid);
     }
 
@@ -281,9 +282,7 @@ impl<M: Machine> Resident<M> {
             && thread.state == State::Blocked
         {
             thread.state = State::Ready;
-            if let Some(deadline) = thread.call.and_then(|call| call.deadline) {
-                self.deadlines.remove(&(deadline, tid));
-            }
+            self.alarms.clear(tid);
             self.leave(tid);
             self.ready.push_back(tid);
         }
@@ -302,18 +301,14 @@ impl<M: Machine> Resident<M> {
     /// Wakes the threads whose deadlines have come, and lets timers go off.
     pub fn expire(&mut self, now: Nanos) {
         timers::expire(self, now);
-        while let Some((deadline, tid)) = self.deadlines.first().copied() {
-            if deadline > now {
-                break;
-            }
-            self.deadlines.remove(&(deadline, tid));
+        while let Some(tid) = self.alarms.take_due(now) {
             self.rouse(tid);
         }
     }
 
     /// The earliest time at which something happens by itself.
     pub fn next_deadline(&self) -> Option<Nanos> {
-        let threads = self.deadlines.first().map(|(deadline, _)| *deadline);
+        let threads = self.alarms.next();
         let net = self.program.net.next_deadline();
         [threads, net, self.timers.next(), self.guard.next_checkpoint()].into_iter().flatten().min()
     }

@@ -1,6 +1,7 @@
 //! What a process may do beyond its users and groups: capabilities(7), and the attributes of prctl(2) that go with them.
 use crate::{process::Ids, signal::Signal};
 use minicbor::{Decode, Encode};
+use shimos_abi::time::Nanos;
 
 /// All capabilities of Linux 6.1, CAP_CHOWN to CAP_CHECKPOINT_RESTORE.
 pub const ALL: u64 = (1 << 41) - 1;
@@ -14,6 +15,8 @@ pub const SETPCAP: u32 = 8;
 pub const SYS_CHROOT: u32 = 18;
 /// CAP_SYS_NICE.
 pub const SYS_NICE: u32 = 23;
+/// The slack of a process that has set none, in nanoseconds (prctl(2), PR_SET_TIMERSLACK).
+const USUAL_SLACK: u64 = 50_000;
 
 /// Bits of `securebits`.
 pub mod secure {
@@ -86,6 +89,11 @@ impl Default for Rights {
 }
 
 impl Rights {
+    /// How much later than asked for its threads may be woken.
+    pub fn timer_slack(&self) -> Nanos {
+        Nanos(if self.timer_slack == 0 { USUAL_SLACK } else { self.timer_slack })
+    }
+
     /// Those of a user's first process.
     pub fn of(ids: &Ids) -> Rights {
         let held = if ids.euid == 0 { ALL } else { 0 };

@@ -79,7 +79,7 @@ checks! {
     "stress-ng-sock": "stress-ng", 300, "STRESSOR" = "sock", "OPS" = "200";
     "stress-ng-poll": "stress-ng", 300, "STRESSOR" = "poll", "OPS" = "2000";
     "stress-ng-epoll": "stress-ng", 300, "STRESSOR" = "epoll", "OPS" = "2000";
-    "stress-ng-futex": "stress-ng", 300, "STRESSOR" = "futex", "OPS" = "20000";
+    "stress-ng-futex": "stress-ng", 300, "STRESSOR" = "futex", "OPS" = "1000";
     "stress-ng-timer": "stress-ng", 300, "STRESSOR" = "timer", "OPS" = "20000";
     "stress-ng-signal": "stress-ng", 300, "STRESSOR" = "signal", "OPS" = "20000";
     "stress-ng-mmap": "stress-ng", 300, "STRESSOR" = "mmap", "OPS" = "5";
@@ -89,7 +89,7 @@ checks! {
     "stress-ng-flock": "stress-ng", 300, "STRESSOR" = "flock", "OPS" = "2000";
     "stress-ng-switch": "stress-ng", 300, "STRESSOR" = "switch", "OPS" = "20000";
     "stress-ng-pthread": "stress-ng", 300, "STRESSOR" = "pthread", "OPS" = "500";
-    "stress-ng-sem": "stress-ng", 300, "STRESSOR" = "sem", "OPS" = "20000";
+    "stress-ng-sem": "stress-ng", 300, "STRESSOR" = "sem", "OPS" = "1000", "TIMEOUT" = "20";
     "stress-ng-shm": "stress-ng", 300, "STRESSOR" = "shm", "OPS" = "20";
     "stress-ng-dup": "stress-ng", 300, "STRESSOR" = "dup", "OPS" = "500";
     "stress-ng-fifo": "stress-ng", 300, "STRESSOR" = "fifo", "OPS" = "20000";

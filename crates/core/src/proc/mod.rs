@@ -440,6 +440,13 @@ pub fn pipe_of(node: NodeId) -> Option<PipeId> {
     if node.file == File::OpenPipe { Some(PipeId(node.number)) } else { None }
 }
 
+/// The process whose directory in /proc a node is.
+pub fn process_of(node: NodeId) -> Option<Pid> {
+    let NodeId::Synthetic { mount, node } = node else { return None };
+    let node = Node::from_id(mount, node).ok()?;
+    if node.file == File::Process { Some(node.pid) } else { None }
+}
+
 /// What the files tell of, as the caller sees it.
 fn view<'a, M: Machine>(c: &'a Context<'_, M>) -> Proc<'a> {
     let (services, program) = (&*c.services, &c.resident.program);

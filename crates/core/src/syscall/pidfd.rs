@@ -4,6 +4,7 @@ use crate::{
     context::{Context, Result},
     delivery,
     files::{DescriptionId, Descriptor, Kind, OnExec},
+    proc,
     process::Process,
     signal::{Info, Signal},
 };
@@ -49,12 +50,24 @@ pub fn to_wait_for<M: Machine>(c: &mut Context<'_, M>, fd: u64) -> Result<(Pid, 
     }
 }
 
+/// The process that a signal goes to: that of a descriptor of a process, or of a directory of /proc (pidfd_send_signal(2)).
+fn to_signal<M: Machine>(c: &mut Context<'_, M>, fd: u64) -> Result<Pid> {
+    let directory = match c.description(fd)?.kind {
+        Kind::Directory(node) => proc::process_of(node),
+        _ => None,
+    };
+    match directory {
+        Some(pid) => Ok(c.process_by(pid).map_err(|_| Errno::ESRCH)?.pid),
+        None => Ok(process_of(c, fd)?.pid),
+    }
+}
+
 pub fn pidfd_send_signal<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
     let [fd, number, info, options, ..] = a;
     if options as u32 != 0 {
         return Err(Errno::EINVAL.into());
     }
-    let pid = process_of(c, fd)?.pid;
+    let pid = to_signal(c, fd)?;
     let number = number as u32;
     let told = if info == 0 {
         let uid = c.process()?.credentials.uid;

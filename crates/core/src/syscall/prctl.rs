@@ -8,9 +8,6 @@ use crate::{
 use shimos_abi::errno::Errno;
 use shimos_hal::Machine;
 
-/// A process whose slack is what is usual has this (prctl(2), PR_SET_TIMERSLACK).
-const USUAL_SLACK: u64 = 50_000;
-
 /// A flag that is an argument: 0 or 1.
 fn flag(argument: u64) -> Result<bool> {
     match argument {
@@ -92,10 +89,7 @@ pub fn prctl<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
         }
         // PR_SET_TIMERSLACK, PR_GET_TIMERSLACK.
         29 => c.process_mut()?.rights.timer_slack = if a[1] as i64 <= 0 { 0 } else { a[1] },
-        30 => {
-            let slack = c.process()?.rights.timer_slack;
-            return Ok(if slack == 0 { USUAL_SLACK } else { slack });
-        }
+        30 => return Ok(c.process()?.rights.timer_slack().0),
         // PR_SET_CHILD_SUBREAPER, PR_GET_CHILD_SUBREAPER.
         36 => c.process_mut()?.rights.reaper = a[1] != 0,
         37 => {

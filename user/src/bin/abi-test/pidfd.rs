@@ -79,7 +79,16 @@ fn signals() -> Outcome {
     fails("a signal", send(&fd, 65), libc::EINVAL)?;
     let arguments = [fd.as_raw_fd() as u64, 0, 0, 0x100, 0, 0];
     fails("flags", raw::call(libc::SYS_pidfd_send_signal, arguments), libc::EINVAL)?;
-    fails("no such descriptor", raw::call(libc::SYS_pidfd_send_signal, [0, 0, 0, 0, 0, 0]), libc::EBADF)
+    fails("no such descriptor", raw::call(libc::SYS_pidfd_send_signal, [0, 0, 0, 0, 0, 0]), libc::EBADF)?;
+    let directory = |path: String| std::fs::File::open(path).map(OwnedFd::from).map_err(text);
+    let child = child()?;
+    let its = directory(format!("/proc/{child}"))?;
+    works("a directory of /proc", send(&its, libc::SIGTERM))?;
+    let fd = owned("pidfd_open", open(child, 0))?;
+    same("ended", wait(&fd, libc::WEXITED), Ok((child, libc::SIGTERM)))?;
+    fails("a directory of who was", send(&its, 0), libc::ESRCH)?;
+    fails("a thread's directory", send(&directory(format!("/proc/{own}/task/{own}"))?, 0), libc::EBADF)?;
+    fails("another directory", send(&directory("/".to_string())?, 0), libc::EBADF)
 }
 
 fn waits() -> Outcome {
