@@ -230,6 +230,8 @@ impl<M: Machine> Kernel<M> {
                 loans: Vec::new(),
                 load: Default::default(),
                 memory: starting.start.memory,
+                host_name: None,
+                domain_name: None,
             },
             processes: Table::new(),
             threads: Table::new(),
@@ -345,6 +347,7 @@ pub(crate) fn first_process(pid: Pid, files: FilesId, root: NodeId, now: Nanos) 
         rights: Rights::default(),
         nice: Default::default(),
         oom_adjustment: None,
+        personality: 0,
     }
 }
 
@@ -370,5 +373,7 @@ pub(crate) fn first_thread(pid: Pid) -> Thread {
         used: Nanos(0),
         name: None,
         counters: Default::default(),
+        estimated: Nanos(0),
+        scheduling: Default::default(),
     }
 }

@@ -129,6 +129,10 @@ pub struct Process {
     /// How much sooner or later it is killed when memory runs out (/proc/PID/oom_score_adj).
     #[n(53)]
     pub oom_adjustment: Option<i32>,
+    /// What it wants to be like (personality(2)).
+    #[n(62)]
+    #[cbor(default)]
+    pub personality: u32,
 }
 
 /// Where execve(2) has put what a program is executed with. Programs overwrite it to say what they do.
@@ -212,6 +216,10 @@ impl Nice {
     pub fn value(self) -> i8 {
         self.0.clamp(-20, 19)
     }
+    /// The same, but not below 0.
+    pub fn without_gain(self) -> Nice {
+        Nice(self.value().max(0))
+    }
     /// 20 minus the value, as the system call returns it: 1 to 40.
     pub fn rank(self) -> u64 {
         (20 - i64::from(self.value())) as u64
@@ -261,6 +269,8 @@ pub const UNLIMITED: u64 = u64::MAX;
 
 /// Numbers of resource limits (getrlimit(2)).
 pub mod limit {
+    /// RLIMIT_CPU: seconds of the processor.
+    pub const CPU: usize = 0;
     /// RLIMIT_FSIZE: bytes of a file.
     pub const FSIZE: usize = 1;
     /// RLIMIT_DATA: bytes of private memory.

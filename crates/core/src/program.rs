@@ -19,7 +19,7 @@ use crate::{
     process::{Process, SpaceId},
     table::Table,
     terminal::Terminal,
-    thread::Thread,
+    thread::{Counters, Thread},
     tty::{Pair, PairId},
     unix::UnixSocket,
 };
@@ -124,6 +124,31 @@ pub struct Head {
     /// Memory that it may have, in bytes.
     #[n(9)]
     pub memory: Option<u64>,
+    /// Its host name, if it is not its own name (sethostname(2)).
+    #[n(10)]
+    pub host_name: Option<Vec<u8>>,
+    /// Its NIS domain name, likewise.
+    #[n(11)]
+    pub domain_name: Option<Vec<u8>>,
+}
+
+impl Head {
+    /// What uname(2) calls the node.
+    pub fn node(&self) -> &[u8] {
+        self.host_name.as_deref().unwrap_or(self.name.as_bytes())
+    }
+    /// What uname(2) calls the domain.
+    pub fn domain(&self) -> &[u8] {
+        self.domain_name.as_deref().unwrap_or(b"(none)")
+    }
+    /// The node's name as text.
+    pub fn shown_host_name(&self) -> String {
+        String::from_utf8_lossy(self.node()).into_owned()
+    }
+    /// The domain's name as text.
+    pub fn shown_domain_name(&self) -> String {
+        String::from_utf8_lossy(self.domain()).into_owned()
+    }
 }
 
 /// Output that has left the program but not the machine.
@@ -203,6 +228,12 @@ impl Program {
     pub fn used_by(&self, process: Pid) -> Nanos {
         let ended = self.processes.get(&process).map_or(Nanos(0), |process| process.ended_used);
         self.threads_of(process).fold(ended, |sum, thread| sum + thread.used)
+    }
+
+    /// What a process has done.
+    pub fn counters_of(&self, process: Pid) -> Counters {
+        let ended = self.processes.get(&process).map(|process| process.ended_counters).unwrap_or_default();
+        self.threads_of(process).fold(ended, |sum, thread| sum.with(thread.counters))
     }
 
     /// Whether a process has another thread than `tid`.

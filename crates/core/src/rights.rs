@@ -13,8 +13,20 @@ pub const SETUID: u32 = 7;
 pub const SETPCAP: u32 = 8;
 /// CAP_SYS_CHROOT.
 pub const SYS_CHROOT: u32 = 18;
+/// CAP_SYS_PACCT.
+pub const SYS_PACCT: u32 = 20;
+/// CAP_SYS_ADMIN.
+pub const SYS_ADMIN: u32 = 21;
+/// CAP_SYS_BOOT.
+pub const SYS_BOOT: u32 = 22;
 /// CAP_SYS_NICE.
 pub const SYS_NICE: u32 = 23;
+/// CAP_SYS_RESOURCE.
+pub const SYS_RESOURCE: u32 = 24;
+/// CAP_SYS_TIME.
+pub const SYS_TIME: u32 = 25;
+/// CAP_SYSLOG.
+pub const SYSLOG: u32 = 34;
 /// The slack of a process that has set none, in nanoseconds (prctl(2), PR_SET_TIMERSLACK).
 const USUAL_SLACK: u64 = 50_000;
 

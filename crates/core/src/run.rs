@@ -3,7 +3,7 @@ use crate::{
     context::{Context, Stop},
     delivery::{self, Delivery, Forced, InCall},
     pressure::{self, Reclaimed},
-    process::Ending,
+    process::{Ending, UNLIMITED, limit},
     resident::{Key, Resident},
     services::Services,
     signal::{Info, Signal},
@@ -13,6 +13,9 @@ use crate::{
 };
 use shimos_abi::{errno::Errno, ids::Pid, time::Nanos};
 use shimos_hal::{Machine, Trap};
+
+/// One in so many ways into user mode is timed, for the time that threads spend in the kernel.
+const TIMED: u32 = 16;
 
 /// Why a thread's turn is over.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -88,11 +91,36 @@ pub fn run<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>, t
     let turn = go_on(resident, services, tid, until, &mut now);
     let end = services.machine.now();
     if let Some(thread) = resident.program.threads.get_mut(&tid) {
-        thread.used = thread.used + (end - now);
+        thread.note_system(end - now);
         let turns = if turn == Turn::Off { &mut thread.counters.waits } else { &mut thread.counters.preemptions };
         *turns = turns.wrapping_add(1);
     }
+    limit_use(resident, tid);
     turn
+}
+
+/// What a process may use of the processor (`RLIMIT_CPU`): over the soft limit it is told once a second, over the hard one
+/// it is killed.
+fn limit_use<M: Machine>(resident: &mut Resident<M>, tid: Pid) {
+    let Some(pid) = resident.program.threads.get(&tid).map(|thread| thread.process) else { return };
+    let Some((soft, hard)) = resident.program.processes.get(&pid).and_then(|p| p.limits.get(limit::CPU).copied())
+    else {
+        return;
+    };
+    if soft == UNLIMITED && hard == UNLIMITED {
+        return;
+    }
+    let used = resident.program.used_by(pid);
+    let over = |limit: u64| limit != UNLIMITED && used >= Nanos::secs(limit);
+    if over(hard) {
+        delivery::send_to_process(resident, pid, Signal::KILL, Info::from_kernel());
+    } else if over(soft) {
+        delivery::send_to_process(resident, pid, Signal::XCPU, Info::from_kernel());
+        // As on Linux, where it can be seen in what getrlimit(2) says.
+        if let Some(limit) = resident.program.processes.get_mut(&pid).and_then(|p| p.limits.get_mut(limit::CPU)) {
+            limit.0 = soft.saturating_add(1);
+        }
+    }
 }
 
 /// Goes on with a thread. What is before `now` is in its account; its calls are its own use as well.
@@ -142,6 +170,13 @@ fn go_on<M: Machine>(
         // Timers that a call has set come on time, and so do those that count what the thread uses.
         let until = resident.timers.next().map_or(until, |at| at.min(until));
         let until = left.map_or(until, |left| until.min(*now + left));
+        // Nobody looks at the clock twice a call: every so often the time in the kernel is taken for that of all since.
+        services.entries = services.entries.wrapping_add(1);
+        if services.entries.is_multiple_of(TIMED) {
+            let at = services.machine.now();
+            thread.estimate_system(at - *now, u64::from(TIMED) - 1);
+            *now = at;
+        }
         services.loaded = Some(tid);
         let trap = services.machine.run(tables, &mut thread.regs, &mut thread.fpu, until);
         // One look at the clock serves for all: what the thread has used, the time of its call, the end of its turn.

@@ -73,6 +73,8 @@ pub struct Services<M: Machine> {
     pub vdso: Option<Vec<u8>>,
     /// The thread whose vector registers are loaded; its copy in memory is out of date.
     pub loaded: Option<Pid>,
+    /// How often a thread has been let run.
+    pub entries: u32,
     /// A program that found no memory, or the heap full: the event loop does something about it.
     pub starved: Option<ProgramId>,
     next_request: u64,
@@ -101,6 +103,7 @@ impl<M: Machine> Services<M> {
             unsent_console: VecDeque::new(),
             vdso,
             loaded: None,
+            entries: 0,
             starved: None,
             next_request: u64::from(life.kernel.0) << 48 | u64::from(life.incarnation.0) << 24,
             unknown_calls: BTreeSet::new(),

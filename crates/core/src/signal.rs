@@ -22,6 +22,7 @@ impl Signal {
     pub const PIPE: Signal = Signal(13);
     pub const ALRM: Signal = Signal(14);
     pub const CHLD: Signal = Signal(17);
+    pub const XCPU: Signal = Signal(24);
     pub const VTALRM: Signal = Signal(26);
     pub const PROF: Signal = Signal(27);
     pub const CONT: Signal = Signal(18);

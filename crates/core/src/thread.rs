@@ -1,6 +1,7 @@
 //! Threads: registers, and what a blocked call has done so far.
 use crate::{
     files::FilesId,
+    process::Untold,
     sharing::Whereabouts,
     signal::{Pending, SigSet},
 };
@@ -70,6 +71,53 @@ pub struct Thread {
     /// Its memory policy, if it has set one (set_mempolicy(2)).
     #[n(23)]
     pub policy: Option<u32>,
+    /// What it had used when its time in the kernel was last estimated.
+    #[n(24)]
+    #[cbor(default)]
+    pub estimated: Nanos,
+    /// How it wants to be scheduled.
+    #[n(25)]
+    #[cbor(default)]
+    pub scheduling: Scheduling,
+}
+
+/// How a thread wants to be scheduled, as it can ask for again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Encode, Decode)]
+pub struct Scheduling {
+    /// `SCHED_` number.
+    #[n(0)]
+    pub policy: u8,
+    /// What is gained over others is not inherited (`SCHED_RESET_ON_FORK`).
+    #[n(1)]
+    pub resets: Option<Untold>,
+    /// Priority of its input and output (ioprio_set(2)).
+    #[n(2)]
+    pub io: u16,
+}
+
+impl Scheduling {
+    /// That of a child: only a nice value below 0 is taken back from it, as there are no real-time policies.
+    pub fn of_child(self) -> Scheduling {
+        Scheduling { resets: None, ..self }
+    }
+}
+
+impl Thread {
+    /// It has been in the kernel for `spent`, exactly.
+    pub fn note_system(&mut self, spent: Nanos) {
+        self.used = self.used + spent;
+        self.estimated = self.estimated + spent;
+        self.counters.system = self.counters.system + spent;
+    }
+
+    /// It has been in the kernel for `spent`, and `others` times besides for which nobody has looked at the clock. They
+    /// count as equally long, but never for more than it has used since the last estimate.
+    pub fn estimate_system(&mut self, spent: Nanos, others: u64) {
+        self.used = self.used + spent;
+        let room = self.used - self.estimated;
+        self.estimated = self.used;
+        self.counters.system = self.counters.system + spent.times(others.saturating_add(1)).min(room);
+    }
 }
 
 /// What threads have done: for getrusage(2) and /proc.
@@ -99,6 +147,10 @@ pub struct Counters {
     /// Bytes that they have written.
     #[n(7)]
     pub written_bytes: u64,
+    /// How much of the processor time was spent in the kernel.
+    #[n(8)]
+    #[cbor(default)]
+    pub system: Nanos,
 }
 
 impl Counters {
@@ -114,6 +166,7 @@ impl Counters {
             read_bytes: self.read_bytes.wrapping_add(other.read_bytes),
             writes: self.writes.wrapping_add(other.writes),
             written_bytes: self.written_bytes.wrapping_add(other.written_bytes),
+            system: self.system + other.system,
         }
     }
 }

@@ -102,6 +102,7 @@ pub fn read(program: &Program, clock: Clock, now: Nanos) -> Nanos {
     match clock {
         Clock::Machine | Clock::Wall => now,
         Clock::Process(pid) => program.used_by(pid),
+        Clock::User(pid) => program.used_by(pid) - program.counters_of(pid).system,
         Clock::Thread(tid) => program.threads.get(&tid).map_or(Nanos(0), |thread| thread.used),
     }
 }
@@ -137,7 +138,8 @@ pub fn expire_used<M: Machine>(resident: &mut Resident<M>, now: Nanos) {
 /// How long a thread may run until a timer is due that counts what it uses.
 pub fn left_to_use(program: &Program, queue: &TimerQueue, process: Pid, tid: Pid) -> Option<Nanos> {
     let mine = queue.by_use.iter().filter_map(|key| program.timers.get(key));
-    let left = mine.filter(|timer| timer.clock == Clock::Process(process) || timer.clock == Clock::Thread(tid));
+    let clocks = [Clock::Process(process), Clock::User(process), Clock::Thread(tid)];
+    let left = mine.filter(|timer| clocks.contains(&timer.clock));
     let left = left.filter_map(|timer| Some(timer.schedule?.left(read(program, timer.clock, Nanos(0)))));
     left.min().map(|left| left.max(GAP))
 }

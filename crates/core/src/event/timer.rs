@@ -104,12 +104,15 @@ pub enum Clock {
     /// Processor time of a thread.
     #[n(3)]
     Thread(#[n(0)] Pid),
+    /// Processor time of a process outside the kernel.
+    #[n(4)]
+    User(#[n(0)] Pid),
 }
 
 impl Clock {
     /// Whether it stands still while nothing runs.
     pub fn counts_use(self) -> bool {
-        matches!(self, Clock::Process(_) | Clock::Thread(_))
+        matches!(self, Clock::Process(_) | Clock::Thread(_) | Clock::User(_))
     }
 }
 

@@ -463,8 +463,9 @@ fn view<'a, M: Machine>(c: &'a Context<'_, M>) -> Proc<'a> {
         objects: &program.objects,
         life: identity.life,
         kernels: identity.kernels,
-        now: services.machine.now(),
-        wall: services.machine.wall_clock(),
+        // What threads have used is known up to here: later, the idle time would go back.
+        now: c.now,
+        wall: services.machine.wall_clock().saturating_sub((services.machine.now() - c.now).0),
         memory: Frames::now(services),
     }
 }

@@ -118,7 +118,7 @@ impl Proc<'_> {
             }
             File::Personality => {
                 self.inspect(process)?;
-                "00000000\n".into()
+                format!("{:08x}\n", process.personality)
             }
             File::UserMap | File::GroupMap => format!("{:10} {:10} {:10}\n", 0, 0, u32::MAX),
             File::SetGroups => "allow\n".into(),
@@ -249,7 +249,7 @@ impl Proc<'_> {
         let hide = |address: u64| if seen { address } else { 0 };
         let (layout, nice) = (process.layout, process.nice.value());
         format!(
-            "{id} ({}) {} {} {} {} {terminal} {foreground} {flags} {} {} {} {} {} 0 {} 0 {} {nice} {threads} 0 {} {bytes} \
+            "{id} ({}) {} {} {} {} {terminal} {foreground} {flags} {} {} {} {} {} {} {} {} {} {nice} {threads} 0 {} {bytes} \
              {resident} {limit} 0 0 {} 0 0 {} {} {} {} 0 0 0 {exit_signal} 0 0 0 0 0 0 0 0 {} {} {} {} {} {exit_code}\n",
             escaped(&self.name(process, subject)),
             self.state(process, subject),
@@ -260,8 +260,10 @@ impl Proc<'_> {
             theirs.minor_faults,
             done.major_faults,
             theirs.major_faults,
-            ticks(used),
-            ticks(children),
+            ticks(used - done.system),
+            ticks(done.system),
+            ticks(children - theirs.system),
+            ticks(theirs.system),
             20 + i32::from(nice),
             ticks(process.started),
             hide(layout.stack),

@@ -59,11 +59,12 @@ impl Proc<'_> {
     }
 
     pub(super) fn stat(&self) -> String {
-        let (user, idle) = (ticks(self.used()), ticks(self.idle()));
+        let (system, idle) = (ticks(self.done().system), ticks(self.idle()));
+        let user = ticks(self.used() - self.done().system);
         let booted = self.wall.saturating_sub(self.now.0) / SECOND;
         let mut text = String::new();
         for name in ["cpu ", "cpu0"] {
-            text += &format!("{name} {user} 0 0 {idle} 0 0 0 0 0 0\n");
+            text += &format!("{name} {user} 0 {system} {idle} 0 0 0 0 0 0\n");
         }
         let done = self.done();
         let turns = done.waits.wrapping_add(done.preemptions);

@@ -87,6 +87,7 @@ fn process(pid: Pid, parent: Pid, user: u32) -> Process {
         rights: Default::default(),
         nice: Default::default(),
         oom_adjustment: None,
+        personality: 0,
     }
 }
 
@@ -107,6 +108,8 @@ fn thread(tid: Pid, process: Pid) -> Thread {
         whereabouts: None,
         files: None,
         policy: None,
+        estimated: Nanos(0),
+        scheduling: Default::default(),
         call: None,
         used: Nanos::millis(250),
         name: None,
@@ -149,6 +152,8 @@ impl World {
             loans: Vec::new(),
             load: Default::default(),
             memory: None,
+            host_name: None,
+            domain_name: None,
         };
         World {
             head,

@@ -298,6 +298,8 @@ fn add_thread<M: Machine>(c: &mut Context<'_, M>, wish: Wish, tid: Pid, process:
         whereabouts,
         files,
         policy: parent.policy,
+        estimated: Nanos(0),
+        scheduling: parent.scheduling.of_child(),
     };
     c.resident.program.threads.insert(tid, thread);
     Ok(())
@@ -333,6 +335,7 @@ fn add_process<M: Machine>(c: &mut Context<'_, M>, wish: Wish, pid: Pid) -> Resu
         c.process_mut()?.action_group = Some(group);
     }
     let now = c.now;
+    let resets = c.thread()?.scheduling.resets.is_some();
     let parent = c.process()?;
     // A sibling tells the parent as its maker does: nobody may choose a signal for another's parent.
     let (actual_parent, exit_signal) = if wish.flags & CLONE_PARENT != 0 {
@@ -360,6 +363,7 @@ fn add_process<M: Machine>(c: &mut Context<'_, M>, wish: Wish, pid: Pid) -> Resu
         executed: None,
         action_group: if wish.flags & CLONE_SIGHAND != 0 { parent.action_group } else { None },
         rights: parent.rights.of_child(),
+        nice: if resets { parent.nice.without_gain() } else { parent.nice },
         ..parent.clone()
     };
     child.set_whereabouts(whereabouts);

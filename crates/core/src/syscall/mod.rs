@@ -8,6 +8,7 @@ use shimos_abi::errno::Errno;
 use shimos_hal::Machine;
 
 mod across;
+mod administration;
 mod ancillary;
 mod asynchronous;
 mod attributes;
@@ -159,9 +160,9 @@ table! {
     33 dup2 => descriptors::dup2;
     34 pause => signals::pause;
     35 nanosleep => clock::nanosleep;
-    36 getitimer => timers::getitimer, partial "`ITIMER_VIRTUAL`, `ITIMER_PROF` (`EINVAL`)";
+    36 getitimer => timers::getitimer;
     37 alarm => timers::alarm;
-    38 setitimer => timers::setitimer, partial "`ITIMER_VIRTUAL`, `ITIMER_PROF` (`EINVAL`)";
+    38 setitimer => timers::setitimer;
     39 getpid => identity::getpid;
     40 sendfile => bulk::sendfile, partial "from regular files only (`EINVAL`)";
     41 socket => network::socket,
@@ -227,10 +228,13 @@ table! {
     95 umask => identity::umask;
     96 gettimeofday => clock::gettimeofday;
     97 getrlimit => system::getrlimit;
-    98 getrusage => system::getrusage, partial "times only, all of it as user time";
+    98 getrusage => system::getrusage,
+        partial "times, faults and switches; the rest is 0";
     99 sysinfo => system::sysinfo, partial "load, buffers and swap are 0";
-    100 times => system::times, partial "all of it as user time";
+    100 times => system::times;
     102 getuid => identity::getuid;
+    103 syslog => administration::syslog,
+        partial "the log is empty, and how the console shows it cannot be changed (`EPERM`)";
     104 getgid => identity::getgid;
     105 setuid => identity::setuid;
     106 setgid => identity::setgid;
@@ -261,17 +265,21 @@ table! {
     131 sigaltstack => signals::sigaltstack;
     132 utime => metadata::utime;
     133 mknod => names::mknod;
+    135 personality => system::personality,
+        partial "`PER_LINUX`, `PER_LINUX32`, `ADDR_NO_RANDOMIZE`, `SHORT_INODE`, `WHOLE_SECONDS`; nothing else (`EINVAL`)";
     137 statfs => metadata::statfs;
     138 fstatfs => metadata::fstatfs;
     140 getpriority => priority::getpriority;
     141 setpriority => priority::setpriority, partial "the threads of a process have one nice value";
-    142 sched_setparam => scheduling::sched_setparam, partial "priorities other than 0 (`EINVAL`)";
+    142 sched_setparam => scheduling::sched_setparam,
+        partial "priorities other than 0 (`EINVAL`)";
     143 sched_getparam => scheduling::sched_getparam;
     144 sched_setscheduler => scheduling::sched_setscheduler,
-        partial "`SCHED_FIFO`, `SCHED_RR`, `SCHED_DEADLINE` (`EPERM`, `EINVAL`)";
+        partial "`SCHED_FIFO`, `SCHED_RR`, `SCHED_DEADLINE` (`EPERM`); the others are kept and make no difference";
     145 sched_getscheduler => scheduling::sched_getscheduler;
     146 sched_get_priority_max => scheduling::sched_get_priority_max;
     147 sched_get_priority_min => scheduling::sched_get_priority_min;
+    148 sched_rr_get_interval => scheduling::sched_rr_get_interval;
     149 mlock => ready::mlock;
     150 munlock => ready::munlock;
     151 mlockall => ready::mlockall;
@@ -279,11 +287,34 @@ table! {
     153 vhangup => tty_control::vhangup;
     157 prctl => prctl::prctl, partial "no `PR_SET_MM`, `PR_SET_SECCOMP`, `PR_SET_TSC`, `PR_MCE_KILL`, `PR_SCHED_CORE`, speculation controls (`EINVAL`); the attributes are the process's, not the thread's";
     158 arch_prctl => system::arch_prctl, partial "`ARCH_[GS]ET_FS`, `ARCH_[GS]ET_GS`; nothing else (`EINVAL`)";
+    155 pivot_root => administration::refused,
+        partial "refused to all (`EPERM`)";
+    159 adjtimex => administration::adjtimex,
+        partial "changes are refused to all (`EPERM`)";
     160 setrlimit => system::setrlimit;
     161 chroot => names::chroot;
     162 sync => bulk::sync;
+    163 acct => administration::acct,
+        partial "switching it on is refused to all (`EPERM`)";
     164 settimeofday => clock::settimeofday, partial "refused to all (`EPERM`)";
-    170 sethostname => system::sethostname, partial "refused to all (`EPERM`)";
+    165 mount => administration::mount,
+        partial "refused to all (`EPERM`)";
+    166 umount2 => administration::umount2,
+        partial "refused to all (`EPERM`)";
+    167 swapon => administration::swapon,
+        partial "refused to all (`EPERM`)";
+    168 swapoff => administration::refused,
+        partial "refused to all (`EPERM`)";
+    169 reboot => administration::reboot,
+        partial "ends the program; `CAD_ON`, `CAD_OFF`, `SW_SUSPEND` and `KEXEC` (`EINVAL`)";
+    170 sethostname => administration::sethostname;
+    171 setdomainname => administration::setdomainname;
+    175 init_module => administration::refused,
+        partial "refused to all (`EPERM`)";
+    176 delete_module => administration::refused,
+        partial "refused to all (`EPERM`)";
+    179 quotactl => administration::quotactl,
+        partial "there are no quotas and no block devices (`ENODEV`, `ENOTBLK`)";
     186 gettid => identity::gettid;
     187 readahead => bulk::readahead;
     188 setxattr => attributes::of_path, partial "no attribute can be had (`EOPNOTSUPP`)";
@@ -332,7 +363,12 @@ table! {
     243 mq_timedreceive => queues::mq_timedreceive;
     244 mq_notify => queues::mq_notify;
     245 mq_getsetattr => queues::mq_getsetattr;
+    246 kexec_load => administration::refused,
+        partial "refused to all (`EPERM`)";
     247 waitid => wait::waitid, partial "`__WCLONE`, `__WALL`, `__WNOTHREAD`";
+    251 ioprio_set => priority::ioprio_set,
+        partial "kept, and makes no difference";
+    252 ioprio_get => priority::ioprio_get;
     253 inotify_init => inotify::inotify_init;
     254 inotify_add_watch => inotify::inotify_add_watch;
     255 inotify_rm_watch => inotify::inotify_rm_watch;
@@ -380,15 +416,24 @@ table! {
     297 rt_tgsigqueueinfo => signals::rt_tgsigqueueinfo;
     299 recvmmsg => receiving::recvmmsg;
     302 prlimit64 => system::prlimit64;
+    305 clock_adjtime => administration::clock_adjtime,
+        partial "changes are refused to all (`EPERM`)";
     306 syncfs => bulk::syncfs;
     307 sendmmsg => sending::sendmmsg;
     308 setns => clone::setns, partial "descriptors of name spaces (`EINVAL`)";
     309 getcpu => scheduling::getcpu;
     310 process_vm_readv => across::process_vm_readv;
     311 process_vm_writev => across::process_vm_writev;
+    313 finit_module => administration::refused,
+        partial "refused to all (`EPERM`)";
+    314 sched_setattr => scheduling::sched_setattr,
+        partial "as `sched_setscheduler`; `SCHED_FLAG_RECLAIM`, `SCHED_FLAG_DL_OVERRUN`, clamps of use (`EINVAL`)";
+    315 sched_getattr => scheduling::sched_getattr;
     316 renameat2 => names::renameat2, partial "`RENAME_WHITEOUT` (`EINVAL`)";
     318 getrandom => system::getrandom;
     319 memfd_create => memfd::memfd_create;
+    320 kexec_file_load => administration::refused,
+        partial "refused to all (`EPERM`)";
     324 membarrier => numa::membarrier, partial "`MEMBARRIER_CMD_*_RSEQ` (`EINVAL`)";
     325 mlock2 => ready::mlock2;
     326 copy_file_range => splice::copy_file_range;

@@ -1,20 +1,34 @@
-//! Scheduling as a program sees it: one core and one policy.
+//! Scheduling as a program sees it: one core, and policies that are kept but make no difference.
 use super::Arguments;
-use crate::context::{Context, Result, Stop};
-use shimos_abi::{errno::Errno, ids::Pid};
+use crate::{
+    context::{Context, Result, Stop},
+    process::{Nice, Untold},
+    rights::SYS_NICE,
+    thread::{Scheduling, Thread},
+};
+use shimos_abi::{addr::PAGE, errno::Errno, ids::Pid, time::Nanos};
 use shimos_hal::Machine;
 
-/// SCHED_OTHER, SCHED_BATCH and SCHED_IDLE: all the same here.
-const POLICIES: [u64; 3] = [0, 3, 5];
+/// SCHED_OTHER, SCHED_BATCH and SCHED_IDLE.
+const POLICIES: [u32; 3] = [0, 3, 5];
+/// SCHED_FIFO and SCHED_RR.
+const REAL_TIME: [u32; 2] = [1, 2];
+/// SCHED_DEADLINE.
+const DEADLINE: u32 = 6;
+/// The turn of a thread, before its nice value.
+const TURN: Nanos = Nanos::millis(5);
 
-fn check_thread<M: Machine>(c: &Context<'_, M>, id: u64) -> Result<()> {
+/// The thread that `id` names, 0 for the caller.
+fn thread_of<M: Machine>(c: &Context<'_, M>, id: u64) -> Result<Pid> {
     if (id as i32) < 0 {
         return Err(Errno::EINVAL.into());
     }
-    if id as u32 != 0 && !c.resident.program.threads.contains_key(&Pid(id as u32)) {
-        return Err(Errno::ESRCH.into());
-    }
-    Ok(())
+    let tid = if id as u32 == 0 { c.tid } else { Pid(id as u32) };
+    if c.resident.program.threads.contains_key(&tid) { Ok(tid) } else { Err(Errno::ESRCH.into()) }
+}
+
+fn get<'a, M: Machine>(c: &'a Context<'_, M>, tid: Pid) -> Result<&'a Thread> {
+    c.resident.program.threads.get(&tid).ok_or(Stop::Errno(Errno::ESRCH))
 }
 
 /// sched_yield(2): the thread goes behind all others that are ready.
@@ -27,69 +41,167 @@ pub fn sched_getaffinity<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Re
     if a[1] < 8 || !a[1].is_multiple_of(8) {
         return Err(Errno::EINVAL.into());
     }
-    check_thread(c, a[0])?;
+    thread_of(c, a[0])?;
     c.write_u64(a[2], 1)?;
     Ok(8)
 }
 
 /// sched_setaffinity(2): the set must have the one core in it.
 pub fn sched_setaffinity<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
-    check_thread(c, a[0])?;
+    thread_of(c, a[0])?;
     let bytes = c.read_bytes(a[2], (a[1] as usize).min(128))?;
     if bytes.first().is_some_and(|byte| byte & 1 != 0) { Ok(0) } else { Err(Errno::EINVAL.into()) }
 }
 
+const RESET_ON_FORK: u32 = 0x4000_0000;
+
+/// A thread gets a policy, with priority 0.
+fn set_policy<M: Machine>(c: &mut Context<'_, M>, tid: Pid, policy: u32, priority: u32, resets: bool) -> Result<()> {
+    if REAL_TIME.contains(&policy) {
+        // There are none; nobody has the right to them.
+        return if (1..=99).contains(&priority) { Err(Errno::EPERM.into()) } else { Err(Errno::EINVAL.into()) };
+    }
+    if policy == DEADLINE {
+        return Err(Errno::EPERM.into());
+    }
+    if !POLICIES.contains(&policy) || priority != 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    let (own, other) = (c.process()?, c.process_by(get(c, tid)?.process)?);
+    let same = [other.credentials.uid, other.credentials.euid].contains(&own.credentials.euid);
+    if !same && !own.rights.has(SYS_NICE) {
+        return Err(Errno::EPERM.into());
+    }
+    let thread = c.resident.program.threads.get_mut(&tid).ok_or(Errno::ESRCH)?;
+    let resets = resets.then_some(Untold);
+    thread.scheduling = Scheduling { policy: policy as u8, resets, ..thread.scheduling };
+    Ok(())
+}
+
 pub fn sched_getscheduler<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
-    check_thread(c, a[0]).map(|()| 0)
+    let tid = thread_of(c, a[0])?;
+    let scheduling = get(c, tid)?.scheduling;
+    let resets = if scheduling.resets.is_some() { RESET_ON_FORK } else { 0 };
+    Ok(u64::from(scheduling.policy) | u64::from(resets))
 }
 
 pub fn sched_getparam<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
-    check_thread(c, a[0])?;
     if a[1] == 0 {
         return Err(Errno::EINVAL.into());
     }
+    thread_of(c, a[0])?;
     c.write_u32(a[1], 0).map(|()| 0)
 }
 
 /// sched_setparam(2): the only priority of the policies that are offered is 0.
 pub fn sched_setparam<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
-    check_thread(c, a[0])?;
-    if a[1] == 0 || c.read_u32(a[1])? != 0 {
+    if a[1] == 0 || (a[0] as i32) < 0 {
         return Err(Errno::EINVAL.into());
     }
+    let priority = c.read_u32(a[1])?;
+    let tid = thread_of(c, a[0])?;
+    let now = get(c, tid)?.scheduling;
+    set_policy(c, tid, now.policy.into(), priority, now.resets.is_some())?;
     Ok(0)
 }
 
 /// sched_setscheduler(2): real-time policies are not offered.
 pub fn sched_setscheduler<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
-    const RESET_ON_FORK: u64 = 0x4000_0000;
-    const REAL_TIME: [u64; 2] = [1, 2];
-    check_thread(c, a[0])?;
-    let policy = a[1] & !RESET_ON_FORK;
-    if REAL_TIME.contains(&policy) {
-        return Err(Errno::EPERM.into());
-    }
-    if !POLICIES.contains(&policy) || c.read_u32(a[2])? != 0 {
+    let policy = a[1] as u32;
+    if policy as i32 == -1 || a[2] == 0 || (a[0] as i32) < 0 {
         return Err(Errno::EINVAL.into());
     }
+    let priority = c.read_u32(a[2])?;
+    let tid = thread_of(c, a[0])?;
+    set_policy(c, tid, policy & !RESET_ON_FORK, priority, policy & RESET_ON_FORK != 0)?;
     Ok(0)
 }
 
 /// sched_get_priority_max(2) and _min(2).
 pub fn sched_get_priority_max<M: Machine>(_: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
-    match a[0] {
-        1 | 2 => Ok(99),
-        policy if POLICIES.contains(&policy) => Ok(0),
+    match a[0] as u32 {
+        policy if REAL_TIME.contains(&policy) => Ok(99),
+        policy if POLICIES.contains(&policy) || policy == DEADLINE => Ok(0),
         _ => Err(Errno::EINVAL.into()),
     }
 }
 
 pub fn sched_get_priority_min<M: Machine>(_: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
-    match a[0] {
-        1 | 2 => Ok(1),
-        policy if POLICIES.contains(&policy) => Ok(0),
+    match a[0] as u32 {
+        policy if REAL_TIME.contains(&policy) => Ok(1),
+        policy if POLICIES.contains(&policy) || policy == DEADLINE => Ok(0),
         _ => Err(Errno::EINVAL.into()),
     }
+}
+
+/// sched_rr_get_interval(2): how long the thread's turns are.
+pub fn sched_rr_get_interval<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
+    let tid = thread_of(c, a[0])?;
+    let turn = c.process_by(get(c, tid)?.process)?.nice.turn(TURN);
+    c.write_bytes(a[1], &super::clock::pair(turn.0 / 1_000_000_000, turn.0 % 1_000_000_000))?;
+    Ok(0)
+}
+
+/// struct sched_attr: its first form, and with the two words that a later one has.
+const ATTRIBUTES: [u32; 2] = [48, 56];
+
+/// sched_getattr(2).
+pub fn sched_getattr<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
+    let size = a[2] as u32;
+    if a[1] == 0 || (a[0] as i32) < 0 || size < ATTRIBUTES[0] || size as usize > PAGE || a[3] as u32 != 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    let tid = thread_of(c, a[0])?;
+    let thread = get(c, tid)?;
+    let (scheduling, process) = (thread.scheduling, thread.process);
+    let nice = c.process_by(process)?.nice;
+    let size = size.min(ATTRIBUTES[1]);
+    let mut bytes = [0; ATTRIBUTES[1] as usize];
+    bytes[..4].copy_from_slice(&size.to_le_bytes());
+    bytes[4..8].copy_from_slice(&u32::from(scheduling.policy).to_le_bytes());
+    bytes[8..16].copy_from_slice(&u64::from(scheduling.resets.is_some()).to_le_bytes());
+    bytes[16..20].copy_from_slice(&i32::from(nice.value()).to_le_bytes());
+    c.write_bytes(a[1], bytes.get(..size as usize).unwrap_or(&bytes))?;
+    Ok(0)
+}
+
+/// sched_setattr(2).
+pub fn sched_setattr<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
+    const RESETS: u64 = 1;
+    const KEEP_POLICY: u64 = 8;
+    const KEEP_PARAMETERS: u64 = 0x10;
+    let [id, addr, flags, ..] = a;
+    if addr == 0 || (id as i32) < 0 || flags as u32 != 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    let size = match c.read_u32(addr)? {
+        0 => ATTRIBUTES[0],
+        size => size,
+    };
+    let mut right = (ATTRIBUTES[0]..=PAGE as u32).contains(&size);
+    let bytes = if right { c.read_bytes(addr, size as usize)? } else { alloc::vec::Vec::new() };
+    // What is not known must not be asked for.
+    right &= bytes.iter().skip(ATTRIBUTES[1] as usize).all(|byte| *byte == 0);
+    if !right {
+        c.write_u32(addr, ATTRIBUTES[1])?;
+        return Err(Errno::E2BIG.into());
+    }
+    let word = |at: usize| bytes.get(at..at + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_le_bytes);
+    let (policy, options) = (word(4), u64::from(word(8)) | u64::from(word(12)) << 32);
+    let (nice, priority) = (word(16) as i32, word(20));
+    if (policy as i32) < 0 || options & !(RESETS | KEEP_POLICY | KEEP_PARAMETERS) != 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    let tid = thread_of(c, id)?;
+    let now = get(c, tid)?.scheduling;
+    let policy = if options & KEEP_POLICY != 0 { now.policy.into() } else { policy };
+    let priority = if options & KEEP_PARAMETERS != 0 { 0 } else { priority };
+    // The nice value may be refused as setpriority(2) refuses it; then nothing is changed.
+    if POLICIES.contains(&policy) && priority == 0 && options & KEEP_PARAMETERS == 0 {
+        super::priority::set_nice(c, tid, Nice::nearest(nice))?;
+    }
+    set_policy(c, tid, policy, priority, options & RESETS != 0)?;
+    Ok(0)
 }
 
 /// getcpu(2).

@@ -3,6 +3,7 @@ use super::{Arguments, clock};
 use crate::{
     context::{Context, Result},
     process::LIMITS,
+    rights::SYS_RESOURCE,
     thread::Counters,
 };
 use alloc::{format, string::String, vec, vec::Vec};
@@ -24,21 +25,37 @@ pub fn version<M: Machine>(c: &Context<'_, M>) -> String {
 }
 
 pub fn uname<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
+    const LINUX32: u32 = 8;
     let version = version(c);
-    let name = c.resident.program.head.name.clone();
     let release = format!("{LINUX_RELEASE}-shimos");
+    let machine = if c.process()?.personality & 0xff == LINUX32 { "i686" } else { "x86_64" };
+    let head = &c.resident.program.head;
+    let texts = [b"Linux", head.node(), release.as_bytes(), version.as_bytes(), machine.as_bytes(), head.domain()];
     let mut bytes = vec![0; 65 * 6];
-    for (field, text) in bytes.chunks_exact_mut(65).zip(["Linux", &name, &release, &version, "x86_64", "(none)"]) {
+    for (field, text) in bytes.chunks_exact_mut(65).zip(texts) {
         let len = text.len().min(64);
-        field[..len].copy_from_slice(&text.as_bytes()[..len]);
+        field[..len].copy_from_slice(&text[..len]);
     }
     c.write_bytes(a[0], &bytes)?;
     Ok(0)
 }
 
-/// The host name is the program's name; changing it is not offered.
-pub fn sethostname<M: Machine>(_: &mut Context<'_, M>, _: Arguments) -> Result<u64> {
-    Err(Errno::EPERM.into())
+/// personality(2): what makes no difference here, and the machine's name. Nothing else can be had.
+pub fn personality<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
+    const ASK: u32 = u32::MAX;
+    const NO_RANDOMIZE: u32 = 0x4_0000;
+    /// Linux keeps these as well and does nothing with them.
+    const SHORT_INODE: u32 = 0x100_0000;
+    const WHOLE_SECONDS: u32 = 0x200_0000;
+    const LINUX32: u32 = 8;
+    let (wanted, old) = (a[0] as u32, c.process()?.personality);
+    if wanted != ASK {
+        if wanted & !(NO_RANDOMIZE | SHORT_INODE | WHOLE_SECONDS | LINUX32) != 0 {
+            return Err(Errno::EINVAL.into());
+        }
+        c.process_mut()?.personality = wanted;
+    }
+    Ok(old.into())
 }
 
 pub fn sysinfo<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
@@ -61,31 +78,27 @@ fn ticks(time: Nanos) -> u64 {
     time.0 / 10_000_000
 }
 
-fn used<M: Machine>(c: &Context<'_, M>) -> Result<(Nanos, Nanos)> {
+/// What the caller has used and done, and what its children have that were waited for.
+fn used<M: Machine>(c: &Context<'_, M>) -> Result<[(Nanos, Counters); 2]> {
     let process = c.process()?;
-    let own = c.resident.program.threads_of(c.pid).fold(process.ended_used, |sum, thread| sum + thread.used);
-    Ok((own, process.children_used))
+    let own = (c.resident.program.used_by(c.pid), c.resident.program.counters_of(c.pid));
+    Ok([own, (process.children_used, process.children_counters)])
 }
 
 pub fn times<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
-    let (own, children) = used(c)?;
+    let words = used(c)?.map(|(used, done)| [ticks(used - done.system), ticks(done.system)]);
     if a[0] != 0 {
-        let words = [ticks(own), 0, ticks(children), 0];
-        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        let bytes: Vec<u8> = words.concat().iter().flat_map(|word| word.to_le_bytes()).collect();
         c.write_bytes(a[0], &bytes)?;
     }
     Ok(ticks(c.services.machine.now()))
 }
 
 pub fn getrusage<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
-    let (own, children) = used(c)?;
-    let process = c.process()?;
+    let [own, children] = used(c)?;
     let (time, counters) = match a[0] as i32 {
-        0 => {
-            let threads = c.resident.program.threads_of(c.pid);
-            (own, threads.fold(process.ended_counters, |sum, thread| sum.with(thread.counters)))
-        }
-        -1 => (children, process.children_counters),
+        0 => own,
+        -1 => children,
         1 => {
             let thread = c.thread()?;
             (thread.used, thread.counters)
@@ -96,10 +109,11 @@ pub fn getrusage<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64
     Ok(0)
 }
 
-/// struct rusage: all time counts as the user's.
+/// struct rusage.
 pub fn usage_bytes(used: Nanos, counters: Counters) -> [u8; 144] {
     let mut bytes = [0; 144];
-    bytes[..16].copy_from_slice(&clock::timeval(used.0));
+    bytes[..16].copy_from_slice(&clock::timeval((used - counters.system).0));
+    bytes[16..32].copy_from_slice(&clock::timeval(counters.system.0));
     let mut put = |at: usize, value: u64| bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
     put(64, counters.minor_faults);
     put(72, counters.major_faults);
@@ -112,14 +126,24 @@ fn set_limit<M: Machine>(c: &mut Context<'_, M>, pid: Pid, which: usize, soft: u
     if soft > hard {
         return Err(Errno::EINVAL.into());
     }
-    let root = c.process()?.credentials.euid == 0;
+    let privileged = c.process()?.rights.has(SYS_RESOURCE);
     let process = c.resident.program.processes.get_mut(&pid).ok_or(Errno::ESRCH)?;
     let limit = process.limits.get_mut(which).ok_or(Errno::EINVAL)?;
-    if hard > limit.1 && !root {
+    if hard > limit.1 && !privileged {
         return Err(Errno::EPERM.into());
     }
     *limit = (soft, hard);
     Ok(())
+}
+
+/// Limits of another are for those who have all its users and groups, or the right.
+fn check_limits<M: Machine>(c: &Context<'_, M>, pid: Pid) -> Result<()> {
+    let (own, other) = (c.process()?, c.process_by(pid)?);
+    let (mine, theirs) = (&own.credentials, &other.credentials);
+    let users = [theirs.uid, theirs.euid, theirs.suid].iter().all(|id| *id == mine.uid);
+    let groups = [theirs.gid, theirs.egid, theirs.sgid].iter().all(|id| *id == mine.gid);
+    let allowed = pid == c.pid || users && groups || own.rights.has(SYS_RESOURCE);
+    if allowed { Ok(()) } else { Err(Errno::EPERM.into()) }
 }
 
 pub fn prlimit64<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
@@ -128,6 +152,8 @@ pub fn prlimit64<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64
     if which >= LIMITS {
         return Err(Errno::EINVAL.into());
     }
+    let pid = c.resident.program.threads.get(&pid).map_or(pid, |thread| thread.process);
+    check_limits(c, pid)?;
     let old = c.process_by(pid)?.limits.get(which).copied().ok_or(Errno::EINVAL)?;
     let new = if a[2] == 0 { None } else { Some((c.read_u64(a[2])?, c.read_u64(a[2].wrapping_add(8))?)) };
     if a[3] != 0 {

@@ -26,7 +26,7 @@ fn interval_timer<M: Machine>(c: &Context<'_, M>, which: u64) -> Result<(TimerKe
     let process = c.pid;
     let (slot, clock, signal) = match which as u32 {
         0 => (Slot::Real, Clock::Machine, Signal::ALRM),
-        1 => (Slot::Virtual, Clock::Process(process), Signal::VTALRM),
+        1 => (Slot::Virtual, Clock::User(process), Signal::VTALRM),
         2 => (Slot::Profile, Clock::Process(process), Signal::PROF),
         _ => return Err(Errno::EINVAL.into()),
     };

@@ -4,6 +4,7 @@
 //! own and prints one line; the exit status is 0 if all passed. `abi-test --scripts` runs Debian's programs instead.
 #![forbid(unsafe_code)]
 
+mod administration;
 mod check;
 mod corners;
 mod enduring;
@@ -72,6 +73,7 @@ fn main() -> ExitCode {
     let mut tests: Vec<Subtest> = Vec::new();
     if scripts.is_empty() {
         for family in [
+            administration::TESTS,
             files::TESTS,
             names::TESTS,
             processes::TESTS,

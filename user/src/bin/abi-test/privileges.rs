@@ -25,7 +25,8 @@ pub const TESTS: &[Subtest] = &[
 const SETPCAP: u64 = 8;
 const ALL: u64 = (1 << 41) - 1;
 
-fn text(error: std::io::Error) -> String {
+/// An error as text.
+pub fn text(error: std::io::Error) -> String {
     error.to_string()
 }
 
@@ -33,11 +34,13 @@ fn own() -> u64 {
     std::process::id().into()
 }
 
-fn is_root() -> bool {
+/// Whether the tests run as root.
+pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-fn call(number: i64, arguments: &[u64]) -> Answer {
+/// A system call.
+pub fn call(number: i64, arguments: &[u64]) -> Answer {
     let mut all = [0; 6];
     all[..arguments.len()].copy_from_slice(arguments);
     raw::call(number, all)
@@ -46,7 +49,7 @@ fn call(number: i64, arguments: &[u64]) -> Answer {
 const KEEP: u64 = u32::MAX as u64;
 
 /// Runs `work` in a child, as it may not come back to what it was.
-fn apart(work: impl FnOnce() -> Outcome) -> Outcome {
+pub fn apart(work: impl FnOnce() -> Outcome) -> Outcome {
     let (mut why, mut tell) = std::io::pipe().map_err(text)?;
     let child = raw::fork(|| match work() {
         Ok(()) => 0,

@@ -13,6 +13,9 @@ pub const TESTS: &[Subtest] = &[
     ("time/without_a_call", without_a_call),
     ("time/sleep", sleep),
     ("time/processor", processor),
+    ("time/user_and_system", user_and_system),
+    ("time/limit", limit),
+    ("time/timers_of_use", timers_of_use),
     ("time/names", names),
 ];
 
@@ -104,4 +107,106 @@ fn names() -> Outcome {
         300,
     )?;
     that("random", bytes.iter().any(|byte| *byte != bytes[0]))
+}
+
+/// User and system time of the process so far, in microseconds.
+fn used(who: i64) -> Result<(u64, u64), String> {
+    let mut usage = [0_u64; 18];
+    works("getrusage", raw::call(libc::SYS_getrusage, [who as u64, usage.as_mut_ptr() as u64, 0, 0, 0, 0]))?;
+    Ok((usage[0] * 1_000_000 + usage[1], usage[2] * 1_000_000 + usage[3]))
+}
+
+/// Goes on until the process has used this many microseconds.
+fn use_up(micros: u64, mut work: impl FnMut()) -> Outcome {
+    let begin = used(0)?;
+    loop {
+        for _ in 0..200 {
+            work();
+        }
+        let now = used(0)?;
+        that("never back", now.0 >= begin.0 && now.1 >= begin.1)?;
+        if now.0 + now.1 >= begin.0 + begin.1 + micros {
+            return Ok(());
+        }
+    }
+}
+
+fn user_and_system() -> Outcome {
+    let begin = used(0)?;
+    let mut sum = 1_u64;
+    use_up(300_000, || (0..2000).for_each(|i| sum = std::hint::black_box(sum.wrapping_mul(31) ^ i)))?;
+    let computed = used(0)?;
+    let (user, system) = (computed.0 - begin.0, computed.1 - begin.1);
+    that(&format!("computing: {user} user, {system} system"), user > 2 * system)?;
+    // Each call has the kernel fill pages.
+    use_up(300_000, || {
+        let map = |length| raw::call(libc::SYS_mmap, [0, length, 3, 0x8022, u64::MAX, 0]);
+        if let Ok(addr) = map(64 << 12) {
+            let _ = raw::call(libc::SYS_munmap, [addr, 64 << 12, 0, 0, 0, 0]);
+        }
+    })?;
+    let called = used(0)?;
+    let (user, system) = (called.0 - computed.0, called.1 - computed.1);
+    that(&format!("calling: {user} user, {system} system"), system > user)?;
+    let mut ticks = [0_u64; 4];
+    works("times", raw::call(libc::SYS_times, [ticks.as_mut_ptr() as u64, 0, 0, 0, 0, 0]))?;
+    that(&format!("times say {ticks:?}"), ticks[0] >= called.0 / 10_000 && ticks[1] >= called.1 / 10_000)?;
+    let stat = std::fs::read_to_string("/proc/self/stat").map_err(|error| error.to_string())?;
+    let fields: Vec<u64> =
+        stat.rsplit(')').next().unwrap_or("").split_whitespace().map(|word| word.parse().unwrap_or(0)).collect();
+    let (user, system) = (fields.get(11).copied().unwrap_or(0), fields.get(12).copied().unwrap_or(0));
+    that(&format!("stat says {user} {system}"), user >= ticks[0] && system >= ticks[1])?;
+    let mut clock = [0_u64; 2];
+    let all = used(0)?;
+    works("clock", raw::call(libc::SYS_clock_gettime, [2, clock.as_mut_ptr() as u64, 0, 0, 0, 0]))?;
+    let sum = clock[0] * 1_000_000 + clock[1] / 1000;
+    that(&format!("the clock is the sum: {sum}, {all:?}"), sum + 20_000 >= all.0 + all.1)
+}
+
+/// RLIMIT_CPU: SIGXCPU at the soft limit, SIGKILL at the hard one.
+fn limit() -> Outcome {
+    let text = |error: std::io::Error| error.to_string();
+    let spin = |soft: u64, hard: u64, block: bool| {
+        raw::fork(move || {
+            if block {
+                let set = 1_u64 << (libc::SIGXCPU - 1);
+                let _ = raw::call(libc::SYS_rt_sigprocmask, [0, &raw const set as u64, 0, 8, 0, 0]);
+            }
+            let limits = [soft, hard];
+            if raw::call(libc::SYS_setrlimit, [0, limits.as_ptr() as u64, 0, 0, 0, 0]).is_err() {
+                return 9;
+            }
+            let begun = Instant::now();
+            while begun.elapsed() < Duration::from_secs(50) {}
+            8
+        })
+    };
+    let first = spin(1, u64::MAX, false).map_err(text)?;
+    let second = spin(1, 2, true).map_err(text)?;
+    let (_, status) = raw::wait(first, 0).map_err(text)?;
+    that(&format!("soft: {status:#x}"), libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGXCPU)?;
+    let (_, status) = raw::wait(second, 0).map_err(text)?;
+    that(&format!("hard: {status:#x}"), libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGKILL)
+}
+
+/// ITIMER_VIRTUAL counts user time, ITIMER_PROF all of it.
+fn timers_of_use() -> Outcome {
+    for (which, signal) in [(1, libc::SIGVTALRM), (2, libc::SIGPROF)] {
+        let set = 1_u64 << (signal - 1);
+        works("block", raw::call(libc::SYS_rt_sigprocmask, [0, &raw const set as u64, 0, 8, 0, 0]))?;
+        let before = used(0)?;
+        let value = [0_u64, 0, 0, 50_000];
+        works("setitimer", raw::call(libc::SYS_setitimer, [which, value.as_ptr() as u64, 0, 0, 0, 0]))?;
+        let mut pending = 0_u64;
+        let mut sum = 1_u64;
+        while pending & set == 0 {
+            (0..20_000).for_each(|i| sum = std::hint::black_box(sum.wrapping_mul(31) ^ i));
+            works("pending", raw::call(libc::SYS_rt_sigpending, [&raw mut pending as u64, 8, 0, 0, 0, 0]))?;
+        }
+        let after = used(0)?;
+        let (user, system) = (after.0 - before.0, after.1 - before.1);
+        let counted = if which == 1 { user } else { user + system };
+        that(&format!("timer {which} after {user} user, {system} system"), counted >= 40_000)?;
+    }
+    Ok(())
 }
