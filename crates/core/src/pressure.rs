@@ -48,9 +48,10 @@ pub type Leaving<S> = (AddressSpace, S);
 
 /// Ends an address space: at once if it is small, else step by step.
 pub fn leave<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>, id: SpaceId) {
-    let (Some(space), Some(tables)) = (resident.program.spaces.remove(&id), resident.tables.remove(&id)) else {
+    let (Some(space), Some(mut tables)) = (resident.program.spaces.remove(&id), resident.tables.remove(&id)) else {
         return;
     };
+    services.machine.retire_space(&mut tables);
     let small = space.resident() <= SMALL;
     resident.leaving.push((space, tables));
     if small {

@@ -148,6 +148,8 @@ pub trait Machine {
 
     /// An empty address space.
     fn new_space(&mut self, frames: &mut dyn FrameSource) -> Result<Self::Space, OutOfFrames>;
+    /// No thread runs in this address space any more: what changes in it from here on needs no care.
+    fn retire_space(&mut self, _: &mut Self::Space) {}
     /// Ends an address space and gives its page-table frames back. Frames mapped in it are not touched.
     fn drop_space(&mut self, space: Self::Space, frames: &mut dyn FrameSource);
     /// Maps a page, in place of whatever was mapped there.

@@ -172,8 +172,11 @@ impl Machine for Bare {
         frames::readable(frame)
     }
 
-    fn new_space(&mut self, frames: &mut dyn FrameSource) -> Result<Space, OutOfFrames> {
-        Space::new(frames)
+    fn new_space(&mut self, _: &mut dyn FrameSource) -> Result<Space, OutOfFrames> {
+        Ok(Space::default())
+    }
+    fn retire_space(&mut self, space: &mut Space) {
+        space.unload();
     }
     fn drop_space(&mut self, space: Space, frames: &mut dyn FrameSource) {
         space.free(frames);

@@ -123,6 +123,13 @@ pub(crate) fn read_word(frame: Frame, index: usize) -> u64 {
     unsafe { source(frame).add(index).read_volatile() }
 }
 
+/// The words of a frame of our pool. They may change at any time: page tables are looked at that way.
+#[inline]
+pub(crate) fn words(frame: Frame) -> &'static [AtomicU64; PAGE / 8] {
+    // SAFETY: our pool is mapped for as long as this kernel runs, and atomic words may be changed through other pointers.
+    unsafe { &*target(frame).cast() }
+}
+
 /// Writes one word, in one store.
 #[inline]
 pub(crate) fn write_word(frame: Frame, index: usize, value: u64) {

@@ -11,6 +11,7 @@
 //! | shared area: master table, peers' outgoing parts | read | shared |
 //! | shared area: commons, own outgoing part | read, write | shared |
 //! | GDT and TSS | read | own |
+//! | top page table | read, write | own |
 //! | boot facts, IDT | read | shared |
 //! | local APIC, device registers | read, write | own core's |
 
@@ -38,6 +39,8 @@ pub const IDT_BASE: u64 = CPU_PAGE + 0x2000;
 pub const PARK_IDT_BASE: u64 = CPU_PAGE + 0x3000;
 /// The stacks of parked cores; mapped only for them.
 pub const PARK_STACKS_BASE: u64 = CPU_PAGE + 0x4000;
+/// The kernel's top page table, one page: the top of the loaded address space comes and goes there.
+pub const ROOT_BASE: u64 = CPU_PAGE + 0xc000;
 /// Bytes of the stack of one parked core.
 pub const PARK_STACK_BYTES: u64 = 512;
 /// Pages of all stacks of parked cores.

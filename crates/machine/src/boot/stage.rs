@@ -4,8 +4,8 @@ use super::image;
 use crate::{
     info::{INFO_PAGES, KernelInfo, info},
     layout::{
-        CPU_PAGE, DIRECT_BASE, DMA_BYTES, FIXED_BASE, HEAP_BASE, IDT_BASE, INFO_BASE, KERNEL_DATA, LAPIC_BASE, LARGE,
-        MMIO_BASE, MMIO_TABLES, SHARED_BASE, STACKS, TABLES_BASE, TASK, stack_top,
+        CPU_PAGE, DIRECT_BASE, DMA_BYTES, HEAP_BASE, IDT_BASE, INFO_BASE, KERNEL_DATA, LAPIC_BASE, LARGE, MMIO_BASE,
+        MMIO_TABLES, ROOT_BASE, SHARED_BASE, STACKS, TABLES_BASE, TASK, stack_top,
     },
     paging::{CODE, DEVICE, READ_ONLY, READ_WRITE, build::Builder},
 };
@@ -37,8 +37,6 @@ pub struct StartPage {
     task: TaskState,
     /// Physical address of the kernel's own page tables.
     pub root: u64,
-    /// The top entries of the kernel half, with their places: what every address space copies.
-    pub top: [(u64, u64); 3],
 }
 
 /// The kernel's page of processor structures, once it runs.
@@ -131,6 +129,7 @@ unsafe fn prepare(kernel: u32, entry: &KernelInfo) -> u64 {
             place += pages * 4096;
         }
         to.map(CPU_PAGE, cpu_page, READ_ONLY);
+        to.map(ROOT_BASE, to.root(), READ_WRITE);
         to.map(IDT_BASE, info.idt, READ_ONLY);
         to.map_run(INFO_BASE, info.info, INFO_PAGES, READ_ONLY);
         to.map(LAPIC_BASE, info.lapic, DEVICE);
@@ -158,7 +157,7 @@ fn map_shared(to: &mut Builder, kernel: u32) {
     }
 }
 
-/// Writes GDT, TSS and what address spaces copy, and loads the task register: that marks the descriptor as busy, which
+/// Writes GDT, TSS and and loads the task register: that marks the descriptor as busy, which
 /// must happen through this mapping, for the kernel's own is read-only.
 unsafe fn write_start_page(at: u64, root: u64) {
     const KERNEL_CODE_BITS: u64 = 0x00af_9b00_0000_ffff;
@@ -171,10 +170,6 @@ unsafe fn write_start_page(at: u64, root: u64) {
     // SAFETY: the page and the tables are private memory of this kernel, mapped one to one; the selectors are those of
     // the table that is loaded here.
     unsafe {
-        let top = |virt: u64| {
-            let index = virt >> 39 & 511;
-            (index, ((root + index * 8) as *const u64).read())
-        };
         (at as *mut StartPage).write(StartPage {
             gdt: [0, KERNEL_CODE_BITS, KERNEL_DATA_BITS, 0, USER_DATA_BITS, USER_CODE_BITS, task_low, base >> 32],
             task: TaskState {
@@ -187,7 +182,6 @@ unsafe fn write_start_page(at: u64, root: u64) {
                 io_map: size_of::<TaskState>() as u16,
             },
             root,
-            top: [top(DIRECT_BASE), top(FIXED_BASE), top(image::text().virt)],
         });
         let pointer: [u16; 5] = [63, at as u16, (at >> 16) as u16, (at >> 32) as u16, (at >> 48) as u16];
         core::arch::asm!(
