@@ -4,7 +4,7 @@ use shimos_abi::{
     control::{
         Fault, Figure, MAX_MESSAGE, MachineStatus, Processes, Protection, Request, Response, Start, Target, VERSION,
     },
-    ids::{Incarnation, KernelId, Pid, ProgramId},
+    ids::{Incarnation, KernelId, Life, Pid, ProgramId},
     time::Nanos,
 };
 use std::{
@@ -147,6 +147,12 @@ impl Control {
         self.done(&Request::Inject { kernel, fault, incarnation }, &Repeat::Harmless)
     }
 
+    /// Injures one life of a kernel. If it is over, nothing is left to do.
+    pub fn inject_life(&mut self, life: Life, fault: Fault) -> Result<()> {
+        let request = Request::Inject { kernel: life.kernel, fault, incarnation: Some(life.incarnation) };
+        self.done(&request, &Repeat::Harmless)
+    }
+
     /// Sets the daemons' interval.
     pub fn set_heartbeat(&mut self, interval: Nanos) -> Result<()> {
         self.done(&Request::SetHeartbeat { interval }, &Repeat::Harmless)
@@ -177,6 +183,8 @@ impl Control {
         loop {
             match (self.once(request, patience), repeat) {
                 (Ok(Response::Failed(why)), _) => return Err(anyhow!(why)),
+                // Nothing was done: it may be asked again, whatever it is.
+                (Ok(Response::Again(_)), _) if Instant::now() < end => sleep(Duration::from_millis(20)),
                 (Ok(response), _) => return Ok(response),
                 (Err(_), Repeat::Harmless) if Instant::now() < end => sleep(Duration::from_millis(20)),
                 (Err(error), _) => {
@@ -225,7 +233,7 @@ impl Control {
 
 fn unexpected(response: &Response) -> anyhow::Error {
     match response {
-        Response::Failed(why) => anyhow!(why.clone()),
+        Response::Failed(why) | Response::Again(why) => anyhow!(why.clone()),
         other => anyhow!("the machine gave an answer that does not fit the question: {other:?}"),
     }
 }

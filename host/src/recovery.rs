@@ -106,7 +106,7 @@ pub fn kill_under(
     let before = control.status()?;
     let (kernel, _) = status::home(&before, program).with_context(|| format!("program {program} runs nowhere"))?;
     let dead = life(&before, kernel.id).context("a kernel without a life")?;
-    control.inject(dead.kernel, fault)?;
+    control.inject_life(dead, fault).with_context(|| format!("{} for {dead}", names::fault(fault)))?;
     let end = Instant::now() + within;
     let mut told = false;
     loop {

@@ -71,6 +71,7 @@ struct Step {
 pub fn run(paths: &Paths, kinds: &[Kind]) -> Result<ExitCode> {
     let start = Instant::now();
     let mut total = Tally::default();
+    let mut failures = Vec::new();
     for kind in Kind::value_variants() {
         if !kinds.is_empty() && !kinds.contains(kind) {
             continue;
@@ -82,12 +83,24 @@ pub fn run(paths: &Paths, kinds: &[Kind]) -> Result<ExitCode> {
             Kind::Machine => whole_machine(paths).map(|step| vec![step]),
         };
         match steps {
-            Ok(steps) => steps.into_iter().for_each(|step| total.add(perform(step))),
+            Ok(steps) => {
+                for step in steps {
+                    let what = step.what;
+                    let (tally, failed) = perform(step);
+                    total.add(tally);
+                    failures.extend(failed.into_iter().map(|failure| format!("{what}: {failure}")));
+                }
+            }
             Err(error) => {
-                println!("== whole machine\n   FAILED: {}", crate::usage::one_line(&error));
+                println!("== whole machine");
+                failures.push(format!("whole machine: {}", crate::usage::one_line(&error)));
                 total.failed += 1;
             }
         }
+    }
+    // Last, so that the end of what was printed says which tests failed and why.
+    for failure in &failures {
+        println!("FAILED {failure}");
     }
     println!("{} passed, {} failed in {:.0} s", total.passed, total.failed, start.elapsed().as_secs_f64());
     Ok(if total.failed == 0 && total.passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -142,21 +155,36 @@ pub fn simulate(paths: &Paths, seed: u64, steps: u64, more: &[String]) -> Result
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Runs one step; shows results as they come, and everything it said when it fails.
-fn perform(step: Step) -> Tally {
-    println!("== {}", step.what);
-    let (tally, problem) = match observe(step) {
-        Ok(result) => result,
-        Err(error) => (Tally { passed: 0, failed: 1 }, Some(crate::usage::one_line(&error))),
+/// Lines of a failed test's report that are repeated at the end.
+const TOLD: usize = 4;
+
+/// The tests that failed, each with the beginning of what it reported, out of everything that a step said.
+fn failures(said: &[String]) -> Vec<String> {
+    let mut names: Vec<&str> =
+        said.iter().filter_map(|line| line.strip_prefix("test ")?.strip_suffix(" ... FAILED")).collect();
+    names.dedup();
+    let report = |name: &str| {
+        let heads = [format!("---- {name} ----"), format!("---- {name} stdout ----")];
+        let from = said.iter().position(|line| heads.contains(line)).map_or(said.len(), |head| head + 1);
+        let lines = said.iter().skip(from).skip_while(|line| line.is_empty());
+        let told: Vec<&str> = lines.take_while(|line| !line.is_empty()).take(TOLD).map(|line| line.trim()).collect();
+        told.join(" | ")
     };
-    if let Some(problem) = problem {
-        println!("   FAILED: {problem}");
-    }
-    println!("   {} passed, {} failed", tally.passed, tally.failed);
-    tally
+    names.into_iter().map(|name| format!("{name}: {}", report(name))).collect()
 }
 
-fn observe(step: Step) -> Result<(Tally, Option<String>)> {
+/// Runs one step; shows results as they come, and everything it said when it fails. Returns what failed.
+fn perform(step: Step) -> (Tally, Vec<String>) {
+    println!("== {}", step.what);
+    let (tally, failed) = match observe(step) {
+        Ok(result) => result,
+        Err(error) => (Tally { passed: 0, failed: 1 }, vec![crate::usage::one_line(&error)]),
+    };
+    println!("   {} passed, {} failed", tally.passed, tally.failed);
+    (tally, failed)
+}
+
+fn observe(step: Step) -> Result<(Tally, Vec<String>)> {
     let mut command = step.command;
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = Child::spawn(&mut command)?;
@@ -189,18 +217,20 @@ fn observe(step: Step) -> Result<(Tally, Option<String>)> {
         let _ = reader.join();
     }
     let succeeded = child.wait()?.success();
-    let problem = match succeeded {
-        true if tally.passed == 0 => Some("no test ran".to_string()),
-        true => None,
-        false => Some("what it said follows".to_string()),
-    };
-    if problem.is_some() {
+    let mut failed = failures(&said);
+    match succeeded {
+        true if tally.passed == 0 => failed.push("no test ran".to_string()),
+        false if failed.is_empty() => failed.push(said.last().cloned().unwrap_or_default()),
+        _ => {}
+    }
+    if !failed.is_empty() {
         tally.failed = tally.failed.max(1);
+        println!("   FAILED: what it said follows");
         for line in &said {
             println!("   | {line}");
         }
     }
-    Ok((tally, problem))
+    Ok((tally, failed))
 }
 
 #[cfg(test)]
@@ -217,6 +247,34 @@ mod tests {
         assert_eq!(summary("40 passed, 2 failed"), Some(Tally { passed: 40, failed: 2 }));
     }
 
+    #[test]
+    fn failed_tests_are_told_with_their_reasons() {
+        let said = [
+            "test a::good ... ok",
+            "test a::bad ... FAILED",
+            "test other ... FAILED",
+            "",
+            "failures:",
+            "",
+            "---- a::bad stdout ----",
+            "",
+            "thread 'a::bad' panicked at src/a.rs:1:2:",
+            "left is not right",
+            "",
+            "---- other ----",
+            "not within 20 s: its end",
+            "    [k0] the last line of a kernel",
+            "",
+            "test result: FAILED. 1 passed; 2 failed; 0 ignored",
+        ]
+        .map(str::to_string);
+        let wanted = [
+            "a::bad: thread 'a::bad' panicked at src/a.rs:1:2: | left is not right",
+            "other: not within 20 s: its end | [k0] the last line of a kernel",
+        ];
+        assert_eq!(failures(&said), wanted);
+    }
+
     fn step(script: &str) -> Step {
         let mut command = Command::new("sh");
         command.args(["-c", script]);
@@ -225,16 +283,18 @@ mod tests {
 
     #[test]
     fn a_step_without_a_test_is_a_failure() {
-        assert_eq!(perform(step("true")), Tally { passed: 0, failed: 1 });
-        assert_eq!(perform(step("exit 3")), Tally { passed: 0, failed: 1 });
+        assert_eq!(perform(step("true")), (Tally { passed: 0, failed: 1 }, vec!["no test ran".to_string()]));
+        let last_words = perform(step("echo one; echo two; exit 3"));
+        assert_eq!(last_words, (Tally { passed: 0, failed: 1 }, vec!["two".to_string()]));
         let script =
             "echo 'test result: ok. 2 passed; 0 failed; 0 ignored'; echo 'test result: ok. 3 passed; 0 failed; x'";
-        assert_eq!(perform(step(script)), Tally { passed: 5, failed: 0 });
+        assert_eq!(perform(step(script)), (Tally { passed: 5, failed: 0 }, Vec::new()));
     }
 
     #[test]
     fn a_step_that_cannot_start_is_a_failure() {
         let step = Step { what: "a step", command: Command::new("/does/not/exist") };
-        assert_eq!(perform(step).failed, 1);
+        let (tally, failed) = perform(step);
+        assert_eq!((tally.failed, failed.len()), (1, 1));
     }
 }

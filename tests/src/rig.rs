@@ -147,13 +147,11 @@ impl Rig {
         })
     }
 
-    /// Injures a kernel. The answer may be lost when the control daemon lives there.
+    /// Injures a kernel. There is an answer even when the control daemon lives there.
     pub fn inject(&mut self, kernel: KernelId, fault: Fault) -> Result<Life> {
         let before = self.status()?;
         let life = recovery::life(&before, kernel).context("no such kernel")?;
-        if let Err(error) = self.control.inject(kernel, fault) {
-            eprintln!("        (no answer from {kernel}: {error:#})");
-        }
+        self.control.inject_life(life, fault).with_context(|| format!("{} for {life}", names::fault(fault)))?;
         Ok(life)
     }
 

@@ -75,13 +75,18 @@ impl Suite {
         Outcome::Failed
     }
 
-    /// Prints the summary.
+    /// Prints the summary. What is needed most comes last: whoever sees only the end of it sees which cases failed, and
+    /// why.
     pub fn finish(self) -> ExitCode {
         let failed = self.failures.len();
         if failed > 0 {
             println!("\nfailures:\n");
             for (name, why) in &self.failures {
                 println!("---- {name} ----\n{why}\n");
+            }
+            println!("failures:");
+            for (name, why) in &self.failures {
+                println!("    {name}: {}", why.lines().next().unwrap_or_default());
             }
         }
         println!(

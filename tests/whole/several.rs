@@ -4,8 +4,9 @@ use shimos::{counter, machine::Options, names, recovery, status};
 use shimos_abi::{
     control::Fault,
     ids::{KernelId, ProgramId},
+    time::Nanos,
 };
-use shimos_tests::{clock::SOON, group::Group, programs, rig::Rig, suite::Suite};
+use shimos_tests::{clock, clock::SOON, group::Group, programs, rig::Rig, suite::Suite};
 
 pub fn run(suite: &mut Suite) {
     let mut group = Group::new(suite, Options::default());
@@ -17,6 +18,8 @@ pub fn run(suite: &mut Suite) {
     group.case("several::many_deaths_of_one_program", many);
     group.case("several::two_kernels_together", two);
     group.case("several::a_request_to_a_kernel_that_hangs_is_answered", unanswered);
+    group.case("several::an_order_to_die_for_a_life_that_ends_is_obeyed", over);
+    group.case("several::a_question_under_way_at_the_daemons_death_is_answered", under_way);
 }
 
 fn perfect(rig: &mut Rig, name: &str) -> Result<()> {
@@ -127,4 +130,42 @@ fn unanswered(rig: &mut Rig) -> Result<()> {
     }
     reborn(rig, dead)?;
     rig.settle(ProgramId(1)).map(drop)
+}
+
+/// Whenever an order to die is brought again, before, at and after the death: what was wanted has come true.
+fn over(rig: &mut Rig) -> Result<()> {
+    let kernel = plain_kernel(rig)?;
+    for fault in [Fault::IrqDeadlock, Fault::Panic] {
+        let dead = rig.inject(KernelId(kernel), fault)?;
+        clock::until(SOON, &format!("another life after {dead}"), || {
+            rig.control.inject_life(dead, fault).context("an order for a life that is over")?;
+            let found = recovery::life(&rig.status()?, dead.kernel);
+            Ok(found.is_some_and(|found| found.incarnation > dead.incarnation).then_some(()))
+        })?;
+        reborn(rig, dead)?;
+        rig.control.inject_life(dead, fault).context("an order for a life long past")?;
+        rig.settle(ProgramId(1))?;
+        let now = recovery::life(&rig.status()?, dead.kernel).context("no such kernel")?;
+        ensure!(now.incarnation.0 == dead.incarnation.0 + 1, "{dead} died, and {now} lives");
+    }
+    Ok(())
+}
+
+/// The daemon waits for a kernel that hangs, and its own kernel dies: a question that does no harm is asked again.
+fn under_way(rig: &mut Rig) -> Result<()> {
+    let hung = plain_kernel(rig)?;
+    let program = rig.start_protected(programs::count("asked-about", hung))?.program;
+    rig.settle(ProgramId(1))?;
+    let home = rig.home(ProgramId(1))?;
+    let first = rig.inject(KernelId(hung), Fault::IrqDeadlock)?;
+    // It hangs by now, and nobody has noticed.
+    let told = rig.status()?.now;
+    rig.until(SOON, "the hang", |now| (now.now > told + Nanos::millis(25)).then_some(()))?;
+    // It is told to die a moment later, while the question waits.
+    let second = rig.inject(home, Fault::Panic)?;
+    rig.control.processes(program).context("the question under way")?;
+    reborn(rig, first)?;
+    reborn(rig, second)?;
+    rig.settle(program)?;
+    perfect(rig, "asked-about")
 }

@@ -1,5 +1,6 @@
 //! The character device through which the kernel is asked.
 use crate::framing;
+use rustix::io::Errno;
 use shimos_abi::control::{MAX_MESSAGE, Request, Response};
 use std::{
     fs::{File, OpenOptions},
@@ -8,6 +9,9 @@ use std::{
 
 /// Where the device is.
 pub const PATH: &str = "/dev/shimos";
+
+/// How often a request is made that one takeover after another cuts off.
+const TRIES: usize = 8;
 
 /// The open device.
 pub struct Device(File);
@@ -18,8 +22,21 @@ impl Device {
         OpenOptions::new().read(true).write(true).open(PATH).map(Device)
     }
 
-    /// Passes one message on as it is, length and all, and returns the answer with its length.
+    /// Passes one message on as it is, length and all, and returns the answer with its length. When a takeover has cut
+    /// a request off, it is made again if that does no harm.
     pub fn exchange(&mut self, message: &[u8]) -> io::Result<Vec<u8>> {
+        let item = message.get(framing::PREFIX..).unwrap_or_default();
+        let harmless = minicbor::decode::<Request>(item).is_ok_and(|request| request.is_repeatable());
+        for _ in 1..TRIES {
+            match self.exchange_once(message) {
+                Err(error) if harmless && error.raw_os_error() == Some(Errno::IO.raw_os_error()) => {}
+                result => return result,
+            }
+        }
+        self.exchange_once(message)
+    }
+
+    fn exchange_once(&mut self, message: &[u8]) -> io::Result<Vec<u8>> {
         self.0.write_all(message)?;
         let mut answer = vec![0; framing::PREFIX + MAX_MESSAGE];
         let mut have = 0;

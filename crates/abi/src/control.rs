@@ -15,7 +15,7 @@ pub use crate::state::{
 };
 
 /// Version of this protocol.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Largest message, in bytes.
 pub const MAX_MESSAGE: usize = 32 * 1024;
 /// TCP port of `shimosd`.
@@ -314,6 +314,20 @@ impl Request {
     /// Requests that this version knows are numbered from 0 to here.
     pub const LAST: u32 = 12;
 
+    /// Whether being made twice does no more than being made once.
+    pub fn is_repeatable(&self) -> bool {
+        match self {
+            Request::Hello
+            | Request::Status
+            | Request::Processes { .. }
+            | Request::Protect { .. }
+            | Request::Unprotect { .. }
+            | Request::SetHeartbeat { .. }
+            | Request::Inject { incarnation: Some(_), .. } => true,
+            _ => false,
+        }
+    }
+
     /// The number of an encoded request, if it is one of this version or a later one.
     pub fn number(bytes: &[u8]) -> Option<u32> {
         let mut decoder = minicbor::Decoder::new(bytes);
@@ -372,6 +386,10 @@ pub enum Response {
     /// Processes of a program.
     #[n(7)]
     Processes(#[n(0)] Processes),
+    /// Nothing was done, as a kernel has died or the program is on its way to another: one line that says so. It can be
+    /// asked again soon.
+    #[n(8)]
+    Again(#[n(0)] String),
 }
 
 /// Processes of a program, by their ids.

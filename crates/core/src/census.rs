@@ -25,7 +25,7 @@ impl<M: Machine> Kernel<M> {
     /// The processes of a program from an id on, as many as an answer holds.
     pub(crate) fn processes(&mut self, id: ProgramId, from: Pid) -> Response {
         let Some(resident) = self.residents.get_mut(&id) else {
-            return Response::Failed(format!("program {id} is on its way to another kernel: try again"));
+            return Response::Again(format!("program {id} is on its way to another kernel: try again"));
         };
         let (mut list, mut room, mut next) = (Vec::new(), ROOM, None);
         let pids: Vec<Pid> = resident.program.processes.range(from..).map(|(pid, _)| *pid).collect();

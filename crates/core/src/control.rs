@@ -36,13 +36,55 @@ enum Business {
     Here,
     Of(KernelId),
     Nobody(String),
+    /// What is wanted has come true already.
+    Done,
+}
+
+/// A request that a program waits for.
+pub(crate) struct Asked {
+    program: ProgramId,
+    /// The other kernel that works on it.
+    with: Option<Life>,
+    /// What is answered if that one dies over it.
+    loss: Loss,
+}
+
+/// What a request has come to whose kernel died over it.
+#[derive(Clone, Copy)]
+enum Loss {
+    /// Nobody knows.
+    Told,
+    /// It is as if nothing was asked.
+    Again,
+    /// This life was to end.
+    Order(Life),
+}
+
+impl Loss {
+    fn of(request: &Request) -> Loss {
+        match order_for(request) {
+            Some(life) => Loss::Order(life),
+            None if request.is_repeatable() => Loss::Again,
+            None => Loss::Told,
+        }
+    }
+}
+
+/// The life that a request is to end.
+fn order_for(request: &Request) -> Option<Life> {
+    match request {
+        Request::Inject { kernel, incarnation: Some(incarnation), .. } => {
+            Some(Life { kernel: *kernel, incarnation: *incarnation })
+        }
+        _ => None,
+    }
 }
 
 impl<M: Machine> Kernel<M> {
     /// Works on the requests that programs here have written.
     pub(crate) fn answer_requests(&mut self) {
         while let Some(request) = self.services.requests.pop_front() {
-            self.asked.insert(request.number, (request.program, None));
+            self.asked.insert(request.number, Asked { program: request.program, with: None, loss: Loss::Told });
             let me = self.me.kernel;
             match minicbor::decode::<Request>(&request.bytes) {
                 Err(_) => self.fail(request.number, not_understood(&request.bytes)),
@@ -57,37 +99,50 @@ impl<M: Machine> Kernel<M> {
                         let sent = minicbor::to_vec(&message)
                             .map(|bytes| self.services.send(kernel, shimos_abi::shared::Queue::Daemon, &[&bytes]));
                         match sent {
-                            Ok(Ok(())) => self.note_asked(request.number, kernel),
+                            Ok(Ok(())) => self.note_asked(request.number, kernel, Loss::of(&decoded)),
                             Ok(Err(shimos_ikc::SendError::TooLong)) => {
                                 self.fail(request.number, "the command line is too long for one packet".to_string());
                             }
-                            _ => self.fail(request.number, format!("{kernel} does not answer: try again")),
+                            _ => {
+                                let why = format!("{kernel} does not answer: try again");
+                                self.answered(request.number, encode(&Response::Again(why)));
+                            }
                         }
                     }
                     Business::Nobody(why) => self.fail(request.number, why),
+                    Business::Done => self.answered(request.number, encode(&Response::Done)),
                 },
             }
         }
     }
 
     /// A request is with another kernel now.
-    fn note_asked(&mut self, number: u64, kernel: KernelId) {
+    fn note_asked(&mut self, number: u64, kernel: KernelId, loss: Loss) {
         let incarnation = self.services.ikc.area().incarnation(kernel);
-        if let Some((_, with)) = self.asked.get_mut(&number) {
-            *with = incarnation.map(|incarnation| Life { kernel, incarnation });
+        if let Some(asked) = self.asked.get_mut(&number) {
+            asked.with = incarnation.map(|incarnation| Life { kernel, incarnation });
+            asked.loss = loss;
         }
     }
 
     /// Answers the requests whose kernel has died over them.
     pub(crate) fn fail_lost_requests(&mut self) {
-        let lost: Vec<(u64, Life)> = self
+        let ended = |life: Life| crate::device::claim::has_ended(&self.services, life);
+        let lost: Vec<(u64, Life, Loss)> = self
             .asked
             .iter()
-            .filter_map(|(number, (_, with))| with.map(|life| (*number, life)))
-            .filter(|(_, life)| crate::device::claim::has_ended(&self.services, *life))
+            .filter_map(|(number, asked)| asked.with.map(|life| (*number, life, asked.loss)))
+            .filter(|(_, life, _)| ended(*life))
             .collect();
-        for (number, life) in lost {
-            self.fail(number, format!("{life} died before it answered: look at the status and try again"));
+        for (number, with, loss) in lost {
+            let answer = match loss {
+                Loss::Order(life) if crate::device::claim::has_ended(&self.services, life) => Response::Done,
+                Loss::Told => {
+                    Response::Failed(format!("{with} died before it answered: look at the status and try again"))
+                }
+                _ => Response::Again(format!("{with} died before it answered: try again")),
+            };
+            self.answered(number, encode(&answer));
         }
     }
 
@@ -97,7 +152,7 @@ impl<M: Machine> Kernel<M> {
 
     /// An answer is there: whoever asked may read it.
     pub(crate) fn answered(&mut self, number: u64, bytes: Vec<u8>) {
-        let Some((program, _)) = self.asked.remove(&number) else { return };
+        let Some(Asked { program, .. }) = self.asked.remove(&number) else { return };
         self.services.answers.insert(number, bytes);
         if let Some(resident) = self.residents.get_mut(&program) {
             resident.wake(Key::Control(number));
@@ -116,7 +171,13 @@ impl<M: Machine> Kernel<M> {
             },
             Request::Signal { pid, .. } => self.at_home(ProgramId::of(*pid)),
             Request::Processes { program, .. } => self.at_home(*program),
-            Request::Inject { kernel, .. } => self.of_kernel(*kernel),
+            Request::Inject { kernel, .. } => match (self.of_kernel(*kernel), order_for(request)) {
+                // Who asks has died of it and asks again, or its answer was lost.
+                (Business::Of(_), Some(life)) if crate::device::claim::has_ended(&self.services, life) => {
+                    Business::Done
+                }
+                (business, _) => business,
+            },
             _ => Business::Here,
         }
     }
@@ -272,7 +333,7 @@ impl<M: Machine> Kernel<M> {
         if self.residents.contains_key(&program) {
             Ok(program)
         } else {
-            Err(Response::Failed(format!("program {program} is on its way to another kernel: try again")))
+            Err(Response::Again(format!("program {program} is on its way to another kernel: try again")))
         }
     }
 

@@ -43,7 +43,7 @@ fn main() -> ExitCode {
             eprintln!("shimosctl: {}: {error}", shimos_user::device::PATH);
             ExitCode::FAILURE
         }
-        Ok(Response::Failed(why)) => {
+        Ok(Response::Failed(why) | Response::Again(why)) => {
             eprintln!("shimosctl: {why}");
             ExitCode::FAILURE
         }
@@ -90,7 +90,7 @@ fn parse(words: &[&str]) -> Result<Request, String> {
 /// Asks, and takes a refusal for an error.
 fn ask(device: &mut Device, request: &Request) -> io::Result<Response> {
     match device.ask(request)? {
-        Response::Failed(why) => Err(io::Error::other(why)),
+        Response::Failed(why) | Response::Again(why) => Err(io::Error::other(why)),
         answer => Ok(answer),
     }
 }

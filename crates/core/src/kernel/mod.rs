@@ -50,7 +50,7 @@ pub struct Kernel<M: Machine> {
     pub(crate) monitor: MonitorDaemon,
     pub(crate) takeovers: VecDeque<Takeover>,
     /// Requests that are being worked on: who waits for the answer, and which other kernel has it, if one has.
-    pub(crate) asked: BTreeMap<u64, (ProgramId, Option<Life>)>,
+    pub(crate) asked: BTreeMap<u64, crate::control::Asked>,
     pub(crate) me: Life,
     arriving: Arriving,
     disk_owner: Option<Life>,
