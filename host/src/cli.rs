@@ -1,6 +1,7 @@
 //! The command line.
 use crate::{
     compat,
+    faults::Which,
     machine::{Kind, Options},
     run_args::{ExecArgs, RunArgs, ShellArgs},
     testing,
@@ -132,6 +133,21 @@ pub enum Command {
         #[arg(value_parser = units::fault)]
         fault: Fault,
     },
+    /// Show what happens in the machine: deaths, takeovers, elections, programs that come and go.
+    Events {
+        /// Go on until the machine ends or ^C.
+        #[arg(short, long)]
+        follow: bool,
+        /// Print JSON, an object on each line.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show deaths of kernels and what is known of them.
+    Faults {
+        /// What to do.
+        #[command(subcommand)]
+        command: FaultsCommand,
+    },
     /// Set the interval of the timer and monitor daemons, in milliseconds.
     Heartbeat {
         /// The interval, from 1ms to 1m.
@@ -222,6 +238,26 @@ pub enum Command {
         /// How long the program may take.
         #[arg(long, value_parser = units::duration, default_value = "10s", requires = "target")]
         timeout: Nanos,
+    },
+}
+
+/// What to show of deaths.
+#[derive(Subcommand, Debug)]
+pub enum FaultsCommand {
+    /// All that the machine remembers, a line each.
+    List {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// One of them with registers, stack and last lines.
+    Show {
+        /// Which: the last one of a kernel, like k2, or that of a certain life, like k2.1.
+        #[arg(value_parser = units::death)]
+        death: Which,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
     },
 }
 

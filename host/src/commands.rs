@@ -1,10 +1,10 @@
 //! What each command does.
 use crate::{
     artifacts, bench,
-    cli::{Bench, Cli, Command, MachineArgs},
+    cli::{Bench, Cli, Command, FaultsCommand, MachineArgs},
     compat,
     control::Control,
-    demo, image, images, logs,
+    demo, events, faults, image, images, logs,
     machine::{self, Files, Machine},
     paths::Paths,
     ps,
@@ -29,6 +29,8 @@ use std::{
 
 /// Longest that a boot may take.
 pub(crate) const BOOT: Duration = Duration::from_secs(60);
+/// How often the machine's state is looked at for events.
+const LOOK: Duration = Duration::from_millis(200);
 /// Longest that a machine may take to stop by itself.
 const STOP: Duration = Duration::from_secs(3);
 
@@ -80,6 +82,11 @@ pub fn perform(cli: Cli) -> Result<ExitCode> {
         }
         Command::Unprotect { target } => done(client(&paths)?.unprotect(target)),
         Command::Inject { kernel, fault } => done(client(&paths)?.inject(kernel, fault)),
+        Command::Events { follow, json } => done(tell_events(&paths, follow, json)),
+        Command::Faults { command } => {
+            show(&tell_faults(&paths, command)?);
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Heartbeat { interval } => done(client(&paths)?.set_heartbeat(interval)),
         Command::Ikc { rounds } => {
             for figure in client(&paths)?.bench_ikc(rounds)? {
@@ -144,6 +151,50 @@ pub fn perform(cli: Cli) -> Result<ExitCode> {
 /// Prints; a reader that has gone away is no error.
 fn show(text: &str) {
     let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
+/// Shows what the machine remembers, and what happens from then on if that is wanted.
+fn tell_events(paths: &Paths, follow: bool, json: bool) -> Result<()> {
+    let entry = registry::current(paths)?;
+    let mut control = Control::new(entry.control_port);
+    let mut before = control.status()?;
+    let mut news = events::remembered(&before);
+    loop {
+        for event in &news {
+            let line = if json { format!("{}\n", event.json()) } else { event.line() };
+            if std::io::stdout().write_all(line.as_bytes()).is_err() {
+                // Nobody reads any more.
+                return Ok(());
+            }
+        }
+        if !follow {
+            return Ok(());
+        }
+        sleep(LOOK);
+        let after = match control.status() {
+            Ok(after) => after,
+            Err(_) if registry::all(paths).iter().all(|live| live.id != entry.id) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        news = events::between(&before, &after);
+        before = events::carry(&before, after);
+    }
+}
+
+fn tell_faults(paths: &Paths, command: FaultsCommand) -> Result<String> {
+    let entry = registry::current(paths)?;
+    let mut control = Control::new(entry.control_port);
+    let status = control.status()?;
+    let all = faults::all(&status);
+    Ok(match command {
+        FaultsCommand::List { json: true } => format!("{}\n", faults::json(&all)),
+        FaultsCommand::List { json: false } => faults::table(&status, &all),
+        FaultsCommand::Show { death, json } => {
+            let fault = faults::find(&all, death).context("the machine remembers no such death: see 'faults list'")?;
+            let case = faults::investigate(&mut control, &entry.directory, &paths.root, fault)?;
+            if json { format!("{}\n", case.json()) } else { case.text() }
+        }
+    })
 }
 
 fn done(result: Result<()>) -> Result<ExitCode> {

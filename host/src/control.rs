@@ -2,7 +2,8 @@
 use anyhow::{Context, Result, anyhow, bail};
 use shimos_abi::{
     control::{
-        Fault, Figure, MAX_MESSAGE, MachineStatus, Processes, Protection, Request, Response, Start, Target, VERSION,
+        Evidence, Fault, Figure, MAX_MESSAGE, MachineStatus, Processes, Protection, Request, Response, Start, Target,
+        VERSION,
     },
     ids::{Incarnation, KernelId, Life, Pid, ProgramId},
     time::Nanos,
@@ -156,6 +157,14 @@ impl Control {
     /// Sets the daemons' interval.
     pub fn set_heartbeat(&mut self, interval: Nanos) -> Result<()> {
         self.done(&Request::SetHeartbeat { interval }, &Repeat::Harmless)
+    }
+
+    /// The latest death record of a kernel.
+    pub fn evidence(&mut self, kernel: KernelId) -> Result<Option<Evidence>> {
+        match self.ask(&Request::Evidence { kernel }, &Repeat::Harmless, ANSWER)? {
+            Response::Evidence(evidence) => Ok(evidence),
+            other => Err(unexpected(&other)),
+        }
     }
 
     /// Measures inter-kernel communication inside.

@@ -5,6 +5,7 @@ use crate::{
     console::Console,
     control::Control,
     disk,
+    faults::KERNEL_FILE,
     paths::Paths,
     qmp::Qmp,
     registry::{self, Entry},
@@ -152,6 +153,15 @@ fn host_memory() -> u64 {
     kib.map_or(u64::MAX, |kib| kib / 1024)
 }
 
+/// Puts the kernel beside the machine's log: it is what runs there, also when another one is built.
+fn keep_kernel(kernel: &Path, directory: &Path) -> Result<PathBuf> {
+    let kept = directory.join(KERNEL_FILE);
+    fs::hard_link(kernel, &kept)
+        .or_else(|_| fs::copy(kernel, &kept).map(drop))
+        .with_context(|| format!("cannot put the kernel into {}", directory.display()))?;
+    Ok(kept)
+}
+
 /// Whether a file can be a root image.
 pub fn check_image(path: &Path) -> Result<()> {
     let shown = path.display();
@@ -272,6 +282,7 @@ impl Machine {
         let accelerator = Accelerator::choose(&emulator, &files.kernel);
         let (id, directory) = registry::create(paths)?;
         let disk = disk::create(&directory, &files.image).inspect_err(|_| disk::remove(&directory))?;
+        let kernel = keep_kernel(&files.kernel, &directory)?;
         // One control socket for this tool and one for others: each serves one client at a time.
         let [own, qmp] = ["own", "qmp"].map(|name| {
             let path = directory.join(name);
@@ -280,7 +291,7 @@ impl Machine {
         let control_port = free_port()?;
         let errors = directory.join("emulator.log");
         let mut command = tied(&emulator);
-        command.args(arguments(&options, accelerator, &files.kernel, &disk, &id, control_port, [&own, &qmp]));
+        command.args(arguments(&options, accelerator, &kernel, &disk, &id, control_port, [&own, &qmp]));
         // For those who look into the emulator itself, like `-d cpu_reset -D file`.
         command.args(std::env::var("SHIMOS_QEMU_ARGS").unwrap_or_default().split_whitespace());
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(File::create(&errors)?);

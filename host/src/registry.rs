@@ -1,5 +1,5 @@
 //! Which machines run: one directory each under `build/run`, so that a second `shimos` finds them.
-use crate::{disk, paths::Paths};
+use crate::{disk, faults::KERNEL_FILE, paths::Paths};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use std::{
@@ -56,6 +56,7 @@ pub fn register(entry: &Entry) -> Result<()> {
 /// Strikes a machine out; its log stays.
 pub fn strike(directory: &Path) {
     let _ = fs::remove_file(directory.join(FILE));
+    let _ = fs::remove_file(directory.join(KERNEL_FILE));
     disk::remove(directory);
 }
 

@@ -39,7 +39,8 @@ pub fn kernel(status: &MachineStatus, id: KernelId) -> Option<&KernelStatus> {
     status.kernels.iter().find(|kernel| kernel.id == id)
 }
 
-fn protection(protection: &Protection) -> String {
+/// How a program is protected, for people.
+pub fn protection(protection: &Protection) -> String {
     format!("every {} ms, output {}", ms(protection.interval), names::output(protection.output))
 }
 

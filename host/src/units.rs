@@ -1,8 +1,8 @@
 //! Quantities on the command line: durations, kernels, faults, ports, targets.
-use crate::names;
+use crate::{faults::Which, names};
 use shimos_abi::{
     control::{Fault, MAX_INTERVAL, MIN_INTERVAL, Output, Target},
-    ids::{KernelId, MAX_KERNELS, Pid},
+    ids::{Incarnation, KernelId, Life, MAX_KERNELS, Pid},
     time::Nanos,
 };
 
@@ -59,6 +59,17 @@ pub fn kernel(word: &str) -> Result<KernelId, String> {
     match word.strip_prefix('k').unwrap_or(word).parse::<u16>() {
         Ok(number) if usize::from(number) < MAX_KERNELS => Ok(KernelId(number)),
         _ => Err(format!("is no kernel; say k0 to k{}", MAX_KERNELS - 1)),
+    }
+}
+
+/// Deaths of a kernel: `k2` for its last one, `k2.1` for that of its first life.
+pub fn death(word: &str) -> Result<Which, String> {
+    match word.split_once('.') {
+        None => kernel(word).map(Which::LastOf),
+        Some((id, incarnation)) => {
+            let incarnation = incarnation.parse().map(Incarnation).map_err(|_| "is no life; say one like k2.1")?;
+            Ok(Which::Exactly(Life { kernel: kernel(id)?, incarnation }))
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use shimos_abi::{
 use shimos_tests::{
     clock::SOON,
     group::Group,
+    makings::Makings,
     programs,
     rig::Rig,
     suite::Suite,
@@ -25,6 +26,8 @@ pub fn run(suite: &mut Suite) {
     group.case("administration::programs_end_and_leave_nothing", leave_nothing);
     group.case("administration::programs_of_one_kernel_do_not_disturb_one_another", side_by_side);
     group.case("administration::refusals", refusals);
+    let own = makings.clone();
+    group.case("administration::deaths_leave_evidence", move |rig| evidence(rig, &own));
     group.case("administration::the_tool", |rig| {
         rig.start(programs::count("target", 1))?;
         let said = |words: &[&str]| -> Result<String> {
@@ -241,4 +244,24 @@ fn refusals(rig: &mut Rig) -> Result<()> {
     ensure!(ghosts.count() == 0, "a refused program is there");
     ensure!(now.kernels.iter().all(|kernel| kernel.incarnation >= 1), "a kernel is gone");
     Ok(())
+}
+
+/// Every death leaves its registers, where in the source it was, and its last lines; also one that had to be parked.
+fn evidence(rig: &mut Rig, makings: &Makings) -> Result<()> {
+    for (fault, cause) in [(Fault::NullPointer, "exception"), (Fault::IrqDeadlock, "hang"), (Fault::Panic, "panic")] {
+        let dead = rig.kill_kernel(KernelId(3), fault)?.dead;
+        let said = tool::run(command(makings, &["faults", "show", &dead.to_string(), "--json"]))?;
+        ensure!(said.code == Some(0), "{said:?}");
+        let case: serde_json::Value = serde_json::from_str(&said.out).context("no JSON")?;
+        ensure!(case["fault"]["cause"] == cause && case["record"]["cause"] == cause, "{dead}: {case}");
+        let stack = case["record"]["stack"].as_array().context("no stack")?;
+        let in_it = |part: &str| stack.iter().any(|entry| entry["places"].to_string().contains(part));
+        ensure!(in_it("fault.rs") && in_it("kernel_start"), "{dead}: the stack does not show the fault: {case}");
+        let lines = case["last_lines"].to_string();
+        ensure!(lines.contains(&format!("incarnation {}", dead.incarnation.0)), "{dead}: {lines}");
+        let listed = tool::run(command(makings, &["faults", "list"]))?;
+        ensure!(listed.out.contains(&dead.to_string()), "{dead} is not in\n{}", listed.out);
+    }
+    refused(command(makings, &["faults", "show", "k0.77"]), "no such death")?;
+    refused(command(makings, &["faults", "show", "k0.x"]), "k0.x")
 }

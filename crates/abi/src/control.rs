@@ -10,8 +10,8 @@ use alloc::{string::String, vec::Vec};
 use minicbor::{Decode, Encode};
 
 pub use crate::state::{
-    CheckpointStatus, DeathCause, DetectedBy, FencedBy, KernelState, KernelStatus, MachineStatus, ProcessStatus,
-    ProgramStatus, Published, Recovery, Takeover,
+    CheckpointStatus, DeathCause, DetectedBy, Evidence, FencedBy, KernelState, KernelStatus, MachineStatus,
+    ProcessStatus, ProgramStatus, Published, Recovery, Takeover,
 };
 
 /// Version of this protocol.
@@ -308,6 +308,13 @@ pub enum Request {
         #[n(1)]
         from: Pid,
     },
+    /// What the latest death record of a kernel says.
+    #[n(30)]
+    Evidence {
+        /// Whose.
+        #[n(0)]
+        kernel: KernelId,
+    },
 }
 
 impl Request {
@@ -390,6 +397,9 @@ pub enum Response {
     /// asked again soon.
     #[n(8)]
     Again(#[n(0)] String),
+    /// A death record, if the kernel ever left one.
+    #[n(30)]
+    Evidence(#[n(0)] Option<Evidence>),
 }
 
 /// Processes of a program, by their ids.

@@ -214,6 +214,47 @@ pub struct CheckpointStatus {
     pub record_bytes: u32,
 }
 
+/// What a kernel said of itself when it died, or what was found in its processor when it was made to park.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Evidence {
+    /// The life that ended.
+    #[n(0)]
+    pub dead: Life,
+    /// Why.
+    #[n(1)]
+    pub cause: DeathCause,
+    /// When this was written.
+    #[n(2)]
+    pub time: Nanos,
+    /// Exception vector, for an exception.
+    #[n(3)]
+    pub vector: u64,
+    /// Its error code.
+    #[n(4)]
+    pub code: u64,
+    /// Instruction pointer.
+    #[n(5)]
+    pub rip: u64,
+    /// Stack pointer.
+    #[n(6)]
+    pub rsp: u64,
+    /// RFLAGS.
+    #[n(7)]
+    pub flags: u64,
+    /// Faulting address.
+    #[n(8)]
+    pub address: u64,
+    /// rax rbx rcx rdx rsi rdi rbp r8 ... r15.
+    #[n(9)]
+    pub registers: Vec<u64>,
+    /// Return addresses, innermost first.
+    #[n(10)]
+    pub trace: Vec<u64>,
+    /// What it said.
+    #[n(11)]
+    pub message: String,
+}
+
 /// How one kernel's death was dealt with. Times that have not come yet are zero.
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
 pub struct Recovery {

@@ -315,6 +315,9 @@ impl<M: Machine> Kernel<M> {
                 Response::Failed("the heartbeat interval must be between 1 ms and 60 s".to_string())
             }
             Request::BenchIkc { rounds } => self.bench_ikc(rounds),
+            Request::Evidence { kernel } => {
+                Response::Evidence(self.services.ikc.area().death(kernel).map(|record| record.evidence(kernel)))
+            }
             Request::PowerOff => self.services.machine.power_off(),
             Request::Exec { target, argv, env } => match self.here(&target) {
                 Err(answer) => answer,

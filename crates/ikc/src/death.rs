@@ -2,7 +2,7 @@
 use crate::{Area, sync::Ordering, sync::fence};
 use alloc::{string::String, vec::Vec};
 use shimos_abi::{
-    control::DeathCause,
+    control::{DeathCause, Evidence},
     ids::{Incarnation, KernelId, Life},
     shared::{death, outgoing},
     time::Nanos,
@@ -118,6 +118,24 @@ impl DeathRecord {
             store(death::MESSAGE + i, u64::from_le_bytes(value));
         }
         area.store(base + death::VALID, death::MAGIC, Ordering::Release);
+    }
+
+    /// As it is shown to an administrator.
+    pub fn evidence(self, kernel: KernelId) -> Evidence {
+        Evidence {
+            dead: self.life(kernel),
+            cause: self.cause,
+            time: self.time,
+            vector: self.vector,
+            code: self.code,
+            rip: self.rip,
+            rsp: self.rsp,
+            flags: self.flags,
+            address: self.address,
+            registers: self.registers.to_vec(),
+            trace: self.trace,
+            message: self.message,
+        }
     }
 
     /// The life that died.

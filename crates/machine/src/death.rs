@@ -136,6 +136,16 @@ pub(crate) fn park() -> ! {
     unsafe { park::park_enter(life().kernel.0.into()) }
 }
 
+/// The order to park came as an NMI: what the processor was at is left behind, for whoever asks why. Nobody is told;
+/// the monitor that sent the NMI waits for the core to park.
+pub(crate) fn fenced(registers: &Registers, what: Exception) -> ! {
+    if !DYING.swap(true, Relaxed) {
+        let message = format_args!("made no progress until an NMI parked it");
+        write(DeathCause::Hang, registers, what, message);
+    }
+    park()
+}
+
 fn die(cause: DeathCause, registers: &Registers, what: Exception, message: fmt::Arguments) -> ! {
     // A death while dying, or in a kernel that is not what its core was started for, has nothing more to say.
     let life = life();
@@ -143,9 +153,22 @@ fn die(cause: DeathCause, registers: &Registers, what: Exception, message: fmt::
     if DYING.swap(true, Relaxed) || expected != u64::from(life.incarnation.0) + 1 {
         park();
     }
+    let text = write(cause, registers, what, message);
+    own_word(outgoing::STATE).store(3, SeqCst);
+    for (kernel, entry) in info().entries.iter().enumerate().take(info().kernels as usize) {
+        if kernel != life.kernel.index() {
+            LAPIC.send(entry.apic, Ipi::Fixed(vectors::IKC));
+        }
+    }
+    say!("{life} dies: {}", core::str::from_utf8(&text.bytes[..text.len]).unwrap_or("?"));
+    park()
+}
+
+/// Writes the death record; returns its text.
+fn write(cause: DeathCause, registers: &Registers, what: Exception, message: fmt::Arguments) -> Text {
     let put = |word: usize, value: u64| own_word(outgoing::DEATH + word).store(value, Relaxed);
     own_word(outgoing::DEATH + death::VALID).store(0, SeqCst);
-    put(death::INCARNATION, life.incarnation.0.into());
+    put(death::INCARNATION, life().incarnation.0.into());
     put(death::CAUSE, cause as u64);
     put(death::TIME, now().0);
     put(death::VECTOR, what.vector);
@@ -169,14 +192,7 @@ fn die(cause: DeathCause, registers: &Registers, what: Exception, message: fmt::
     }
     put(death::MESSAGE_LEN, text.len as u64);
     own_word(outgoing::DEATH + death::VALID).store(death::MAGIC, SeqCst);
-    own_word(outgoing::STATE).store(3, SeqCst);
-    for (kernel, entry) in info().entries.iter().enumerate().take(info().kernels as usize) {
-        if kernel != life.kernel.index() {
-            LAPIC.send(entry.apic, Ipi::Fixed(vectors::IKC));
-        }
-    }
-    say!("{life} dies: {}", core::str::from_utf8(&text.bytes[..text.len]).unwrap_or("?"));
-    park()
+    text
 }
 
 /// Follows the frame pointers, as long as they stay in the event loop's stack and lead into the text.

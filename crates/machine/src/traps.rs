@@ -9,7 +9,7 @@ use crate::{
     boot::cores::mailbox,
     death::{self, Registers},
     info::life,
-    park, user, vectors,
+    user, vectors,
 };
 use core::{
     arch::global_asm,
@@ -170,7 +170,7 @@ pub(crate) fn interrupt(vector: u8) {
 
 extern "C" fn kernel_trap(frame: &mut Frame) {
     match frame.vector {
-        2 => nmi(frame.rip),
+        2 => nmi(frame),
         32.. => interrupt(frame.vector as u8),
         vector => {
             if vector == 18 {
@@ -180,27 +180,24 @@ extern "C" fn kernel_trap(frame: &mut Frame) {
             }
             death::exception(
                 &frame.registers,
-                death::Exception {
-                    vector,
-                    code: frame.code,
-                    rip: frame.rip,
-                    rsp: frame.rsp,
-                    flags: frame.flags,
-                    address: if vector == 14 || vector == 8 { read_cr2() } else { 0 },
-                },
+                death::Exception { address: if vector == 14 || vector == 8 { read_cr2() } else { 0 }, ..what(frame) },
             )
         }
     }
 }
 
+fn what(frame: &Frame) -> death::Exception {
+    let Frame { vector, code, rip, rsp, flags, .. } = *frame;
+    death::Exception { vector, code, rip, rsp, flags, address: 0 }
+}
+
 /// An NMI: parks if that is ordered, else answers the probe.
-fn nmi(rip: u64) {
+fn nmi(frame: &Frame) {
     let life = life();
     let kernel = life.kernel.0.into();
     if mailbox(kernel, MAILBOX_FENCE).load(SeqCst) == u64::from(life.incarnation.0) + 1 {
-        // SAFETY: everything of this kernel ends here.
-        unsafe { park::park_enter(kernel) }
+        death::fenced(&frame.registers, what(frame))
     }
-    mailbox(kernel, MAILBOX_PROBE_RIP).store(rip, SeqCst);
+    mailbox(kernel, MAILBOX_PROBE_RIP).store(frame.rip, SeqCst);
     mailbox(kernel, MAILBOX_PROBED).fetch_add(1, SeqCst);
 }

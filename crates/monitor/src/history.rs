@@ -46,6 +46,8 @@ impl History {
         now: Nanos,
     ) -> Option<&mut Recovery> {
         if self.of(dead).is_none() {
+            // One that was parked by force left a record too, but it was not that which told of its end.
+            let told = record.is_some_and(|r| r.cause != DeathCause::Hang);
             if self.0.len() >= KEPT {
                 self.0.pop_front();
             }
@@ -53,7 +55,7 @@ impl History {
                 dead,
                 cause: record.map_or(DeathCause::Hang, |r| r.cause),
                 message: record.map_or(String::new(), |r| r.message.to_string()),
-                detected_by: if record.is_some() { DetectedBy::DeathRecord } else { DetectedBy::Heartbeat },
+                detected_by: if told { DetectedBy::DeathRecord } else { DetectedBy::Heartbeat },
                 monitor,
                 died: record.map_or(last_stamp, |r| r.time),
                 detected: now,
