@@ -124,6 +124,24 @@ pub enum Command {
         #[arg(value_parser = units::target)]
         target: Target,
     },
+    /// Move a running program to another kernel, without a rollback.
+    Move {
+        /// A process id or a name.
+        #[arg(value_parser = units::target)]
+        target: Target,
+        /// Where to, like k2.
+        #[arg(long, value_parser = units::kernel)]
+        to: KernelId,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Empty a kernel, or give it a fresh life.
+    Kernel {
+        /// What to do.
+        #[command(subcommand)]
+        command: KernelCommand,
+    },
     /// Kill a kernel in a given way.
     Inject {
         /// Which, like k2.
@@ -259,6 +277,35 @@ pub enum FaultsCommand {
         #[arg(long)]
         json: bool,
     },
+}
+
+/// What to do with a kernel.
+#[derive(Subcommand, Debug)]
+pub enum KernelCommand {
+    /// Move all programs and devices away from a kernel, and keep others off.
+    Drain(KernelArgs),
+    /// Let programs come to a kernel again.
+    Undrain {
+        /// Which, like k2.
+        #[arg(value_parser = units::kernel)]
+        kernel: KernelId,
+    },
+    /// Drain a kernel, then give it a fresh life.
+    Reboot(KernelArgs),
+}
+
+/// A kernel that is to be emptied.
+#[derive(Args, Debug)]
+pub struct KernelArgs {
+    /// Which, like k2.
+    #[arg(value_parser = units::kernel)]
+    pub kernel: KernelId,
+    /// How long it may take.
+    #[arg(long, value_parser = units::duration, default_value = "1m")]
+    pub timeout: Nanos,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// What to do with root images.

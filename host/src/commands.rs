@@ -1,11 +1,12 @@
 //! What each command does.
 use crate::{
     artifacts, bench,
-    cli::{Bench, Cli, Command, FaultsCommand, MachineArgs},
+    cli::{Bench, Cli, Command, FaultsCommand, KernelCommand, MachineArgs},
     compat,
     control::Control,
     demo, events, faults, image, images, logs,
     machine::{self, Files, Machine},
+    moves,
     paths::Paths,
     ps,
     qmp::Qmp,
@@ -18,7 +19,7 @@ use crate::{
     versus,
 };
 use anyhow::{Context, Result};
-use shimos_abi::control::{Protection, Start, address_of};
+use shimos_abi::control::{Drain, Protection, Start, address_of};
 use std::{
     io::Write,
     path::PathBuf,
@@ -81,6 +82,24 @@ pub fn perform(cli: Cli) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Unprotect { target } => done(client(&paths)?.unprotect(target)),
+        Command::Move { target, to, json } => {
+            let moved = moves::program(&mut client(&paths)?, &target, to)?;
+            show(&if json { format!("{}\n", moved.json()) } else { moved.line() });
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Kernel { command: KernelCommand::Undrain { kernel } } => {
+            done(client(&paths)?.drain(kernel, Drain::End))
+        }
+        Command::Kernel { command: KernelCommand::Drain(wanted) } => {
+            let emptied = moves::drain(&mut client(&paths)?, wanted.kernel, Duration::from_nanos(wanted.timeout.0))?;
+            show(&if wanted.json { format!("{}\n", emptied.json()) } else { emptied.lines() });
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Kernel { command: KernelCommand::Reboot(wanted) } => {
+            let emptied = moves::reboot(&mut client(&paths)?, wanted.kernel, Duration::from_nanos(wanted.timeout.0))?;
+            show(&if wanted.json { format!("{}\n", emptied.json()) } else { emptied.lines() });
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Inject { kernel, fault } => done(client(&paths)?.inject(kernel, fault)),
         Command::Events { follow, json } => done(tell_events(&paths, follow, json)),
         Command::Faults { command } => {

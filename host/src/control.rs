@@ -2,8 +2,8 @@
 use anyhow::{Context, Result, anyhow, bail};
 use shimos_abi::{
     control::{
-        Evidence, Fault, Figure, MAX_MESSAGE, MachineStatus, Processes, Protection, Request, Response, Start, Target,
-        VERSION,
+        Drain, Evidence, Fault, Figure, MAX_MESSAGE, MachineStatus, Processes, Protection, Request, Response, Start,
+        Target, VERSION,
     },
     ids::{Incarnation, KernelId, Life, Pid, ProgramId},
     time::Nanos,
@@ -137,6 +137,21 @@ impl Control {
     /// Protects a program no more.
     pub fn unprotect(&mut self, target: Target) -> Result<()> {
         self.done(&Request::Unprotect { target }, &Repeat::Harmless)
+    }
+
+    /// Begins to move a program; the status tells how it goes.
+    pub fn begin_move(&mut self, target: Target, to: KernelId) -> Result<()> {
+        self.done(&Request::Move { target, to }, &Repeat::Never)
+    }
+
+    /// Begins to empty a kernel, or lets programs come again.
+    pub fn drain(&mut self, kernel: KernelId, drain: Drain) -> Result<()> {
+        self.done(&Request::Drain { kernel, drain }, &Repeat::Harmless)
+    }
+
+    /// Has a life of a kernel emptied and followed by a fresh one.
+    pub fn reboot(&mut self, life: Life) -> Result<()> {
+        self.done(&Request::Reboot { kernel: life.kernel, incarnation: Some(life.incarnation) }, &Repeat::Harmless)
     }
 
     /// Injures a kernel.

@@ -24,6 +24,7 @@ pub mod images;
 pub mod linux;
 pub mod logs;
 pub mod machine;
+pub mod moves;
 pub mod names;
 pub mod packages;
 pub mod paths;

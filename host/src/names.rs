@@ -1,5 +1,5 @@
 //! Names of the control protocol's values, as people write and read them.
-use shimos_abi::control::{DeathCause, DetectedBy, Device, Fault, FencedBy, KernelState, Output, ProcessState};
+use shimos_abi::control::{Cause, DeathCause, DetectedBy, Device, Fault, FencedBy, KernelState, Output, ProcessState};
 
 /// All faults by name.
 pub const FAULTS: [(&str, Fault); 11] = [
@@ -46,6 +46,14 @@ pub fn cause(cause: DeathCause) -> &'static str {
         DeathCause::Exception => "exception",
         DeathCause::Hang => "hang",
         DeathCause::Requested => "requested",
+    }
+}
+
+/// Why a program went on in another kernel.
+pub fn handover(cause: Cause) -> &'static str {
+    match cause {
+        Cause::Death => "death",
+        Cause::Move => "move",
     }
 }
 

@@ -2,7 +2,10 @@
 use crate::names;
 use serde_json::{Value, json};
 use shimos_abi::{
-    control::{Device, KernelState, KernelStatus, MachineStatus, ProgramStatus, Protection, Recovery, Takeover},
+    control::{
+        Cause, Device, KernelState, KernelStatus, MachineStatus, MoveStatus, ProgramStatus, Protection, Recovery,
+        Takeover,
+    },
     ids::{KernelId, Life, ProgramId},
     time::Nanos,
 };
@@ -31,7 +34,12 @@ pub fn recovery(status: &MachineStatus, dead: Life) -> Option<&Recovery> {
 /// How a program left a life that ended.
 pub fn takeover(status: &MachineStatus, program: ProgramId, from: Life) -> Option<&Takeover> {
     let mut all = status.kernels.iter().flat_map(|kernel| &kernel.published.takeovers);
-    all.find(|takeover| takeover.program == program && takeover.from == from && takeover.first_instruction.0 != 0)
+    all.find(|takeover| {
+        takeover.program == program
+            && takeover.from == from
+            && takeover.cause == Cause::Death
+            && takeover.first_instruction.0 != 0
+    })
 }
 
 /// The state of one kernel.
@@ -65,7 +73,12 @@ pub fn table(status: &MachineStatus) -> String {
         .zip(&status.owners)
         .map(|(device, owner)| format!("{} {owner}", names::device(*device)))
         .collect();
-    text += &format!("devices: {}\n\n", owners.join(", "));
+    text += &format!("devices: {}\n", owners.join(", "));
+    if !status.drained.is_empty() {
+        let drained: Vec<String> = status.drained.iter().map(ToString::to_string).collect();
+        text += &format!("drained: {}\n", drained.join(", "));
+    }
+    text += "\n";
     text += "kernel  apic  inc  state     memory    free      load  build\n";
     for kernel in &status.kernels {
         text += &format!(
@@ -79,6 +92,9 @@ pub fn table(status: &MachineStatus) -> String {
             kernel.load,
             kernel.published.build
         );
+        if let Some(why) = &kernel.published.trouble {
+            text += &format!("        waits: {why}\n");
+        }
     }
     text += "\nprogram  name          on   pids                  protected                     checkpoint\n";
     for kernel in &status.kernels {
@@ -144,6 +160,7 @@ pub fn json(status: &MachineStatus) -> Value {
         "owners": Device::ALL.iter().zip(&status.owners)
             .map(|(device, owner)| (names::device(*device).to_string(), json!(owner.0)))
             .collect::<serde_json::Map<String, Value>>(),
+        "drained": status.drained.iter().map(|kernel| kernel.0).collect::<Vec<_>>(),
         "kernels": status.kernels.iter().map(kernel_json).collect::<Vec<_>>(),
     })
 }
@@ -161,6 +178,8 @@ fn kernel_json(kernel: &KernelStatus) -> Value {
         "programs": kernel.published.programs.iter().map(program_json).collect::<Vec<_>>(),
         "recoveries": kernel.published.recoveries.iter().map(recovery_json).collect::<Vec<_>>(),
         "takeovers": kernel.published.takeovers.iter().map(takeover_json).collect::<Vec<_>>(),
+        "moves": kernel.published.moves.iter().map(move_json).collect::<Vec<_>>(),
+        "trouble": kernel.published.trouble,
     })
 }
 
@@ -180,6 +199,7 @@ fn program_json(program: &ProgramStatus) -> Value {
         })),
         "exceptions": program.exceptions,
         "takeovers": program.takeovers,
+        "moves": program.moves,
         "waiting": program.waiting,
     })
 }
@@ -203,6 +223,17 @@ fn recovery_json(recovery: &Recovery) -> Value {
     })
 }
 
+fn move_json(moved: &MoveStatus) -> Value {
+    json!({
+        "program": moved.program.0,
+        "to": moved.to.0,
+        "asked": moved.asked.0,
+        "stopped": moved.stopped.0,
+        "over": moved.over.0,
+        "failed": moved.failed,
+    })
+}
+
 fn takeover_json(takeover: &Takeover) -> Value {
     json!({
         "program": takeover.program.0,
@@ -213,6 +244,7 @@ fn takeover_json(takeover: &Takeover) -> Value {
         "first_instruction": takeover.first_instruction.0,
         "home": takeover.home.0,
         "pages": takeover.pages,
+        "cause": names::handover(takeover.cause),
     })
 }
 
@@ -221,7 +253,7 @@ pub mod sample {
     //! A made-up machine for tests.
     use super::*;
     use shimos_abi::{
-        control::{CheckpointStatus, DeathCause, DetectedBy, FencedBy, Output, ProcessStatus, Published},
+        control::{Cause, CheckpointStatus, DeathCause, DetectedBy, FencedBy, Output, ProcessStatus, Published},
         ids::{Epoch, Incarnation, Pid},
     };
 
@@ -248,6 +280,7 @@ pub mod sample {
             exceptions: Vec::new(),
             takeovers: 1,
             waiting: None,
+            moves: 0,
         };
         let recovery = Recovery {
             dead,
@@ -273,6 +306,7 @@ pub mod sample {
             first_instruction: at(1005),
             home: at(1040),
             pages: 90,
+            cause: Cause::Death,
         };
         let kernel = |id: u16, incarnation: u32, published: Published| KernelStatus {
             id: KernelId(id),
@@ -289,6 +323,7 @@ pub mod sample {
             programs: vec![program],
             recoveries: vec![recovery],
             takeovers: vec![takeover],
+            ..Published::default()
         };
         MachineStatus {
             now: at(2000),
@@ -297,6 +332,7 @@ pub mod sample {
             term: 1,
             owners: vec![KernelId(0), KernelId(0), KernelId(1)],
             kernels: vec![kernel(0, 1, busy), kernel(1, 2, Published::default())],
+            drained: Vec::new(),
         }
     }
 }

@@ -5,7 +5,7 @@ use shimos_abi::{
     ids::{KernelId, Life, ProgramId},
     time::Nanos,
 };
-use shimos_ikc::{Area, Election, Home};
+use shimos_ikc::{Area, Drained, Election, Home, Rebooting};
 use shimos_soft::{Phase, SharedSnapshot, World};
 use std::collections::BTreeMap;
 
@@ -36,6 +36,8 @@ pub struct Checks {
     looks: u64,
     /// How often a program's home moved from one kernel to another.
     pub takeovers: u64,
+    /// How often that was planned.
+    pub moves: u64,
     /// What the console has shown.
     pub console: Console,
 }
@@ -53,6 +55,7 @@ impl Checks {
             before: None,
             looks: 0,
             takeovers: 0,
+            moves: 0,
             console: Console::default(),
         }
     }
@@ -98,6 +101,24 @@ impl Checks {
         Ok(())
     }
 
+    /// Has a kernel emptied, filled again, or given a fresh life; at least two go on taking programs.
+    pub fn disturb_kernel(&self, kernel: KernelId, kind: u64) -> &'static str {
+        let closed = |kernel: &KernelId| self.area.is_drained(*kernel) || self.area.is_rebooting(*kernel);
+        let open = self.area.kernels().filter(|other| other != &kernel && !closed(other)).count();
+        if self.area.is_drained(kernel) {
+            self.area.set_drained(kernel, Drained::No);
+            "is filled again"
+        } else if open < 2 || self.area.is_rebooting(kernel) {
+            "is left alone"
+        } else if kind == 0 {
+            self.area.set_rebooting(kernel, Rebooting::Asked);
+            "is to have a fresh life"
+        } else {
+            self.area.set_drained(kernel, Drained::Yes);
+            "is emptied"
+        }
+    }
+
     /// The program of this name, once some living kernel says that it has it.
     pub fn program(&self, name: &str) -> Option<ProgramId> {
         let published = |kernel| minicbor::decode::<Published>(&self.area.read_published(kernel)?).ok();
@@ -133,12 +154,14 @@ impl Checks {
         let mut now = BTreeMap::new();
         for (program, home) in self.area.programs() {
             now.insert(program, home);
-            let (Some(old), Some(new)) = (self.homes.get(&program).and_then(|home| home.life()), home.life()) else {
-                continue;
-            };
+            let Some(before) = self.homes.get(&program) else { continue };
+            let (Some(old), Some(new)) = (before.life(), home.life()) else { continue };
             if old != new {
                 self.takeovers += 1;
-                if !ended(world, old) {
+                // Or it was offered to the very kernel that has it now.
+                let offered = matches!(before, Home::Offered { to, .. } if *to == new.kernel);
+                self.moves += u64::from(offered);
+                if !offered && !ended(world, old) {
                     return Err(format!("{program} moved from {old} to {new}, but {old} still runs"));
                 }
             }

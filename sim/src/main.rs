@@ -48,10 +48,11 @@ fn main() -> ExitCode {
                 .collect();
             let under = if options.under == plan::Under::Daemons { " --daemons" } else { "" };
             let crashes = options.crashes.map_or(String::new(), |n| format!(" --crashes {n}"));
+            let drains = if options.drains > 0 { format!(" --drains {}", options.drains) } else { String::new() };
             let flips = if plan.flips == 0 { String::new() } else { format!(" --flip {}", plan.flips) };
             let every = options.crash_every.map_or(String::new(), |n| format!(" --crash-every {n}"));
             println!(
-                "  replay: shimos-sim{under} --seed {} --steps {} --kernels {}{crashes}{flips}{every}{kills} --verbose; failed at turn {}",
+                "  replay: shimos-sim{under} --seed {} --steps {} --kernels {}{crashes}{drains}{flips}{every}{kills} --verbose; failed at turn {}",
                 plan.seed, plan.steps, plan.kernels, outcome.turns
             );
             if options.verbose {

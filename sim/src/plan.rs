@@ -40,6 +40,8 @@ pub struct Plan {
     pub kernels: usize,
     /// How many deaths are left to chance.
     pub crashes: u32,
+    /// How often a kernel is emptied, filled again or given a fresh life.
+    pub drains: u32,
     /// A death whenever this many turns have passed.
     pub crash_every: Option<u64>,
     /// Deaths at exact places.
@@ -83,6 +85,7 @@ impl Plan {
             steps: options.steps,
             kernels,
             crashes: if options.crash_every.is_some() || !options.kills.is_empty() { 0 } else { crashes },
+            drains: options.drains,
             crash_every: options.crash_every,
             kills: options.kills.clone(),
             flips: options.flips,

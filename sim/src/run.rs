@@ -32,6 +32,8 @@ pub struct Outcome {
     pub extinct: bool,
     /// How often a program went on in another kernel.
     pub takeovers: u64,
+    /// How many of them were planned moves.
+    pub moves: u64,
     /// Jumps in the lines of programs when the console's owner had died.
     pub jumps: u64,
     /// Connections that the echo server served from beginning to end.
@@ -68,6 +70,9 @@ struct Run<'a> {
     rng: Rng,
     stage: Stage,
     kills_left: u32,
+    drains_left: u32,
+    /// When the next kernel is emptied, filled or given a fresh life.
+    drain_at: Nanos,
     since: Nanos,
     goals: BTreeMap<u8, u64>,
     suspected: BTreeMap<KernelId, u32>,
@@ -89,6 +94,8 @@ pub fn run(plan: &Plan, verbose: bool) -> Outcome {
         rng: Rng::new(plan.seed ^ 0x0c4a_5e50),
         stage: Stage::Starting,
         kills_left: plan.crashes,
+        drains_left: if plan.under == Under::Kernel { plan.drains } else { 0 },
+        drain_at: Nanos(0),
         since: Nanos(0),
         goals: plan.programs.iter().map(|letter| (*letter, LINES)).collect(),
         suspected: BTreeMap::new(),
@@ -109,6 +116,7 @@ pub fn run(plan: &Plan, verbose: bool) -> Outcome {
     outcome.failure = result.err();
     outcome.time = world.now();
     outcome.takeovers = run.checks.takeovers;
+    outcome.moves = run.checks.moves;
     outcome.lines = run.counts();
     outcome.served = run.client.served;
     outcome.jumps = run.checks.console.jumps;
@@ -273,6 +281,13 @@ impl Run<'_> {
             self.order();
         }
         let now = self.world.now();
+        if self.drains_left > 0 && self.stage != Stage::Starting && now >= self.drain_at {
+            self.drains_left -= 1;
+            self.drain_at = now + Nanos::micros(self.rng.below(60_000));
+            let kernel = KernelId(self.rng.below(self.plan.kernels as u64) as u16);
+            let told = self.checks.disturb_kernel(kernel, self.rng.below(3));
+            self.say(&format!("{kernel} {told}"));
+        }
         match self.stage {
             Stage::Starting | Stage::Surviving => {
                 if self.reached() {
@@ -286,7 +301,7 @@ impl Run<'_> {
                     }
                     self.outcome.steps_at_end = self.steps();
                     let pending = self.plan.kills.iter().any(|kill| self.world.steps(kill.kernel) < kill.step);
-                    if self.kills_left == 0 && !pending && self.plan.crash_every.is_none() {
+                    if self.kills_left == 0 && self.drains_left == 0 && !pending && self.plan.crash_every.is_none() {
                         return Ok(true);
                     }
                     self.stage = Stage::Calm(now + Nanos::micros(self.rng.below(300_000)));
@@ -296,7 +311,11 @@ impl Run<'_> {
             }
             Stage::Calm(at) => {
                 if at <= now {
-                    if self.kills_left == 0 || !self.order() {
+                    if self.kills_left == 0 && self.drains_left > 0 {
+                        // Nothing dies any more: all must go on through the moves that are left.
+                        self.since = now;
+                        self.stage = Stage::Calm(now + Nanos::millis(20));
+                    } else if self.kills_left == 0 || !self.order() {
                         self.since = now;
                         self.aim();
                         self.stage = Stage::Surviving;
@@ -353,7 +372,7 @@ impl Outcome {
         let rough = if plan.rough == Rough::Rough { ", rough" } else { "" };
         let lines: Vec<String> = self.lines.iter().map(|(l, n)| format!("{}{n}", *l as char)).collect();
         format!(
-            "seed {}: {} ({} kernels{rough}, {} turns, {} s, {} deaths, {} takeovers, {} suspected, {} connections, {} console jumps, {})",
+            "seed {}: {} ({} kernels{rough}, {} turns, {} s, {} deaths, {} takeovers, {} moves, {} suspected, {} connections, {} console jumps, {})",
             plan.seed,
             self.failure.as_deref().unwrap_or(if self.extinct { "passed, but no kernel is left" } else { "passed" }),
             plan.kernels,
@@ -361,6 +380,7 @@ impl Outcome {
             self.time,
             self.deaths.len(),
             self.takeovers,
+            self.moves,
             self.suspected,
             self.served,
             self.jumps,
@@ -387,7 +407,7 @@ impl Outcome {
             .collect();
         let failure = self.failure.as_deref().map_or("null".to_string(), |text| format!("{text:?}"));
         format!(
-            r#"{{"seed":{},"kernels":{},"turns":{},"time_ns":{},"kills":[{}],"deaths":[{}],"takeovers":{},"suspected":{},"served":{},"console_jumps":{},"lines":{{{}}},"failure":{failure}}}"#,
+            r#"{{"seed":{},"kernels":{},"turns":{},"time_ns":{},"kills":[{}],"deaths":[{}],"takeovers":{},"moves":{},"suspected":{},"served":{},"console_jumps":{},"lines":{{{}}},"failure":{failure}}}"#,
             plan.seed,
             plan.kernels,
             self.turns,
@@ -395,6 +415,7 @@ impl Outcome {
             kills.join(","),
             deaths.join(","),
             self.takeovers,
+            self.moves,
             self.suspected,
             self.served,
             self.jumps,
@@ -429,6 +450,18 @@ mod tests {
             assert_eq!(outcome.failure, None, "{}", outcome.line(&plan));
             assert_eq!(outcome.deaths.len(), 2);
         }
+    }
+
+    #[test]
+    fn programs_are_moved_while_kernels_die() {
+        let mut moves = 0;
+        for seed in 1..=3 {
+            let plan = plan(seed, &["--crashes", "2", "--drains", "8"]);
+            let outcome = run(&plan, false);
+            assert_eq!(outcome.failure, None, "{}", outcome.line(&plan));
+            moves += outcome.moves;
+        }
+        assert!(moves > 0);
     }
 
     #[test]

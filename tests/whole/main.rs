@@ -9,6 +9,7 @@ mod device_owner;
 mod images;
 mod input;
 mod isolation;
+mod moves;
 mod room;
 mod run;
 mod several;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         device_owner::run,
         several::run,
         administration::run,
+        moves::run,
         room::run,
         abi::run,
         images::run,

@@ -10,8 +10,8 @@ use alloc::{string::String, vec::Vec};
 use minicbor::{Decode, Encode};
 
 pub use crate::state::{
-    CheckpointStatus, DeathCause, DetectedBy, Evidence, FencedBy, KernelState, KernelStatus, MachineStatus,
-    ProcessStatus, ProgramStatus, Published, Recovery, Takeover,
+    Cause, CheckpointStatus, DeathCause, DetectedBy, Evidence, FencedBy, KernelState, KernelStatus, MachineStatus,
+    MoveStatus, ProcessStatus, ProgramStatus, Published, Recovery, Takeover,
 };
 
 /// Version of this protocol.
@@ -308,6 +308,38 @@ pub enum Request {
         #[n(1)]
         from: Pid,
     },
+    /// Move a program to another kernel. The answer says that this has begun; the status tells how it goes, see
+    /// [`MoveStatus`].
+    #[n(13)]
+    Move {
+        /// Which.
+        #[n(0)]
+        target: Target,
+        /// Where to.
+        #[n(1)]
+        to: KernelId,
+    },
+    /// Move all programs and devices away from a kernel and keep others off, or let them come again. The status tells how
+    /// far it is.
+    #[n(14)]
+    Drain {
+        /// Which.
+        #[n(0)]
+        kernel: KernelId,
+        /// Which of both.
+        #[n(1)]
+        drain: Drain,
+    },
+    /// Drain a kernel, then give it a fresh life.
+    #[n(15)]
+    Reboot {
+        /// Which.
+        #[n(0)]
+        kernel: KernelId,
+        /// Which life of it is to end: an order for a life that is over is obeyed already.
+        #[n(1)]
+        incarnation: Option<Incarnation>,
+    },
     /// What the latest death record of a kernel says.
     #[n(30)]
     Evidence {
@@ -317,9 +349,21 @@ pub enum Request {
     },
 }
 
+/// What a kernel is to do with its programs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
+#[cbor(index_only)]
+pub enum Drain {
+    /// Move them away and take no others.
+    #[n(0)]
+    Begin,
+    /// Keep those it has; others may come.
+    #[n(1)]
+    End,
+}
+
 impl Request {
     /// Requests that this version knows are numbered from 0 to here.
-    pub const LAST: u32 = 12;
+    pub const LAST: u32 = 30;
 
     /// Whether being made twice does no more than being made once.
     pub fn is_repeatable(&self) -> bool {

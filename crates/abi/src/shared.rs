@@ -65,6 +65,10 @@ pub mod commons {
     /// Who writes a line to the serial port directly (kernel id plus one): a courtesy that keeps lines whole. Whoever waits for
     /// it too long takes it.
     pub const SERIAL: usize = START + 2;
+    /// Kernels that programs are kept off, one bit each.
+    pub const DRAINED: usize = START + 3;
+    /// Kernels that are to have a fresh life as soon as nothing lives there, one bit each.
+    pub const REBOOTING: usize = START + 4;
     /// Owner of each device: one word a device, see [`crate::control::Device`]; owner kernel id in the low half, owner's
     /// incarnation in the high half.
     pub const DEVICE_OWNERS: usize = START + 8;

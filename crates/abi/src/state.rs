@@ -76,6 +76,10 @@ pub struct MachineStatus {
     /// One entry a kernel.
     #[n(5)]
     pub kernels: Vec<KernelStatus>,
+    /// Kernels that programs are kept off.
+    #[n(6)]
+    #[cbor(default)]
+    pub drained: Vec<KernelId>,
 }
 
 /// The life cycle of a kernel, as its peers see it.
@@ -143,6 +147,49 @@ pub struct Published {
     /// Takeovers this kernel did, the latest last (a bounded number).
     #[n(3)]
     pub takeovers: Vec<Takeover>,
+    /// Programs that the administrator has moved away from here, the latest last (a bounded number).
+    #[n(4)]
+    #[cbor(default)]
+    pub moves: Vec<MoveStatus>,
+    /// Why something stays here although this kernel is drained.
+    #[n(5)]
+    pub trouble: Option<String>,
+}
+
+/// How a planned move stands. The kernel that the program leaves tells it.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct MoveStatus {
+    /// Which program.
+    #[n(0)]
+    pub program: ProgramId,
+    /// To which kernel.
+    #[n(1)]
+    pub to: KernelId,
+    /// When it was asked for.
+    #[n(2)]
+    pub asked: Nanos,
+    /// When the program was stopped; zero before that.
+    #[n(3)]
+    pub stopped: Nanos,
+    /// When it was over, one way or the other; zero before that.
+    #[n(4)]
+    pub over: Nanos,
+    /// Why the program stays where it is, if it does.
+    #[n(5)]
+    pub failed: Option<String>,
+}
+
+/// Why a program went on in another kernel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Encode, Decode)]
+#[cbor(index_only)]
+pub enum Cause {
+    /// The kernel under it died.
+    #[n(0)]
+    #[default]
+    Death,
+    /// The administrator wanted it there.
+    #[n(1)]
+    Move,
 }
 
 /// The state of one program.
@@ -172,6 +219,10 @@ pub struct ProgramStatus {
     /// Why it waits, if it cannot run now.
     #[n(7)]
     pub waiting: Option<String>,
+    /// How often it was moved by the administrator.
+    #[n(8)]
+    #[cbor(default)]
+    pub moves: u32,
 }
 
 /// One process.
@@ -326,4 +377,8 @@ pub struct Takeover {
     /// Pages of the image.
     #[n(7)]
     pub pages: u32,
+    /// Why.
+    #[n(8)]
+    #[cbor(default)]
+    pub cause: Cause,
 }

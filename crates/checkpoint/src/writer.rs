@@ -286,6 +286,14 @@ impl Writer {
         self.kept_records.iter().map(|(_, stored)| stored.bytes as usize).map(|bytes| bytes.div_ceil(PAGE)).sum()
     }
 
+    /// The program goes on in another kernel, from this image: it stays as it is, and nothing of the kept generations is
+    /// freed until the loan comes back. What no generation needs any more is the returned work.
+    pub fn lend<M: Machine>(mut self, machine: &mut M) -> Option<Teardown> {
+        let start = slot_start(self.slot);
+        machine.write_word(self.head, start + SLOT_STATE, encode_state(SlotState::Lent, self.program));
+        self.teardown.take()
+    }
+
     /// Ends the image: the slot is free at once, its frames after the returned work.
     pub fn close<M: Machine>(mut self, machine: &mut M) -> Teardown {
         let start = slot_start(self.slot);

@@ -165,6 +165,7 @@ impl<M: Machine> Kernel<M> {
             Request::Kill { target, .. }
             | Request::Protect { target, .. }
             | Request::Unprotect { target }
+            | Request::Move { target, .. }
             | Request::Exec { target, .. } => match self.find(target) {
                 Err(why) => Business::Nobody(why),
                 Ok(program) => self.at_home(program),
@@ -209,6 +210,11 @@ impl<M: Machine> Kernel<M> {
             return Business::Nobody(format!("a program named '{}' runs already: choose another name", start.name));
         }
         if let Some(kernel) = start.kernel {
+            if self.services.ikc.area().is_drained(kernel) {
+                return Business::Nobody(format!(
+                    "{kernel} is drained: name another kernel, or let programs come again by 'kernel undrain {kernel}'"
+                ));
+            }
             return self.of_kernel(kernel);
         }
         let area = self.services.ikc.area();
@@ -221,6 +227,7 @@ impl<M: Machine> Kernel<M> {
         let best = area
             .kernels()
             .filter(|kernel| area.state(*kernel) == shimos_abi::control::KernelState::Running)
+            .filter(|kernel| !area.is_drained(*kernel) && !area.is_rebooting(*kernel))
             .min_by_key(|kernel| (homes[kernel.index()], u64::MAX - area.free_frames(*kernel)));
         match best {
             Some(kernel) if kernel == self.me.kernel => Business::Here,
@@ -233,6 +240,9 @@ impl<M: Machine> Kernel<M> {
         let here = self.residents.values().find(|resident| resident.program.head.name == name);
         if let Some(resident) = here {
             return Some(resident.program.head.id);
+        }
+        if let Some(program) = self.moves.stopped(name) {
+            return Some(program);
         }
         let area = self.services.ikc.area();
         for kernel in area.kernels().filter(|kernel| *kernel != self.me.kernel) {
@@ -328,6 +338,15 @@ impl<M: Machine> Kernel<M> {
             },
             Request::Signal { pid, signal } => self.signal(pid, signal),
             Request::Processes { program, from } => self.processes(program, from),
+            Request::Move { target, to } => match self.here(&target) {
+                Err(answer) => answer,
+                Ok(program) => match self.begin_move(program, to) {
+                    Ok(()) => Response::Done,
+                    Err(why) => Response::Failed(why),
+                },
+            },
+            Request::Drain { kernel, drain } => self.drain(kernel, drain),
+            Request::Reboot { kernel, incarnation } => self.reboot(kernel, incarnation),
         })
     }
 
@@ -450,7 +469,7 @@ mod tests {
 
     #[test]
     fn the_last_request_is_the_last() {
-        let last = Request::Processes { program: ProgramId(1), from: Pid(0) };
+        let last = Request::Evidence { kernel: KernelId(1) };
         assert_eq!(Request::number(&minicbor::to_vec(last).unwrap_or_default()), Some(Request::LAST));
     }
 }

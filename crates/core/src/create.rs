@@ -232,6 +232,7 @@ impl<M: Machine> Kernel<M> {
                 memory: starting.start.memory,
                 host_name: None,
                 domain_name: None,
+                moves: 0,
             },
             processes: Table::new(),
             threads: Table::new(),

@@ -73,6 +73,19 @@ pub enum Message {
     /// A packet of a measurement.
     #[n(7)]
     Ball(#[n(0)] Ball),
+    /// Take this from me, who gives it up.
+    #[n(9)]
+    Offer(#[n(0)] Work),
+    /// I cannot take what you offer.
+    #[n(10)]
+    Declined {
+        /// What.
+        #[n(0)]
+        work: Work,
+        /// Why.
+        #[n(1)]
+        why: Refusal,
+    },
 }
 
 impl<M: Machine> Kernel<M> {
@@ -117,6 +130,12 @@ impl<M: Machine> Kernel<M> {
             Message::Bench { mode, rounds } => self.answer_bench(from.kernel, mode, rounds),
             // The measurement is over.
             Message::Ball(_) => {}
+            Message::Offer(work) => {
+                if let Err(why) = self.accept(work, from) {
+                    self.tell(from.kernel, &Message::Declined { work, why });
+                }
+            }
+            Message::Declined { work, why } => self.declined(work, from, why),
         }
     }
 

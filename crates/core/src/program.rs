@@ -130,6 +130,10 @@ pub struct Head {
     /// Its NIS domain name, likewise.
     #[n(11)]
     pub domain_name: Option<Vec<u8>>,
+    /// How often it was moved by the administrator.
+    #[n(12)]
+    #[cbor(default)]
+    pub moves: u32,
 }
 
 impl Head {

@@ -166,6 +166,53 @@ pub fn release_held<M: Machine>(resident: &mut Resident<M>, services: &mut Servi
     console::work(services, resident);
 }
 
+/// Takes the last checkpoint of a program that goes elsewhere, after which nothing of its output waits here. A program that
+/// is not protected gets an image for this one time.
+pub fn checkpoint_to_leave<M: Machine>(
+    resident: &mut Resident<M>,
+    services: &mut Services<M>,
+    slots: &Slots,
+) -> Result<(), String> {
+    if resident.guard.writer.is_none() {
+        let writer = slots.create(&mut services.machine, resident.program.head.id, shimos_abi::ids::Epoch(0));
+        resident.guard.writer = Some(writer.map_err(|error| format!("there is no room for an image: {error:?}"))?);
+        for space in resident.program.spaces.values_mut() {
+            space.set_tracking(Tracking::On);
+        }
+        resident.program.objects.set_tracking(Tracking::On);
+    }
+    // The first commits what waits, so that it leaves; the second is without it.
+    for _ in 0..2 {
+        flush_network(resident, services);
+        checkpoint(resident, services);
+        if let Some(trouble) = resident.guard.trouble.clone() {
+            return Err(trouble);
+        }
+        if !resident.program.holds_output() {
+            break;
+        }
+    }
+    resident.guard.next = None;
+    Ok(())
+}
+
+/// The program stays here after all.
+pub fn stay<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>) -> Option<shimos_checkpoint::Teardown> {
+    match resident.program.head.protection {
+        Some(_) => {
+            resident.guard.next = Some(services.machine.now());
+            None
+        }
+        None => unprotect(resident, services),
+    }
+}
+
+/// The program has gone elsewhere with its image: what is left of the image's work here.
+pub fn lend<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>) -> Option<shimos_checkpoint::Teardown> {
+    resident.guard.next = None;
+    resident.guard.writer.take().and_then(|writer| writer.lend(&mut services.machine))
+}
+
 /// Moves what the network stack wants to send on its way: out, or into the held output.
 pub fn flush_network<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>) {
     let holds = resident.program.holds_output();
@@ -348,7 +395,7 @@ pub fn pull<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>) 
     }
     more |= !matches!(resident.program.objects.pull_step(machine, frames, STEP), Ok(Progress::Done));
     services.settle(resident);
-    if more || resident.guard.foreign_frames() > 0 || resident.guard.last.is_none() {
+    if more || resident.guard.foreign_frames() > 0 || resident.guard.is_on() && resident.guard.last.is_none() {
         return Vec::new();
     }
     // All pages are home, and no kept generation of the image names a frame of another kernel.

@@ -31,6 +31,7 @@ impl<M: Machine> Kernel<M> {
                 1 => {
                     published.recoveries.clear();
                     published.takeovers.clear();
+                    published.moves.clear();
                 }
                 _ => {}
             }
@@ -43,6 +44,8 @@ impl<M: Machine> Kernel<M> {
             programs: self.residents.values().map(program_status).collect(),
             recoveries: self.monitor.recoveries().cloned().collect(),
             takeovers: self.takeovers.iter().cloned().collect(),
+            moves: self.moves.told().collect(),
+            trouble: self.emptying_due().and_then(|_| self.emptying.trouble.clone()),
         }
     }
 
@@ -65,6 +68,7 @@ impl<M: Machine> Kernel<M> {
             term: election.term,
             owners,
             kernels,
+            drained: area.kernels().filter(|kernel| area.is_drained(*kernel)).collect(),
         }
     }
 
@@ -112,6 +116,7 @@ fn program_status<M: Machine>(resident: &Resident<M>) -> ProgramStatus {
         exceptions: if program.head.protection.is_some() { exceptions(resident) } else { Vec::new() },
         takeovers: program.head.takeovers,
         waiting: resident.guard.trouble.clone(),
+        moves: program.head.moves,
     }
 }
 

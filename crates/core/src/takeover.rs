@@ -3,7 +3,7 @@ use crate::{kernel::Kernel, process::SpaceId, protect, records, resident::Reside
 use alloc::{format, rc::Rc, vec::Vec};
 use shimos_abi::{
     addr::FrameRange,
-    control::Takeover,
+    control::{Cause, Takeover},
     ids::{Epoch, KernelId, Life, ProgramId},
     time::Nanos,
 };
@@ -11,6 +11,21 @@ use shimos_checkpoint::Image;
 use shimos_hal::Machine;
 use shimos_ikc::Home;
 use shimos_monitor::Refusal;
+
+/// A program that changes its kernel.
+#[derive(Clone, Copy)]
+struct Handover {
+    program: ProgramId,
+    /// Where it lived.
+    from: Life,
+    /// Whose memory holds its image.
+    image: KernelId,
+    /// Its home word.
+    seen: Home,
+    /// When that was ordered.
+    ordered: Nanos,
+    cause: Cause,
+}
 
 /// Free frames that a taker must have beyond the image's pages.
 const SPARE_FRAMES: usize = 1024;
@@ -21,7 +36,7 @@ impl<M: Machine> Kernel<M> {
         let me = self.services.machine.identity().life;
         let area = self.services.ikc.area();
         let seen = area.home(program);
-        let Home::Protected { life, image } = seen else { return Err(Refusal::BadImage) };
+        let (Some(life), Some(image)) = (seen.life(), seen.image()) else { return Err(Refusal::BadImage) };
         if life == me {
             // Done already.
             return Ok(());
@@ -37,7 +52,7 @@ impl<M: Machine> Kernel<M> {
         if image != me.kernel && image != from.kernel {
             self.services.machine.map_lent(image);
         }
-        let outcome = self.adopt(program, from, image, seen, ordered);
+        let outcome = self.adopt(Handover { program, from, image, seen, ordered, cause: Cause::Death });
         if outcome.is_err() {
             self.unmap_unused(from.kernel);
             self.unmap_unused(image);
@@ -45,14 +60,25 @@ impl<M: Machine> Kernel<M> {
         outcome
     }
 
-    fn adopt(
-        &mut self,
-        program: ProgramId,
-        from: Life,
-        image_kernel: KernelId,
-        seen: Home,
-        ordered: Nanos,
-    ) -> Result<(), Refusal> {
+    /// Takes a program that the living kernel `from` offers.
+    pub(crate) fn take_offered(&mut self, program: ProgramId, from: Life) -> Result<(), Refusal> {
+        let me = self.services.machine.identity().life;
+        let seen = self.services.ikc.area().home(program);
+        if seen != (Home::Offered { life: from, to: me.kernel }) {
+            // It is here already, or the offer was taken back.
+            return Ok(());
+        }
+        let ordered = self.services.machine.now();
+        self.services.machine.map_lent(from.kernel);
+        let outcome = self.adopt(Handover { program, from, image: from.kernel, seen, ordered, cause: Cause::Move });
+        if outcome.is_err() {
+            self.unmap_unused(from.kernel);
+        }
+        outcome
+    }
+
+    fn adopt(&mut self, handover: Handover) -> Result<(), Refusal> {
+        let Handover { program, from, image: image_kernel, seen, .. } = handover;
         let me = self.services.machine.identity().life;
         let pool = self.pool_of(image_kernel);
         let lent: Vec<FrameRange> =
@@ -87,7 +113,10 @@ impl<M: Machine> Kernel<M> {
                 saved.head.loans.push(owner);
             }
         }
-        saved.head.takeovers = saved.head.takeovers.saturating_add(1);
+        match handover.cause {
+            Cause::Death => saved.head.takeovers = saved.head.takeovers.saturating_add(1),
+            Cause::Move => saved.head.moves = saved.head.moves.saturating_add(1),
+        }
         let mut resident = Resident::new(saved);
         let image = Rc::new(image);
         if self.adopt_pages(&mut resident, &image).is_err() {
@@ -95,12 +124,16 @@ impl<M: Machine> Kernel<M> {
             return Err(Refusal::NoRoom);
         }
         // The one store that decides: from here on the program lives here.
-        let home = Home::Protected { life: me, image: image_kernel };
+        let home = match resident.program.head.protection {
+            Some(_) => Home::Protected { life: me, image: image_kernel },
+            // The image was for this one time.
+            None => Home::Held(me),
+        };
         if self.services.ikc.area().move_home(program, seen, home).is_err() {
             self.drop_resident(&mut resident);
             return Err(Refusal::Busy);
         }
-        self.start_adopted(resident, &image, from, ordered);
+        self.start_adopted(resident, &image, handover);
         Ok(())
     }
 
@@ -122,7 +155,8 @@ impl<M: Machine> Kernel<M> {
         Ok(())
     }
 
-    fn start_adopted(&mut self, mut resident: Resident<M>, image: &Image, from: Life, ordered: Nanos) {
+    fn start_adopted(&mut self, mut resident: Resident<M>, image: &Image, handover: Handover) {
+        let Handover { from, ordered, cause, .. } = handover;
         let epoch: Epoch = image.epoch();
         let id = resident.program.head.id;
         let now = self.services.machine.now();
@@ -144,6 +178,7 @@ impl<M: Machine> Kernel<M> {
             first_instruction: Nanos(0),
             home: Nanos(0),
             pages: image.page_count(),
+            cause,
         });
         while self.takeovers.len() > 16 {
             self.takeovers.pop_front();

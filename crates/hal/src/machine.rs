@@ -188,6 +188,8 @@ pub trait Machine {
 
     /// Takes a device: resets it, waits for the reset to be confirmed, sets it up, aims its interrupts here.
     fn claim(&mut self, device: Device) -> Result<(), DeviceError>;
+    /// Touches a device no more: another kernel is about to take it. Reads that were started have finished.
+    fn release(&mut self, device: Device);
     /// Writes to the console; returns how many bytes it took. Owner only.
     fn console_write(&mut self, bytes: &[u8]) -> usize;
     /// Reads what was typed at the console. Owner only.

@@ -72,6 +72,14 @@ pub enum Home {
         /// later incarnation) until the taker has committed a checkpoint of its own.
         image: KernelId,
     },
+    /// It lives here still, stopped, and its last image here may be taken by one other kernel. Whichever changes this
+    /// word first has it: the taker, or this life when it takes the offer back.
+    Offered {
+        /// Where it lives; the image is in the memory of the same kernel.
+        life: Life,
+        /// Who may take it.
+        to: KernelId,
+    },
 }
 
 impl Home {
@@ -84,6 +92,7 @@ impl Home {
             Home::Free => 0,
             Home::Held(life) => life_bits(life) | 1,
             Home::Protected { life, image } => life_bits(life) | (image.0 as u64 & 0xff) << 8 | 2,
+            Home::Offered { life, to } => life_bits(life) | (to.0 as u64 & 0xff) << 8 | 3,
         }
     }
     /// From a word; one that makes no sense is free of any life.
@@ -92,6 +101,7 @@ impl Home {
         match word & 0xff {
             1 => Home::Held(life),
             2 => Home::Protected { life, image: KernelId((word >> 8 & 0xff) as u16) },
+            3 => Home::Offered { life, to: KernelId((word >> 8 & 0xff) as u16) },
             _ => Home::Free,
         }
     }
@@ -99,7 +109,7 @@ impl Home {
     pub const fn life(self) -> Option<Life> {
         match self {
             Home::Free => None,
-            Home::Held(life) | Home::Protected { life, .. } => Some(life),
+            Home::Held(life) | Home::Protected { life, .. } | Home::Offered { life, .. } => Some(life),
         }
     }
     /// The same home in another life: what a taker puts in place of a dead one.
@@ -108,8 +118,35 @@ impl Home {
             Home::Free => Home::Free,
             Home::Held(_) => Home::Held(to),
             Home::Protected { image, .. } => Home::Protected { life: to, image },
+            Home::Offered { life, .. } => Home::Protected { life: to, image: life.kernel },
         }
     }
+    /// Whose memory holds its last committed image, if there is one.
+    pub const fn image(self) -> Option<KernelId> {
+        match self {
+            Home::Free | Home::Held(_) => None,
+            Home::Protected { image, .. } => Some(image),
+            Home::Offered { life, .. } => Some(life.kernel),
+        }
+    }
+}
+
+/// Whether programs are kept off a kernel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Drained {
+    /// They are moved away, and no new ones come.
+    Yes,
+    /// They may come.
+    No,
+}
+
+/// Whether a kernel is to have a fresh life.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Rebooting {
+    /// As soon as nothing lives there.
+    Asked,
+    /// It has it, or nobody asked.
+    Done,
 }
 
 const fn owner_word(owner: Option<Life>) -> u64 {
@@ -151,6 +188,33 @@ impl Area {
     pub fn set_heartbeat(self, interval: Nanos) {
         let mut seen = self.load(commons::HEARTBEAT);
         while let Err(now) = self.exchange(commons::HEARTBEAT, seen, interval.0) {
+            seen = now;
+        }
+    }
+
+    /// Whether the administrator keeps programs off `kernel`.
+    pub fn is_drained(self, kernel: KernelId) -> bool {
+        self.bit(commons::DRAINED, kernel)
+    }
+    /// Keeps programs off `kernel`, or lets them come again.
+    pub fn set_drained(self, kernel: KernelId, drained: Drained) {
+        self.set_bit(commons::DRAINED, kernel, drained == Drained::Yes);
+    }
+    /// Whether `kernel` is on its way to a fresh life that the administrator has asked for; that life lets programs come.
+    pub fn is_rebooting(self, kernel: KernelId) -> bool {
+        self.bit(commons::REBOOTING, kernel)
+    }
+    /// Says that `kernel` is to have a fresh life, or has it.
+    pub fn set_rebooting(self, kernel: KernelId, rebooting: Rebooting) {
+        self.set_bit(commons::REBOOTING, kernel, rebooting == Rebooting::Asked);
+    }
+    fn bit(self, word: usize, kernel: KernelId) -> bool {
+        1_u64.checked_shl(kernel.0.into()).is_some_and(|bit| self.load(word) & bit != 0)
+    }
+    fn set_bit(self, word: usize, kernel: KernelId, wanted: bool) {
+        let Some(bit) = 1_u64.checked_shl(kernel.0.into()) else { return };
+        let mut seen = self.load(word);
+        while let Err(now) = self.exchange(word, seen, if wanted { seen | bit } else { seen & !bit }) {
             seen = now;
         }
     }

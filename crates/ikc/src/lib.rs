@@ -24,7 +24,7 @@ pub mod seqlock;
 mod sync;
 
 pub use area::Area;
-pub use commons::{Claim, Election, Home};
+pub use commons::{Claim, Drained, Election, Home, Rebooting};
 pub use death::DeathRecord;
 pub use endpoint::{Endpoint, LinkFault, Notify, Received, SendError};
 pub use packet::MAX_PAYLOAD;

@@ -245,6 +245,14 @@ impl Machine for Bare {
             Device::Network => devices().claim_net(&mut KernelBus, Aim { apic_id, vector: vectors::NETWORK }),
         }
     }
+    fn release(&mut self, device: Device) {
+        // The registers stay mapped for the next claim, the memory that the device writes is its own until then.
+        match device {
+            Device::Console => {}
+            Device::Block => devices().release_block(),
+            Device::Network => devices().release_net(),
+        }
+    }
     fn console_write(&mut self, bytes: &[u8]) -> usize {
         self.console.write(bytes)
     }

@@ -154,6 +154,7 @@ impl Machine for Fake {
     fn claim(&mut self, _: Device) -> Result<(), DeviceError> {
         Err(DeviceError::Absent)
     }
+    fn release(&mut self, _: Device) {}
     fn console_write(&mut self, _: &[u8]) -> usize {
         0
     }

@@ -202,7 +202,7 @@ impl MonitorDaemon {
         lives
             .filter_map(|life| {
                 let seen = seen.get(life.kernel.index())?;
-                Some(Candidate { life, free_frames: seen.free_frames, load: seen.load })
+                Some(Candidate { life, free_frames: seen.free_frames, load: seen.load, drained: seen.drained })
             })
             .collect()
     }

@@ -29,6 +29,6 @@ mod work;
 pub use action::{Action, Freed, Refusal, Work};
 pub use config::Config;
 pub use daemon::MonitorDaemon;
-pub use shimos_ikc::commons::{Claim, Election, Home};
+pub use shimos_ikc::commons::{Claim, Drained, Election, Home};
 pub use timer::{TimerDaemon, TimerTurn};
 pub use view::{KernelView, Phase, View};

@@ -4,7 +4,7 @@ use shimos_abi::{
     ids::{Incarnation, KernelId, Life, MAX_PROGRAMS, ProgramId},
     time::Nanos,
 };
-use shimos_ikc::{Area, Claim, DeathRecord, Election, Home};
+use shimos_ikc::{Area, Claim, DeathRecord, Drained, Election, Home};
 
 /// What the words say now. Any of it may be nonsense that a dying kernel wrote.
 pub trait View {
@@ -58,6 +58,8 @@ pub struct KernelView {
     pub probed: u64,
     /// Who works on its recovery.
     pub claim: Claim,
+    /// Whether the administrator keeps programs off it.
+    pub drained: Drained,
 }
 
 /// How a kernel stands, all words considered.
@@ -133,6 +135,7 @@ impl View for Area {
             command: self.command(kernel),
             probed: self.probed(kernel),
             claim: self.claim(kernel),
+            drained: if self.is_drained(kernel) || self.is_rebooting(kernel) { Drained::Yes } else { Drained::No },
         }
     }
     fn acknowledged(&self, monitor: KernelId, kernel: KernelId) -> u64 {

@@ -1,7 +1,7 @@
 //! What dead lives leave behind: programs and devices that need a new home, and the choice of one.
 //!
 //! The list is derived from home and owner words at every step; what is kept beside it is only who was asked already.
-use crate::{Action, Config, Freed, Home, Phase, Refusal, View, Work};
+use crate::{Action, Config, Drained, Freed, Home, Phase, Refusal, View, Work};
 use alloc::{format, string::String, vec::Vec};
 use shimos_abi::{
     control::Device,
@@ -18,6 +18,8 @@ pub struct Candidate {
     pub free_frames: u64,
     /// Its runnable threads.
     pub load: u32,
+    /// Whether the administrator keeps programs off it.
+    pub drained: Drained,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -71,7 +73,9 @@ impl WorkList {
             Home::Held(life) if ended(life) => {
                 out.push(Action::FreeHome { program, home, why: Freed::Unprotected });
             }
-            Home::Protected { life, .. } if ended(life) => found.push((Work::Program(program), life, home)),
+            Home::Protected { life, .. } | Home::Offered { life, .. } if ended(life) => {
+                found.push((Work::Program(program), life, home))
+            }
             _ => {}
         });
         self.0.retain(|item| found.iter().any(|(work, from, _)| *work == item.work && *from == item.from));
@@ -198,8 +202,11 @@ impl Item {
         let weight =
             |c: &Candidate| 1 + u128::from(c.load) + busy.iter().filter(|k| **k == c.life.kernel).count() as u128;
         let free = |c: &Candidate| u128::from(c.free_frames) + 1;
+        let untried = || candidates.iter().filter(|c| self.tried & bit(c.life.kernel) == 0);
+        // A kernel that is being emptied comes last: better there than nowhere.
+        let open = if untried().any(|c| c.drained == Drained::No) { Drained::No } else { Drained::Yes };
         let mut best: Option<&Candidate> = None;
-        for c in candidates.iter().filter(|c| self.tried & bit(c.life.kernel) == 0) {
+        for c in untried().filter(|c| c.drained == open) {
             // free(a) / weight(a) > free(b) / weight(b), without the division.
             if best.is_none_or(|b| free(c) * weight(b) > free(b) * weight(c)) {
                 best = Some(c);

@@ -328,6 +328,20 @@ impl Machine for SoftMachine {
     fn claim(&mut self, device: Device) -> Result<(), DeviceError> {
         self.step(|inner, core| claim(inner, core, device))
     }
+    fn release(&mut self, device: Device) {
+        self.step(|inner, _| {
+            self.owns_device(inner, device)?;
+            match device {
+                Device::Console => inner.console.owner = None,
+                Device::Block if !inner.disk.requests.is_empty() => {
+                    return fault("gave the disk up while it reads".to_string());
+                }
+                Device::Block => inner.disk.owner = None,
+                Device::Network => inner.card.owner = None,
+            }
+            Ok(())
+        });
+    }
     fn console_write(&mut self, bytes: &[u8]) -> usize {
         self.step(|inner, _| {
             self.owns_device(inner, Device::Console)?;

@@ -198,6 +198,9 @@ impl Machine for FuzzMachine {
     fn claim(&mut self, device: Device) -> Result<(), DeviceError> {
         self.soft.claim(device)
     }
+    fn release(&mut self, device: Device) {
+        self.soft.release(device);
+    }
     fn console_write(&mut self, bytes: &[u8]) -> usize {
         self.soft.console_write(bytes)
     }

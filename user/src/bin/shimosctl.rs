@@ -3,7 +3,8 @@
 
 use shimos_abi::{
     control::{
-        Fault, MAX_INTERVAL, MIN_INTERVAL, MachineStatus, Output, ProgramStatus, Protection, Request, Response, Target,
+        Drain, Fault, MAX_INTERVAL, MIN_INTERVAL, MachineStatus, Output, ProgramStatus, Protection, Request, Response,
+        Target,
     },
     ids::{KernelId, Pid, ProgramId},
     time::Nanos,
@@ -13,7 +14,7 @@ use std::{io, process::ExitCode};
 
 const USAGE: &str = "usage: shimosctl status | ps | protect TARGET INTERVAL_MS [commit|free] | unprotect TARGET \
     | kill TARGET [SIGNAL] | stop TARGET | exec TARGET COMMAND [ARGUMENT]... | inject KERNEL FAULT | heartbeat MS \
-    | poweroff";
+    | move TARGET KERNEL | drain KERNEL | undrain KERNEL | reboot KERNEL | poweroff";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -78,6 +79,10 @@ fn parse(words: &[&str]) -> Result<Request, String> {
             argv: argv.iter().map(|word| word.to_string()).collect(),
             env: std::env::vars().map(|(name, value)| format!("{name}={value}")).collect(),
         }),
+        ["move", name, kernel] => Ok(Request::Move { target: target(name), to: kernel_id(kernel)? }),
+        ["drain", kernel] => Ok(Request::Drain { kernel: kernel_id(kernel)?, drain: Drain::Begin }),
+        ["undrain", kernel] => Ok(Request::Drain { kernel: kernel_id(kernel)?, drain: Drain::End }),
+        ["reboot", kernel] => Ok(Request::Reboot { kernel: kernel_id(kernel)?, incarnation: None }),
         ["inject", kernel, name] => {
             Ok(Request::Inject { kernel: kernel_id(kernel)?, fault: fault(name)?, incarnation: None })
         }

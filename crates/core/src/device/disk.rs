@@ -51,6 +51,19 @@ pub struct DiskOwner {
     next_tag: u64,
     /// Pieces that found a queue full.
     unsent: VecDeque<(KernelId, Vec<u8>)>,
+    pace: Pace,
+}
+
+/// Whether the device is used.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+enum Pace {
+    /// It is.
+    #[default]
+    Works,
+    /// What was started is finished, what is new waits: the device is about to go elsewhere.
+    WindsDown,
+    /// It must not be touched: it is on its way to another owner.
+    Stopped,
 }
 
 /// Blocks on their way to this kernel, as far as they have come.
@@ -111,6 +124,10 @@ fn drive<M: Machine>(services: &mut Services<M>) -> Vec<u64> {
     let Some(mut disk) = services.disk.take() else { return arrived };
     let me = services.machine.identity().life.kernel;
     disk.send_out(services);
+    if disk.pace == Pace::Stopped {
+        services.disk = Some(disk);
+        return arrived;
+    }
     while let Some((tag, result)) = services.machine.block_done() {
         let Some((who, block, frame)) = disk.running.remove(&tag) else { continue };
         if who == me {
@@ -137,7 +154,9 @@ fn drive<M: Machine>(services: &mut Services<M>) -> Vec<u64> {
         }
         services.frames.give(frame);
     }
-    while let Some((who, block)) = disk.waiting.pop_front() {
+    while disk.pace == Pace::Works
+        && let Some((who, block)) = disk.waiting.pop_front()
+    {
         let Some(frame) = services.frames.take() else {
             disk.waiting.push_front((who, block));
             break;
@@ -177,6 +196,18 @@ impl DiskOwner {
                 return;
             }
         }
+    }
+
+    /// Starts nothing new. Returns whether all that was started has finished and was sent: then the device may go.
+    pub fn wind_down(&mut self) -> bool {
+        let done = self.running.is_empty() && self.unsent.is_empty();
+        self.pace = if done { Pace::Stopped } else { Pace::WindsDown };
+        done
+    }
+
+    /// The device is used again.
+    pub fn wind_up(&mut self) {
+        self.pace = Pace::Works;
     }
 
     /// Whether work waits that a later turn can do.

@@ -6,7 +6,9 @@ mod turn;
 use crate::{
     create::Starting,
     device::{claim::claim, disk::Arriving},
+    drain::Emptying,
     join::Joining,
+    moves::Moves,
     resident::Resident,
     services::Services,
 };
@@ -22,7 +24,7 @@ use shimos_abi::{
 };
 use shimos_checkpoint::{Slots, Teardown};
 use shimos_hal::Machine;
-use shimos_ikc::{Endpoint, Home};
+use shimos_ikc::{Drained, Endpoint, Home, Rebooting};
 use shimos_memory::Frames;
 use shimos_monitor::{Config, MonitorDaemon, TimerDaemon};
 
@@ -49,6 +51,8 @@ pub struct Kernel<M: Machine> {
     pub(crate) timer: TimerDaemon,
     pub(crate) monitor: MonitorDaemon,
     pub(crate) takeovers: VecDeque<Takeover>,
+    pub(crate) moves: Moves<M>,
+    pub(crate) emptying: Emptying,
     /// Requests that are being worked on: who waits for the answer, and which other kernel has it, if one has.
     pub(crate) asked: BTreeMap<u64, crate::control::Asked>,
     pub(crate) me: Life,
@@ -88,6 +92,11 @@ impl<M: Machine> Kernel<M> {
                 claim(&mut services, device, None);
             }
         }
+        if area.is_rebooting(me.kernel) {
+            // This is the fresh life that was asked for. Programs may come again.
+            area.set_drained(me.kernel, Drained::No);
+            area.set_rebooting(me.kernel, Rebooting::Done);
+        }
         services.ikc.set_state(KernelState::Running);
         services.log(&format!(
             "kernel {} on core {}, APIC id {}, incarnation {}, {} MiB, {}",
@@ -113,6 +122,8 @@ impl<M: Machine> Kernel<M> {
             timer: TimerDaemon::new(me, daemons),
             monitor: MonitorDaemon::new(me, daemons),
             takeovers: VecDeque::new(),
+            moves: Moves::default(),
+            emptying: Emptying::default(),
             asked: BTreeMap::new(),
             me,
             arriving: Arriving::default(),

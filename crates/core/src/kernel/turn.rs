@@ -28,6 +28,10 @@ impl<M: Machine> Kernel<M> {
         self.daemons(events.contains(Events::IKC));
         self.start_programs();
         self.answer_requests();
+        if !self.moves.is_idle() {
+            self.go_on_moving();
+        }
+        self.go_on_emptying();
         let now = self.services.machine.now();
         let ids: Vec<ProgramId> = self.residents.keys().copied().collect();
         for id in ids {
@@ -236,7 +240,7 @@ impl<M: Machine> Kernel<M> {
     }
 
     /// Writes the loaded vector registers back to their thread, for another thread is about to load its own.
-    fn write_registers_back(&mut self) {
+    pub(crate) fn write_registers_back(&mut self) {
         if let Some(tid) = self.services.loaded
             && let Some(resident) = self.residents.get_mut(&ProgramId::of(tid))
             && let Some(thread) = resident.program.threads.get_mut(&tid)
@@ -283,12 +287,16 @@ impl<M: Machine> Kernel<M> {
         if let Some(at) = residents {
             next = next.min(at);
         }
+        if let Some(at) = self.emptying_due() {
+            next = next.min(at);
+        }
         // Something waits for room in a queue, or is being pulled over.
         let waiting = !self.services.unsent_console.is_empty()
             || self.services.disk.as_ref().is_some_and(DiskOwner::is_busy)
             || self.services.console.as_ref().is_some_and(ConsoleOwner::is_busy)
             || !self.starting.is_empty()
             || !self.joining.is_empty()
+            || !self.moves.is_idle()
             || self.residents.values().any(|resident| !resident.program.head.loans.is_empty());
         if waiting {
             next = next.min(self.services.machine.now() + Nanos::millis(1));

@@ -205,6 +205,15 @@ impl Devices {
         Ok(())
     }
 
+    /// Touches the disk no more.
+    pub fn release_block(&mut self) {
+        self.block.device = None;
+    }
+    /// Touches the network card no more.
+    pub fn release_net(&mut self) {
+        self.net.device = None;
+    }
+
     /// The disk, if claimed.
     pub fn block(&mut self) -> Option<&mut BlockDevice> {
         self.block.device.as_mut()

@@ -9,7 +9,7 @@ use shimos_abi::{
 };
 use shimos_ikc::DeathRecord;
 use shimos_monitor::{
-    Action, Claim, Config, Election, Freed, Home, KernelView, MonitorDaemon, Refusal, TimerDaemon, View, Work,
+    Action, Claim, Config, Drained, Election, Freed, Home, KernelView, MonitorDaemon, Refusal, TimerDaemon, View, Work,
 };
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -504,6 +504,7 @@ impl View for World {
             command: k.command,
             probed: k.probed,
             claim: k.claim,
+            drained: Drained::No,
         }
     }
     fn acknowledged(&self, monitor: KernelId, kernel: KernelId) -> u64 {
