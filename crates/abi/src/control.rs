@@ -374,6 +374,8 @@ impl Request {
             | Request::Protect { .. }
             | Request::Unprotect { .. }
             | Request::SetHeartbeat { .. }
+            | Request::Drain { .. }
+            | Request::Reboot { incarnation: Some(_), .. }
             | Request::Inject { incarnation: Some(_), .. } => true,
             _ => false,
         }

@@ -71,8 +71,10 @@ impl<M: Machine> Kernel<M> {
         let ordered = self.services.machine.now();
         self.services.machine.map_lent(from.kernel);
         let outcome = self.adopt(Handover { program, from, image: from.kernel, seen, ordered, cause: Cause::Move });
-        if outcome.is_err() {
-            self.unmap_unused(from.kernel);
+        match outcome {
+            // Who waits for the program looks here.
+            Ok(()) => self.publish(),
+            Err(_) => self.unmap_unused(from.kernel),
         }
         outcome
     }

@@ -154,6 +154,7 @@ impl World {
             memory: None,
             host_name: None,
             domain_name: None,
+            moves: 0,
         };
         World {
             head,
