@@ -18,6 +18,7 @@ pub fn run(suite: &mut Suite) {
     group.case("several::many_deaths_of_one_program", many);
     group.case("several::two_kernels_together", two);
     group.case("several::a_request_to_a_kernel_that_hangs_is_answered", unanswered);
+    group.case("several::last_words_are_not_mixed_with_lines", last_words);
     group.case("several::an_order_to_die_for_a_life_that_ends_is_obeyed", over);
     group.case("several::a_question_under_way_at_the_daemons_death_is_answered", under_way);
 }
@@ -130,6 +131,28 @@ fn unanswered(rig: &mut Rig) -> Result<()> {
     }
     reborn(rig, dead)?;
     rig.settle(ProgramId(1)).map(drop)
+}
+
+/// Kernels die while another one prints without a pause: no line is cut, and the log says why they died.
+fn last_words(rig: &mut Rig) -> Result<()> {
+    let kernel = plain_kernel(rig)?;
+    let speaker = rig.status()?.owners.first().copied().context("no console")?;
+    rig.start(programs::command("speaker", speaker.0, &["/usr/bin/seq", "1", "1000000000"]))?;
+    let before = rig.console().count();
+    for _ in 0..4 {
+        rig.wait_more("speaker", 1000)?;
+        rig.kill_kernel(KernelId(kernel), Fault::Panic)?;
+    }
+    rig.wait_more("speaker", 1000)?;
+    let lines = rig.lines("speaker");
+    for (wanted, line) in (1_u64..).zip(&lines) {
+        ensure!(line.parse() == Ok(wanted), "'{line}' came in place of {wanted}");
+    }
+    // What the kernels say waits behind what the program has said.
+    clock::until(SOON, "the reasons of four deaths in the log", || {
+        let told = rig.console().since(before).iter().filter(|line| line.text.contains("ordered panic")).count();
+        Ok((told >= 4).then_some(()))
+    })
 }
 
 /// Whenever an order to die is brought again, before, at and after the death: what was wanted has come true.

@@ -12,6 +12,7 @@ use shimos_abi::{
     ids::{Incarnation, KernelId, Life},
     time::Nanos,
 };
+use shimos_ikc::DeathRecord;
 
 /// How long after a restart command it is given again, if nothing is seen of it.
 const REPEAT: Nanos = Nanos::millis(100);
@@ -174,9 +175,12 @@ impl CoreState {
         } else {
             self.failures = 0;
         }
-        x.out.push(Action::Log(format!("monitor: {life} {how}")));
         let death = (belief == Belief::Panicked).then(|| x.view.death(self.kernel)).flatten();
         let death = death.filter(|record| record.incarnation == life.incarnation);
+        x.out.push(Action::Log(match &death {
+            Some(record) => last_words(life, record),
+            None => format!("monitor: {life} {how}"),
+        }));
         let record = x.history.open(life, x.me, death.as_ref(), seen.stamp_time, x.now);
         if let (Some(record), None) = (record, death) {
             record.cause = DeathCause::Hang;
@@ -217,6 +221,9 @@ impl CoreState {
         if self.recovering.is_none_or(|dead| dead.incarnation != life.incarnation) {
             // Another monitor began this, or the kernel parked before anyone had a doubt.
             let death = x.view.death(self.kernel).filter(|record| record.incarnation == life.incarnation);
+            if let Some(record) = &death {
+                x.out.push(Action::Log(last_words(life, record)));
+            }
             x.history.open(life, x.me, death.as_ref(), x.now, x.now);
             self.recovering = Some(life);
         }
@@ -307,4 +314,9 @@ fn claim<V>(kernel: KernelId, seen: &KernelView, incarnation: Incarnation, x: &m
     if seen.claim != to && seen.claim.term <= x.term {
         x.out.push(Action::Claim { kernel, from: seen.claim, to });
     }
+}
+
+/// What a dying kernel has left behind, on one line: it may not print that itself.
+fn last_words(life: Life, record: &DeathRecord) -> String {
+    format!("monitor: {life} left a death record: {}", record.message.replace('\n', " "))
 }

@@ -7,7 +7,11 @@ use crate::{
     services::Services,
     syscall::Progress,
 };
-use alloc::{collections::BTreeMap, string::String, vec::Vec};
+use alloc::{
+    collections::{BTreeMap, VecDeque},
+    string::String,
+    vec::Vec,
+};
 use minicbor::{Decode, Encode};
 use shimos_abi::{
     control::Device,
@@ -60,6 +64,21 @@ pub struct ConsoleOwner {
     streams: BTreeMap<ProgramId, Stream>,
     /// Bytes that the machine has not taken yet.
     backlog: Vec<u8>,
+    /// Bytes that it has taken, and all that there were for it.
+    taken: u64,
+    filled: u64,
+    /// What is printed when the machine has taken so many bytes.
+    lines: VecDeque<Printed>,
+}
+
+/// A line of a program's stream in the backlog.
+struct Printed {
+    /// The place of its end among all bytes for the machine.
+    end: u64,
+    program: ProgramId,
+    stream: u64,
+    /// What is before this place of the stream is printed then.
+    place: u64,
 }
 
 #[derive(Default)]
@@ -72,9 +91,9 @@ struct Stream {
 }
 
 impl ConsoleOwner {
-    fn take(&mut self, packet: Packet, ikc: &mut Endpoint) {
+    fn take(&mut self, packet: Packet, ikc: &Endpoint) {
         match packet {
-            Packet::Kernel(line) => self.backlog.extend_from_slice(line.as_bytes()),
+            Packet::Kernel(line) => self.put(line.as_bytes()),
             Packet::Output { program, name, at, bytes, stream, printed } => {
                 self.take_output(program, (stream, name), (at, &bytes), printed, ikc);
             }
@@ -83,8 +102,7 @@ impl ConsoleOwner {
                     if !stream.line.is_empty() {
                         stream.line.push(b'\n');
                     }
-                    print(&mut self.backlog, &stream.name, &stream.line);
-                    ikc.set_printed(program, stream.id, stream.next);
+                    self.print(program, &stream);
                 }
             }
         }
@@ -96,53 +114,64 @@ impl ConsoleOwner {
         (id, name): (u64, String),
         (at, bytes): (u64, &[u8]),
         sender_knows: u64,
-        ikc: &mut Endpoint,
+        ikc: &Endpoint,
     ) {
         let printed = ikc.area().printed(ikc.me().kernel, program, id);
-        let stream = self.streams.entry(program).or_default();
+        let mut stream = self.streams.remove(&program).unwrap_or_default();
         if stream.id != id || stream.next == 0 {
-            *stream = Stream { id, name, next: printed, line: Vec::new() };
+            stream = Stream { id, name, next: printed, line: Vec::new() };
         }
         // Owners before this one have printed what the sender has forgotten.
         stream.next = stream.next.max(sender_knows);
-        if at > stream.next {
-            // It was on its way to the owner before; all of it comes again.
-            return;
-        }
-        let known = (stream.next - at).min(bytes.len() as u64) as usize;
-        for byte in &bytes[known..] {
-            stream.next += 1;
-            stream.line.push(*byte);
-            if *byte == b'\n' || stream.line.len() >= LINE_LIMIT {
-                if *byte != b'\n' {
-                    stream.line.push(b'\n');
+        // What is further on was on its way to the owner before; all of it comes again.
+        if at <= stream.next {
+            let known = (stream.next - at).min(bytes.len() as u64) as usize;
+            for byte in &bytes[known..] {
+                stream.next += 1;
+                stream.line.push(*byte);
+                if *byte == b'\n' || stream.line.len() >= LINE_LIMIT {
+                    if *byte != b'\n' {
+                        stream.line.push(b'\n');
+                    }
+                    self.print(program, &stream);
+                    stream.line.clear();
                 }
-                print(&mut self.backlog, &stream.name, &stream.line);
-                stream.line.clear();
-                ikc.set_printed(program, id, stream.next);
             }
         }
+        self.streams.insert(program, stream);
+    }
+
+    fn put(&mut self, bytes: &[u8]) {
+        self.backlog.extend_from_slice(bytes);
+        self.filled += bytes.len() as u64;
+    }
+
+    /// Puts a line there that the machine is to print.
+    fn print(&mut self, program: ProgramId, stream: &Stream) {
+        if !stream.line.is_empty() {
+            self.put(stream.name.as_bytes());
+            self.put(b"| ");
+            self.put(&stream.line);
+        }
+        self.lines.push_back(Printed { end: self.filled, program, stream: stream.id, place: stream.next });
     }
 
     /// Gives the machine what it takes.
-    pub fn flush<M: Machine>(&mut self, machine: &mut M) {
+    pub fn flush<M: Machine>(&mut self, machine: &mut M, ikc: &mut Endpoint) {
         if !self.backlog.is_empty() {
             let taken = machine.console_write(&self.backlog).min(self.backlog.len());
             self.backlog.drain(..taken);
+            self.taken += taken as u64;
+        }
+        // Only now: who inherits the console from us prints what we had and did not print.
+        while let Some(line) = self.lines.pop_front_if(|line| line.end <= self.taken) {
+            ikc.set_printed(line.program, line.stream, line.place);
         }
     }
 
     /// Whether bytes wait to be printed.
     pub fn is_busy(&self) -> bool {
         !self.backlog.is_empty()
-    }
-}
-
-fn print(to: &mut Vec<u8>, name: &str, line: &[u8]) {
-    if !line.is_empty() {
-        to.extend_from_slice(name.as_bytes());
-        to.extend_from_slice(b"| ");
-        to.extend_from_slice(line);
     }
 }
 
@@ -158,8 +187,8 @@ pub fn inherit<M: Machine>(services: &mut Services<M>, from: KernelId) {
 
 fn dispatch<M: Machine>(services: &mut Services<M>, packet: Packet) {
     if let Some(console) = &mut services.console {
-        console.take(packet, &mut services.ikc);
-        console.flush(&mut services.machine);
+        console.take(packet, &services.ikc);
+        console.flush(&mut services.machine, &mut services.ikc);
         return;
     }
     let Ok(bytes) = minicbor::to_vec(&packet) else { return };
@@ -175,7 +204,7 @@ pub fn flush_unsent<M: Machine>(services: &mut Services<M>) {
     while let Some(bytes) = services.unsent_console.pop_front() {
         if let Some(console) = &mut services.console {
             if let Ok(packet) = minicbor::decode(&bytes) {
-                console.take(packet, &mut services.ikc);
+                console.take(packet, &services.ikc);
             }
             continue;
         }

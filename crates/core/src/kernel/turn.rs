@@ -101,7 +101,7 @@ impl<M: Machine> Kernel<M> {
             self.read_console();
         }
         if let Some(console) = &mut self.services.console {
-            console.flush(&mut self.services.machine);
+            console.flush(&mut self.services.machine, &mut self.services.ikc);
         }
         console::flush_unsent(&mut self.services);
         self.take_inbound();

@@ -8,10 +8,11 @@ use crate::{
 };
 use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use shimos_abi::{
+    control::Device,
     ids::KernelId,
     shared::{
         Layout,
-        commons::{MAILBOX_COMMAND, MAILBOX_RUNNING},
+        commons::{DEVICE_OWNERS, MAILBOX_COMMAND, MAILBOX_RUNNING},
     },
 };
 
@@ -25,6 +26,13 @@ pub fn mailbox(kernel: u32, word: usize) -> &'static AtomicU64 {
     let at = Layout::new(0).mailbox(KernelId(kernel as u16)) + word;
     // SAFETY: the commons are mapped here under all page tables, and only ever accessed as atomic words.
     unsafe { &*((SHARED_BASE + at as u64 * 8) as *const AtomicU64) }
+}
+
+/// The owner's word of a device.
+pub(crate) fn device_owner(device: Device) -> u64 {
+    let at = DEVICE_OWNERS + device as usize;
+    // SAFETY: as in `mailbox`.
+    unsafe { (*((SHARED_BASE + at as u64 * 8) as *const AtomicU64)).load(SeqCst) }
 }
 
 fn wait(info: &Info, micros: u64) {
