@@ -86,6 +86,7 @@ impl<M: Machine> Resident<M> {
     /// Files are no more: whoever watches them is told so, and watches them no more.
     pub fn notice_gone(&mut self) {
         for node in self.program.tree.take_gone() {
+            self.program.forget_fifo(node);
             if self.file_watches.is_empty() {
                 continue;
             }

@@ -223,6 +223,22 @@ impl Program {
         }
     }
 
+    /// A named pipe is no more: what no description and no waiting thread has goes with it.
+    pub fn forget_fifo(&mut self, node: NodeId) {
+        if let Some(id) = self.fifos.remove(&node)
+            && self.pipes.get(&id).is_some_and(|pipe| pipe.readers == 0 && pipe.writers == 0)
+        {
+            self.pipes.remove(&id);
+        }
+    }
+
+    /// A pipe that nobody has open any more.
+    pub fn forget_pipe(&mut self, id: PipeId) {
+        self.pipes.remove(&id);
+        // Only those that somebody has open, or tried to open, are here.
+        self.fifos.retain(|_, behind| *behind != id);
+    }
+
     /// The threads of a process.
     pub fn threads_of(&self, process: Pid) -> impl Iterator<Item = &Thread> {
         self.threads.values().filter(move |thread| thread.process == process)

@@ -306,7 +306,7 @@ impl<M: Machine> Services<M> {
                         state.writers = state.writers.saturating_sub(1);
                     }
                     if state.readers == 0 && state.writers == 0 {
-                        resident.program.pipes.remove(&pipe);
+                        resident.program.forget_pipe(pipe);
                     }
                 }
                 resident.wake(Key::Pipe(pipe));

@@ -15,6 +15,7 @@ pub mod backing;
 pub mod fault;
 pub mod fork;
 pub mod frames;
+mod gaps;
 pub mod limits;
 pub mod mappings;
 mod object_io;

@@ -1,5 +1,6 @@
 //! The mappings of an address space, in order.
 use crate::{
+    gaps::Full,
     objects::ObjectId,
     vma::{Area, Prot, Source, Vma, VmaFlags},
 };
@@ -35,6 +36,8 @@ pub enum ProtectError {
 pub struct Mappings {
     #[n(0)]
     by_first: BTreeMap<u64, Vma>,
+    #[cbor(skip)]
+    full: Full,
 }
 
 impl Mappings {
@@ -107,7 +110,13 @@ impl Mappings {
         self.cut(first);
         self.cut(end);
         let keys: Vec<u64> = self.by_first.range(first.0..end.0).map(|(key, _)| *key).collect();
-        keys.into_iter().filter_map(|key| self.by_first.remove(&key)).collect()
+        let removed: Vec<Vma> = keys.into_iter().filter_map(|key| self.by_first.remove(&key)).collect();
+        if !removed.is_empty() {
+            let bottom = self.below(first).map_or(0, |vma| vma.end.0);
+            let top = self.by_first.range(first.0..).next().map_or(HIGHEST.0, |(key, _)| *key);
+            self.full.freed(top.saturating_sub(bottom), top);
+        }
+        removed
     }
     /// Changes the protection of `first..end`.
     pub fn protect(&mut self, first: UserPage, end: UserPage, prot: Prot) -> Result<(), ProtectError> {
@@ -135,6 +144,10 @@ impl Mappings {
     ) -> Result<(), NotMapped> {
         let complete = self.covers(first, end);
         self.change(first, end, |vma| vma.flags = (vma.flags - clear) | set);
+        if clear.contains(VmaFlags::GROWS_DOWN) {
+            // What was kept free below it may be used.
+            self.full.forget();
+        }
         if complete { Ok(()) } else { Err(NotMapped) }
     }
     /// Lets shared mappings of a file of the image show an object; returns where they are.
@@ -158,21 +171,22 @@ impl Mappings {
         }
     }
     /// The highest `pages` free pages in a row within `low..high`.
-    pub fn find_gap(&self, pages: u64, low: UserPage, high: UserPage) -> Option<UserPage> {
-        let mut top = high.0;
+    pub fn find_gap(&mut self, pages: u64, low: UserPage, high: UserPage) -> Option<UserPage> {
+        let (mut top, mut seen) = (self.full.start(pages, high.0), 0);
         let fits =
             |bottom: u64, top: u64| top.checked_sub(pages).filter(|start| *start >= bottom.max(low.0)).map(UserPage);
-        for vma in self.by_first.range(..high.0).rev().map(|(_, vma)| vma) {
-            if let Some(start) = fits(vma.end.0, top) {
-                return Some(start);
+        let mut found = None;
+        for vma in self.by_first.range(..top).rev().map(|(_, vma)| vma) {
+            found = fits(vma.end.0, top);
+            if found.is_some() || top <= low.0 {
+                break;
             }
+            seen = top.saturating_sub(vma.end.0).max(seen);
             let guard = if vma.flags.contains(VmaFlags::GROWS_DOWN) { STACK_GUARD } else { 0 };
             top = top.min(vma.first.0.saturating_sub(guard));
-            if top <= low.0 {
-                return None;
-            }
         }
-        fits(low.0, top)
+        self.full.searched(pages, high.0, top, seen);
+        found.or_else(|| fits(low.0, top))
     }
     /// Whether decoded mappings make sense.
     pub fn validate(&self) -> Result<(), &'static str> {

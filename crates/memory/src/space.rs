@@ -252,7 +252,7 @@ impl AddressSpace {
     }
 
     /// Finds `pages` free pages in a row.
-    pub(crate) fn find_place(&self, pages: u64) -> Result<UserPage, Errno> {
+    pub(crate) fn find_place(&mut self, pages: u64) -> Result<UserPage, Errno> {
         let low = LOWEST.0.max(self.brk.div_ceil(PAGE as u64));
         self.mappings
             .find_gap(pages, LOWEST, UserPage(self.mmap_top))

@@ -1,4 +1,5 @@
 //! POSIX message queues.
+use crate::files::NetlinkId;
 use alloc::{collections::VecDeque, vec::Vec};
 use minicbor::{Decode, Encode};
 use shimos_abi::ids::Pid;
@@ -85,6 +86,30 @@ pub struct Notify {
     /// What the signal carries.
     #[n(2)]
     pub value: u64,
+    /// In place of a signal: a message to a thread that waits for it.
+    #[n(3)]
+    pub cookie: Option<Cookie>,
+}
+
+/// A message to a thread of the C library, which calls the program's function (SIGEV_THREAD).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Cookie {
+    /// The netlink socket that the thread reads.
+    #[n(0)]
+    pub socket: NetlinkId,
+    /// What it is sent, with the reason in place of the last byte.
+    #[n(1)]
+    #[cbor(with = "minicbor::bytes")]
+    pub bytes: [u8; Cookie::SIZE],
+}
+
+impl Cookie {
+    /// Its size (`NOTIFY_COOKIE_LEN`).
+    pub const SIZE: usize = 32;
+    /// The reason that a message came.
+    pub const CAME: u8 = 1;
+    /// The reason that the wish is given up.
+    pub const REMOVED: u8 = 2;
 }
 
 impl Queue {

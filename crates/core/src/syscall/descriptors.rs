@@ -20,7 +20,8 @@ pub fn close<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
     let descriptor = c.table()?.remove(a[0])?;
     c.release_locks_of(descriptor.description);
     if let Kind::Queue(queue) = c.description_by(descriptor.description)?.kind {
-        super::tell_no_more(&mut c.resident.program, Some(queue), c.pid);
+        let pid = c.pid;
+        super::tell_no_more(c.resident, Some(queue), pid);
     }
     c.release_description(descriptor.description);
     Ok(0)

@@ -65,7 +65,7 @@ pub fn end_process<M: Machine>(resident: &mut Resident<M>, services: &mut Servic
     }
     let Some(process) = resident.program.processes.get(&pid) else { return };
     let (space, files) = (process.space, process.files);
-    super::tell_no_more(&mut resident.program, None, pid);
+    super::tell_no_more(resident, None, pid);
     if resident.program.locks.forget_process(pid, None) == Cut::Some {
         resident.wake(Key::Lock);
     }

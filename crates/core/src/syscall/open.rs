@@ -257,7 +257,7 @@ pub fn give_back<M: Machine>(resident: &mut Resident<M>, note: u64) {
             pipe.writers = pipe.writers.saturating_sub(1);
         }
         if pipe.readers == 0 && pipe.writers == 0 {
-            resident.program.pipes.remove(&id);
+            resident.program.forget_pipe(id);
         }
     }
     resident.wake(Key::Pipe(id));

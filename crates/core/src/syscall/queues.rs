@@ -5,8 +5,8 @@ use crate::{
     event::epoll::bits,
     files::{Descriptor, Kind, OnExec},
     ipc::queue::{
-        COST, HARD_MESSAGES, HARD_SIZE, MAX_QUEUES, MAX_TOTAL, MESSAGES, Message, Notify, PRIORITIES, Queue, QueueId,
-        SIZE,
+        COST, Cookie, HARD_MESSAGES, HARD_SIZE, MAX_QUEUES, MAX_TOTAL, MESSAGES, Message, Notify, PRIORITIES, Queue,
+        QueueId, SIZE,
     },
     process::Ids,
     program::Program,
@@ -155,13 +155,28 @@ pub fn closed(program: &mut Program, id: QueueId) {
 }
 
 /// A process has closed a descriptor of a queue, or ended (`None`: of any): it is told of messages no more.
-pub fn tell_no_more(program: &mut Program, id: Option<QueueId>, process: Pid) {
-    for (queue_id, queue) in &mut program.queues {
+pub fn tell_no_more<M: Machine>(resident: &mut Resident<M>, id: Option<QueueId>, process: Pid) {
+    let mut cookies = Vec::new();
+    for (queue_id, queue) in &mut resident.program.queues {
         let meant = id.is_none_or(|id| id == *queue_id);
         if meant && queue.notify.is_some_and(|notify| notify.process == process) {
-            queue.notify = None;
+            cookies.extend(queue.notify.take().and_then(|notify| notify.cookie));
         }
     }
+    for cookie in cookies {
+        send_cookie(resident, cookie, Cookie::REMOVED);
+    }
+}
+
+/// Tells the thread that reads a cookie's socket why; if that was closed, nobody wants to hear it.
+fn send_cookie<M: Machine>(resident: &mut Resident<M>, cookie: Cookie, reason: u8) {
+    let Some(socket) = resident.program.netlink.get_mut(&cookie.socket) else { return };
+    let mut message = cookie.bytes.to_vec();
+    if let Some(last) = message.last_mut() {
+        *last = reason;
+    }
+    socket.push(alloc::vec![message]);
+    resident.wake(Key::Netlink(cookie.socket));
 }
 
 /// The queue behind a descriptor that is open for what `access` says, and the open flags.
@@ -232,6 +247,9 @@ pub fn mq_timedsend<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<
 /// Sends the signal of mq_notify(3).
 fn tell<M: Machine>(c: &mut Context<'_, M>, notify: Notify) -> Result<()> {
     const SI_MESGQ: i32 = -3;
+    if let Some(cookie) = notify.cookie {
+        send_cookie(c.resident, cookie, Cookie::CAME);
+    }
     let Some(signal) = notify.signal.and_then(|number| Signal::new(number.into())) else { return Ok(()) };
     let uid = c.process()?.credentials.uid;
     let info = Info { code: SI_MESGQ, pid: c.pid.0, uid, value: notify.value, ..Info::default() };
@@ -264,6 +282,8 @@ pub fn mq_timedreceive<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Resu
 pub fn mq_notify<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
     const BY_SIGNAL: u32 = 0;
     const BY_NONE: u32 = 1;
+    const BY_THREAD: u32 = 2;
+    let mut cookie = None;
     let wish = if a[1] == 0 {
         None
     } else {
@@ -272,10 +292,20 @@ pub fn mq_notify<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64
         let signal = match method {
             BY_SIGNAL => Some(Signal::new(signal.into()).ok_or(Errno::EINVAL)?.number()),
             BY_NONE => None,
-            // SIGEV_THREAD needs a socket of a kind that there is none of.
+            BY_THREAD => {
+                let mut bytes = [0; Cookie::SIZE];
+                c.read_into(value, &mut bytes)?;
+                let kind = c.description(u64::from(signal))?.kind.clone();
+                let Kind::Netlink(socket) = kind else {
+                    let other = matches!(kind, Kind::Socket(_) | Kind::Unix(_));
+                    return Err(if other { Errno::EINVAL } else { Errno::ENOTSOCK }.into());
+                };
+                cookie = Some(Cookie { socket, bytes });
+                None
+            }
             _ => return Err(Errno::EINVAL.into()),
         };
-        Some(Notify { process: c.pid, signal, value })
+        Some(Notify { process: c.pid, signal, value, cookie })
     };
     let (id, _) = behind(c, a[0], None)?;
     let pid = c.pid;
@@ -283,7 +313,7 @@ pub fn mq_notify<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64
     match wish {
         Some(_) if queue.notify.is_some() => return Err(Errno::EBUSY.into()),
         Some(wish) => queue.notify = Some(wish),
-        None => tell_no_more(&mut c.resident.program, Some(id), pid),
+        None => tell_no_more(c.resident, Some(id), pid),
     }
     Ok(0)
 }
@@ -311,7 +341,11 @@ pub fn mq_getsetattr<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result
 pub fn status<M: Machine>(resident: &Resident<M>, id: QueueId) -> Vec<u8> {
     let Some(queue) = resident.program.queues.get(&id) else { return Vec::new() };
     let notify = queue.notify.map_or((0, 0, 0), |notify| {
-        let method = if notify.signal.is_some() { 0 } else { 1 };
+        let method = match (notify.signal, notify.cookie) {
+            (Some(_), _) => 0,
+            (None, None) => 1,
+            (None, Some(_)) => 2,
+        };
         (method, notify.signal.unwrap_or(0), notify.process.0)
     });
     alloc::format!(

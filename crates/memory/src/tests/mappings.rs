@@ -44,7 +44,7 @@ fn source_of(choice: u8, first: u64) -> Source {
 
 type Page = Option<(Source, Prot)>;
 
-fn check(mappings: &Mappings, model: &[Page]) {
+fn check(mappings: &mut Mappings, model: &[Page]) {
     mappings.validate().unwrap();
     for (at, expected) in model.iter().enumerate() {
         let page = UserPage(BASE + at as u64);
@@ -106,7 +106,43 @@ proptest! {
                     }
                 }
             }
-            check(&mappings, &model);
+            check(&mut mappings, &model);
+        }
+    }
+}
+
+/// A program with many mappings finds room for one more without a look at all of them, and where a look at all would.
+#[test]
+fn room_is_found_where_a_full_search_finds_it() {
+    let mut mappings = Mappings::default();
+    let high = UserPage(BASE + 100_000);
+    let page_of = |first: UserPage, pages: u64, prot| Vma {
+        first,
+        end: UserPage(first.0 + pages),
+        prot,
+        may: Prot::all(),
+        sharing: Sharing::Private,
+        source: Source::Anonymous,
+        flags: VmaFlags::empty(),
+        name: String::new(),
+    };
+    let mut seed = 1_u64;
+    for step in 0..20_000_u64 {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let pages = 1 + (seed >> 33) % 6;
+        let prot = if step % 2 == 0 { Prot::READ } else { Prot::empty() };
+        let Some(first) = mappings.find_gap(pages, LOWEST, high) else { panic!("no room") };
+        if step % 500 == 0 {
+            let mut fresh = Mappings::default();
+            for vma in mappings.iter() {
+                fresh.insert(vma.clone());
+            }
+            assert_eq!(fresh.find_gap(pages, LOWEST, high), Some(first), "step {step}");
+        }
+        mappings.insert(page_of(first, pages, prot));
+        if seed >> 40 & 3 == 0 {
+            let gone = BASE + 30_000 + (seed >> 20) % 70_000;
+            mappings.remove(UserPage(gone), UserPage(gone + 1 + (seed >> 13) % 8));
         }
     }
 }

@@ -27,6 +27,7 @@ pub const TESTS: &[Subtest] = &[
     ("ipc/queue", queue),
     ("ipc/queue-wait", queue_wait),
     ("ipc/queue-notify", queue_notify),
+    ("ipc/queue-thread", queue_thread),
     ("ipc/queue-errors", queue_errors),
     ("ipc/dev-shm", dev_shm),
 ];
@@ -530,6 +531,37 @@ fn queue_notify() -> Outcome {
     works("no more", notify(0))?;
     event[12..16].copy_from_slice(&77_u32.to_le_bytes());
     fails("no such way", notify(event.as_ptr() as u64), libc::EINVAL)
+}
+
+/// SIGEV_THREAD as the C library has it: a message of 32 bytes to a netlink socket, whose last byte says why.
+fn queue_thread() -> Outcome {
+    let name = format!("abi-{}", std::process::id());
+    let fd = works("mq_open", open_queue(&name, libc::O_RDWR | libc::O_CREAT, Some((4, 8))))?;
+    works("unlink", unlink_queue(&name))?;
+    let kind = (libc::SOCK_RAW | libc::SOCK_NONBLOCK) as u64;
+    let socket = works("socket", call(libc::SYS_socket, &[libc::AF_NETLINK as u64, kind, 0]))?;
+    let cookie = [7_u8; 32];
+    let event = |socket: u64| {
+        let mut event = [0_u64; 8];
+        (event[0], event[1]) = (cookie.as_ptr() as u64, socket | 2 << 32);
+        call(libc::SYS_mq_notify, &[fd, event.as_ptr() as u64])
+    };
+    let read = || {
+        let mut got = [0_u8; 64];
+        let count = call(libc::SYS_recvfrom, &[socket, got.as_mut_ptr() as u64, 64, 0, 0, 0])?;
+        Ok::<_, i32>((count, got[0], got[31]))
+    };
+    fails("no descriptor", event(999), libc::EBADF)?;
+    fails("no socket", event(fd), libc::ENOTSOCK)?;
+    works("mq_notify", event(socket))?;
+    fails("taken", event(socket), libc::EBUSY)?;
+    fails("nothing yet", read(), libc::EAGAIN)?;
+    works("send", queue_send(fd, b"x", 0, None))?;
+    same("told", read(), Ok((32, 7, 1)))?;
+    works("receive", queue_receive(fd, 8, None))?;
+    works("mq_notify", event(socket))?;
+    works("no more", call(libc::SYS_mq_notify, &[fd, 0]))?;
+    same("removed", read(), Ok((32, 7, 2)))
 }
 
 fn queue_errors() -> Outcome {
