@@ -102,9 +102,6 @@ impl Place {
 
 fn place(paths: &Paths, args: &ProgramArgs) -> Result<Place> {
     if let Ok(entry) = registry::current(paths) {
-        if args.memory.is_some() {
-            return Err(usage("--memory is for a machine that is booted for this, and one runs already; leave it out"));
-        }
         return Ok(Place::Running(entry));
     }
     let mut options = Options::default();
@@ -143,6 +140,8 @@ fn in_new_program(paths: &Paths, args: &ProgramArgs, image: Option<&str>, argv: 
         kernel: args.kernel,
         protection: args.protection(),
         image,
+        // In a machine of its own the kernels have no more anyway.
+        memory: args.memory.filter(|_| matches!(place, Place::Running(_))).map(|mib| mib.saturating_mul(1 << 20)),
         ..Start::default()
     };
     let mut turn = 0;

@@ -34,7 +34,7 @@ pub struct HowArgs {
 /// What new program is wanted.
 #[derive(Args, Clone, Debug)]
 pub struct ProgramArgs {
-    /// Memory in MiB: of each kernel, where a machine is booted for this.
+    /// Memory in MiB that the program may have; of each kernel, where a machine is booted for this.
     #[arg(short = 'm', long, value_name = "MIB")]
     pub memory: Option<u64>,
     /// The kernel to run on; the least loaded one otherwise.

@@ -44,6 +44,7 @@ compile() {
     mkdir -p "$stage/tests" "$stage/bin" "$stage"/{dev,proc,sys,tmp,etc}
     cp "$(find_busybox)" "$stage/bin/busybox"
     ln -sf busybox "$stage/bin/sh"
+    ln -sf busybox "$stage/bin/sleep"
     : >"$build/not-built"
     while read -r file rest; do
         case $file in '' | '#'*) continue ;; esac

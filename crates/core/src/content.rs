@@ -155,6 +155,23 @@ pub fn write<M: Machine>(c: &mut Context<'_, M>, node: NodeId, offset: u64, byte
     Ok(written)
 }
 
+/// Makes bytes of a file zero again; whole pages of them take no memory any more.
+pub fn punch<M: Machine>(c: &mut Context<'_, M>, node: NodeId, start: u64, end: u64) -> Result<()> {
+    check_seals(c, node, seal::WRITE | seal::FUTURE_WRITE)?;
+    let end = end.min(size(c, node)?);
+    if start >= end {
+        return Ok(());
+    }
+    let object = make_writable(c, node)?;
+    let services = &mut *c.services;
+    let image = c.resident.program.tree.image();
+    let mut files = Files { cache: &mut services.blocks, image };
+    let objects = &mut c.resident.program.objects;
+    objects.punch(&mut services.machine, &mut services.frames, &mut files, object, start, end)?;
+    let size = objects.size(object);
+    note_written(c, node, size)
+}
+
 fn note_written<M: Machine>(c: &mut Context<'_, M>, node: NodeId, end: u64) -> Result<()> {
     let now = c.services.machine.wall_clock() as i64;
     Ok(c.resident.program.tree.wrote(node, end, now)?)

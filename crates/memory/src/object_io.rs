@@ -129,8 +129,13 @@ impl Objects {
             let step = (PAGE - within).min(usize::try_from(end - at).unwrap_or(PAGE));
             let backed = self.get(id).is_some_and(|object| object.shows_backing(index).is_some());
             if step == PAGE && !backed {
-                self.drop_pages(frames, id, index, index + 1);
-            } else if backed || self.page_for_read(machine, frames, backing, id, index)?.is_some() {
+                // Nothing shows through behind this either: all whole pages go at once, however many that would be.
+                let last = end / PAGE as u64;
+                self.drop_pages(frames, id, index, last);
+                at = last.saturating_mul(PAGE as u64);
+                continue;
+            }
+            if backed || self.page_for_read(machine, frames, backing, id, index)?.is_some() {
                 let frame = self.page_for_write(machine, frames, backing, id, index)?;
                 if let Some(zeros) = [0; PAGE].get(..step) {
                     machine.write_frame(frame, within, zeros);

@@ -157,12 +157,14 @@ fn say(line: &str) {
     let _ = out.flush();
 }
 
+/// A wild child may write anywhere, here as well: a number that does not agree with its complement counts for nothing.
 fn counted(counts: &Map, slot: usize) -> u64 {
-    u64::from_le_bytes(std::array::from_fn(|byte| counts.get(slot * SLOT + byte)))
+    let word = |at: usize| u64::from_le_bytes(std::array::from_fn(|byte| counts.get(slot * SLOT + at + byte)));
+    if word(8) == !word(0) { word(0).min(QUOTA) } else { 0 }
 }
 
 fn count(counts: &Map, slot: usize, calls: u64) {
-    for (place, byte) in calls.to_le_bytes().into_iter().enumerate() {
+    for (place, byte) in calls.to_le_bytes().into_iter().chain((!calls).to_le_bytes()).enumerate() {
         counts.set(slot * SLOT + place, byte);
     }
 }

@@ -6,7 +6,7 @@ mod tests;
 pub use calls::{Waits, fcntl, flock};
 
 use crate::files::DescriptionId;
-use alloc::vec::Vec;
+use alloc::{format, string::String, vec::Vec};
 use minicbor::{Decode, Encode};
 use shimos_abi::{errno::Errno, ids::Pid};
 use shimos_vfs::NodeId;
@@ -63,6 +63,46 @@ enum LockKind {
     Exclusive,
 }
 
+/// A lock as /proc tells of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Held {
+    /// The file.
+    pub node: NodeId,
+    /// Whose it is.
+    pub holder: Holder,
+    kind: LockKind,
+    range: (u64, u64),
+}
+
+/// Whose a lock is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Holder {
+    /// A process's: byte ranges.
+    Process(Pid),
+    /// A description's: the whole file.
+    Whole(DescriptionId),
+    /// A description's: byte ranges.
+    Ranges,
+}
+
+impl Held {
+    /// What kind of lock it is.
+    pub fn class(&self) -> String {
+        let class = match self.holder {
+            Holder::Process(_) => "POSIX ",
+            Holder::Whole(_) => "FLOCK ",
+            Holder::Ranges => "OFDLCK",
+        };
+        let kind = if self.kind == LockKind::Exclusive { "WRITE" } else { "READ " };
+        format!("{class} ADVISORY  {kind}")
+    }
+    /// Its first and last byte.
+    pub fn range(&self) -> String {
+        let (start, end) = self.range;
+        if end >= END { format!("{start} EOF") } else { format!("{start} {}", end.saturating_sub(1)) }
+    }
+}
+
 /// All locks of a program.
 #[derive(Clone, Debug, Default, Encode, Decode)]
 pub struct Locks {
@@ -71,6 +111,20 @@ pub struct Locks {
 }
 
 impl Locks {
+    /// All, for /proc.
+    pub fn held(&self) -> impl Iterator<Item = Held> {
+        self.locks.iter().map(|lock| Held {
+            node: lock.node,
+            holder: match lock.owner {
+                Owner::Process(pid) => Holder::Process(pid),
+                Owner::Description(id) => Holder::Whole(id),
+                Owner::Ranges(_) => Holder::Ranges,
+            },
+            kind: lock.kind,
+            range: (lock.start, lock.end),
+        })
+    }
+
     /// The locks that stand against one that is wanted.
     fn conflicts<'a>(&'a self, wanted: &'a Lock) -> impl Iterator<Item = &'a Lock> {
         self.locks.iter().filter(move |held| {

@@ -42,6 +42,30 @@ fn read_range<M: Machine>(c: &mut Context<'_, M>, space: SpaceId, (first, end): 
     Ok(bytes)
 }
 
+/// A part of mem, from an address on: as much as is mapped.
+pub(super) fn peek<M: Machine>(c: &mut Context<'_, M>, node: Node, at: u64, count: usize) -> Result<Vec<u8>> {
+    let Some(space) = space_of(&view(c), node)? else { return Ok(Vec::new()) };
+    let bytes = read_range(c, space, (at, at.saturating_add(count as u64)))?;
+    if bytes.is_empty() && count > 0 { Err(Errno::EIO.into()) } else { Ok(bytes) }
+}
+
+/// Writes to mem, at an address: as much as the process could write itself.
+pub(super) fn poke<M: Machine>(c: &mut Context<'_, M>, node: Node, at: u64, bytes: &[u8]) -> Result<usize> {
+    let Some(space) = space_of(&view(c), node)? else { return Ok(0) };
+    let mut done = 0;
+    while done < bytes.len() {
+        let from = at.checked_add(done as u64).ok_or(Errno::EIO)?;
+        let count = (PAGE - from as usize % PAGE).min(bytes.len() - done);
+        match c.services.memory(c.resident, space)?.write(UserAddr(from), &bytes[done..done + count]) {
+            Ok(()) => done += count,
+            Err(fault @ MemoryFault::Missing(_)) if done == 0 => return Err(fault.into()),
+            Err(_) if done == 0 => return Err(Errno::EIO.into()),
+            Err(_) => break,
+        }
+    }
+    Ok(done)
+}
+
 /// cmdline, environ or auxv: what execve(2) has put there, or what the program says now.
 pub(super) fn executed_with<M: Machine>(c: &mut Context<'_, M>, node: Node) -> Result<Vec<u8>> {
     let proc = view(c);

@@ -197,10 +197,12 @@ impl Proc<'_> {
                 let threads = self.threads.range(Pid(first)..);
                 threads.filter(|(_, thread)| thread.process == dir.pid).map(|(tid, _)| tid.0).take(limit).collect()
             }
-            File::FdDir | File::FdInfoDir => match self.table(self.process(dir)?) {
-                Some(table) => table.iter().map(|(fd, _)| fd).filter(|fd| *fd >= first).take(limit).collect(),
-                None => Vec::new(),
-            },
+            File::FdDir | File::FdInfoDir | File::TaskFdDir | File::TaskFdInfoDir => {
+                match self.table(self.process(dir)?) {
+                    Some(table) => table.iter().map(|(fd, _)| fd).filter(|fd| *fd >= first).take(limit).collect(),
+                    None => Vec::new(),
+                }
+            }
             File::NetClass => (first.max(1)..=2).take(limit).collect(),
             _ => Vec::new(),
         })

@@ -55,6 +55,7 @@ files! {
     BootLine: Regular 0o444 ProcRoot "cmdline",
     VmStat: Regular 0o444 ProcRoot "vmstat",
     DiskStats: Regular 0o444 ProcRoot "diskstats",
+    LockList: Regular 0o444 ProcRoot "locks",
     Partitions: Regular 0o444 ProcRoot "partitions",
     Swaps: Regular 0o444 ProcRoot "swaps",
     Interrupts: Regular 0o444 ProcRoot "interrupts",
@@ -198,6 +199,7 @@ files! {
     Scheduling: Regular 0o444 Process "sched",
     SchedulingCounts: Regular 0o444 Process "schedstat",
     Auxiliary: Regular 0o400 Process "auxv",
+    Memory: Regular 0o600 Process "mem",
     Personality: Regular 0o400 Process "personality",
     PageMap: Regular 0o400 Process "pagemap",
     UserMap: Regular 0o444 Process "uid_map",
@@ -222,6 +224,8 @@ files! {
     FdInfo: Regular 0o400 FdInfoDir "",
     TaskDir: Directory 0o555 Process "task",
     Task: Directory 0o555 TaskDir "",
+    TaskFdDir: Directory 0o500 Task "fd",
+    TaskFdInfoDir: Directory 0o500 Task "fdinfo",
     TaskStat: Regular 0o444 Task "stat",
     TaskStatus: Regular 0o444 Task "status",
     TaskComm: Regular 0o644 Task "comm",
@@ -476,8 +480,8 @@ impl Node {
     pub fn numbered(self, number: u32) -> Option<Node> {
         Some(match self.file {
             File::ProcRoot => Node { file: File::Process, pid: Pid(number), number: 0 },
-            File::FdDir => Node { file: File::Fd, number, ..self },
-            File::FdInfoDir => Node { file: File::FdInfo, number, ..self },
+            File::FdDir | File::TaskFdDir => Node { file: File::Fd, number, ..self },
+            File::FdInfoDir | File::TaskFdInfoDir => Node { file: File::FdInfo, number, ..self },
             File::TaskDir => Node { file: File::Task, number, ..self },
             File::NetClass if (1..=NET_DEVICES.len() as u32).contains(&number) => {
                 Node { file: File::NetDevice, number, ..self }

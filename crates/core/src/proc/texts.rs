@@ -7,6 +7,8 @@ use super::{
 };
 use crate::{
     context::{Context, Result, Stop},
+    files::DescriptionId,
+    locks::Holder,
     program::Program,
 };
 use alloc::{format, string::String, vec::Vec};
@@ -62,11 +64,12 @@ pub fn content<M: Machine>(c: &mut Context<'_, M>, node: NodeId) -> Result<Vec<u
     match node.file.of_process() {
         File::CommandLine | File::Environ | File::Auxiliary => return memory::executed_with(c, node),
         File::Maps | File::Smaps | File::SmapsRollup => return memory::maps(c, node),
-        File::PageMap => {
+        File::PageMap | File::Memory => {
             let proc = view(c);
             proc.inspect(proc.process(node)?)?;
             return Ok(Vec::new());
         }
+        File::LockList => return lock_list(c),
         File::FreshId => {
             let random = [c.services.machine.random(), c.services.machine.random()];
             return Ok((settings::uuid(random) + "\n").into_bytes());
@@ -100,11 +103,37 @@ pub fn content_of_opened<M: Machine>(c: &mut Context<'_, M>, node: NodeId) -> Re
 /// A part of a file that has no text as a whole, from byte `at` on; `None` for files that have.
 pub fn part<M: Machine>(c: &mut Context<'_, M>, node: NodeId, at: u64, count: usize) -> Result<Option<Vec<u8>>> {
     let NodeId::Synthetic { mount, node: id } = node else { return Ok(None) };
-    if Node::from_id(mount, id).map(|node| node.file) != Ok(File::PageMap) {
+    let Ok(file @ (File::PageMap | File::Memory)) = Node::from_id(mount, id).map(|node| node.file) else {
         return Ok(None);
-    }
+    };
     let node = node_of(c, node).map_err(memory::gone)?;
-    memory::page_words(c, node, at, count).map(Some)
+    if file == File::Memory { memory::peek(c, node, at, count) } else { memory::page_words(c, node, at, count) }
+        .map(Some)
+}
+
+/// locks: who holds which, as in proc(5).
+fn lock_list<M: Machine>(c: &mut Context<'_, M>) -> Result<Vec<u8>> {
+    let mut text = String::new();
+    let held: Vec<_> = c.resident.program.locks.held().collect();
+    for (at, held) in (1..).zip(held) {
+        let inode = c.metadata(held.node)?.ino;
+        let device = super::device_of(held.node);
+        // A lock of a description is told of as that of a process which has it.
+        let holder = match held.holder {
+            Holder::Process(pid) => pid.0 as i32,
+            Holder::Whole(id) => having(&c.resident.program, id).map_or(-1, |pid| pid.0 as i32),
+            Holder::Ranges => -1,
+        };
+        let (class, range) = (held.class(), held.range());
+        text += &format!("{at}: {class} {holder} 00:{device:02x}:{inode} {range}\n");
+    }
+    Ok(text.into_bytes())
+}
+
+/// A process that has a description open.
+fn having(program: &Program, id: DescriptionId) -> Option<Pid> {
+    let has = |files| program.tables.get(&files).is_some_and(|table| table.iter().any(|(_, d)| d.description == id));
+    program.processes.values().find(|process| has(process.files)).map(|process| process.pid)
 }
 
 /// A file of /proc/net.
@@ -125,7 +154,7 @@ fn network_text(file: File, program: &Program, now: Nanos) -> Vec<u8> {
 }
 
 /// Writes to a file of /proc; returns how many bytes it took.
-pub fn store<M: Machine>(c: &mut Context<'_, M>, node: NodeId, bytes: &[u8]) -> Result<usize> {
+pub fn store<M: Machine>(c: &mut Context<'_, M>, node: NodeId, at: u64, bytes: &[u8]) -> Result<usize> {
     let node = node_of(c, node).map_err(memory::gone)?;
     match node.file.of_process() {
         File::Comm => {
@@ -137,6 +166,7 @@ pub fn store<M: Machine>(c: &mut Context<'_, M>, node: NodeId, bytes: &[u8]) -> 
             let thread = if node.file == File::TaskComm { Pid(node.number) } else { node.pid };
             c.set_name(thread, name.get(..15).unwrap_or(name)).map_err(|_| Errno::ESRCH)?;
         }
+        File::Memory => return memory::poke(c, node, at, bytes),
         File::LoginUser => {
             if node.pid != c.pid {
                 return Err(Errno::EPERM.into());

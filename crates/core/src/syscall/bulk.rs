@@ -79,19 +79,23 @@ pub fn sendfile<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64>
 /// fallocate(2): room is given out when it is written to, so only a file's size can change.
 pub fn fallocate<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
     const KEEP_SIZE: u64 = 1;
+    const PUNCH_HOLE: u64 = 2;
     let description = c.description(a[0])?;
     let (kind, flags) = (description.kind.clone(), description.flags);
     let end = match ((a[2] as i64), (a[3] as i64)) {
         (offset, len) if offset < 0 || len <= 0 => return Err(Errno::EINVAL.into()),
         (offset, len) => offset.checked_add(len).ok_or(Errno::EFBIG)? as u64,
     };
-    if a[1] & !KEEP_SIZE != 0 {
+    let hole = a[1] == PUNCH_HOLE | KEEP_SIZE;
+    if a[1] & !KEEP_SIZE != 0 && !hole {
         return Err(Errno::EOPNOTSUPP.into());
     }
     check_writable(flags)?;
     match kind {
         Kind::File(node) => {
-            if a[1] & KEEP_SIZE == 0 && end > content::size(c, node)? {
+            if hole {
+                content::punch(c, node, a[2], end)?;
+            } else if a[1] & KEEP_SIZE == 0 && end > content::size(c, node)? {
                 content::truncate(c, node, end)?;
             }
             let subject = c.subject_of(a[0], Errno::EBADF)?;

@@ -401,7 +401,7 @@ table! {
     282 signalfd => signalfd::signalfd;
     283 timerfd_create => timerfd::timerfd_create;
     284 eventfd => eventfd::eventfd;
-    285 fallocate => bulk::fallocate, partial "modes other than `FALLOC_FL_KEEP_SIZE` (`EOPNOTSUPP`)";
+    285 fallocate => bulk::fallocate, partial "`FALLOC_FL_COLLAPSE_RANGE`, `FALLOC_FL_ZERO_RANGE`, `FALLOC_FL_INSERT_RANGE`, `FALLOC_FL_UNSHARE_RANGE` (`EOPNOTSUPP`)";
     286 timerfd_settime => timerfd::timerfd_settime;
     287 timerfd_gettime => timerfd::timerfd_gettime;
     288 accept4 => network::accept4;

@@ -247,7 +247,7 @@ pub fn write_to<M: Machine>(
         }),
         Kind::Event(..) | Kind::Process(..) => Err(Errno::EINVAL.into()),
         Kind::Snapshot(node, _) => {
-            let written = crate::proc::store(c, node, bytes)?;
+            let written = crate::proc::store(c, node, at.unwrap_or(offset), bytes)?;
             advance(c, id, at, written)?;
             Ok(Progress::Moved(written))
         }

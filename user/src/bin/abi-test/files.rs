@@ -330,6 +330,16 @@ fn allocate() -> Outcome {
     works("keep size", fs::fallocate(&file, FallocateFlags::KEEP_SIZE, 0, 20_000))?;
     same("size kept", file.metadata().map_err(text)?.len(), 10_000)?;
     fails("nothing", fs::fallocate(&file, FallocateFlags::empty(), 0, 0), libc::EINVAL)?;
+    file.write_all_at(&[7; 10_000], 0).map_err(text)?;
+    let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    works("a hole", fs::fallocate(&file, hole, 100, 9_000))?;
+    let bytes = std::fs::read("a").map_err(text)?;
+    that("what is left", bytes.len() == 10_000 && bytes[99] == 7 && bytes[9_100] == 7)?;
+    that("the hole", bytes[100..9_100].iter().all(|byte| *byte == 0))?;
+    fails("a hole that cuts", fs::fallocate(&file, FallocateFlags::PUNCH_HOLE, 0, 1), libc::EOPNOTSUPP)?;
+    works("sparse", fs::ftruncate(&file, 1 << 40))?;
+    works("a large hole", fs::fallocate(&file, hole, 0, 1 << 40))?;
+    same("size kept", file.metadata().map_err(text)?.len(), 1 << 40)?;
     let reader = File::open("a").map_err(text)?;
     fails("a reader", fs::fallocate(&reader, FallocateFlags::empty(), 0, 1), libc::EBADF)
 }

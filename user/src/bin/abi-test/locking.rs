@@ -13,6 +13,7 @@ use std::{
 /// The subtests.
 pub const TESTS: &[Subtest] = &[
     ("locks/ranges", ranges),
+    ("locks/listed", listed),
     ("locks/refused", refused),
     ("locks/of-descriptions", of_descriptions),
     ("locks/whole-files", whole_files),
@@ -359,4 +360,23 @@ fn terminal() -> Outcome {
     crate::ttys::put(&pair.master, b"line\n")?;
     await_caught(libc::SIGIO, 1);
     Ok(())
+}
+
+/// /proc/locks tells of each.
+fn listed() -> Outcome {
+    use rustix::fs::{FlockOperation, fcntl_lock, flock};
+    let file = File::create("listed").map_err(|error| error.to_string())?;
+    let inode = std::os::unix::fs::MetadataExt::ino(&file.metadata().map_err(|error| error.to_string())?);
+    works("a range", fcntl_lock(&file, FlockOperation::LockExclusive))?;
+    works("the whole", flock(&file, FlockOperation::LockShared))?;
+    let list = std::fs::read_to_string("/proc/locks").map_err(|error| error.to_string())?;
+    let pid = std::process::id();
+    let mine: Vec<String> = list
+        .lines()
+        .filter(|line| line.contains(&format!(":{inode} ")))
+        .map(|line| line.split_whitespace().enumerate().filter(|(at, _)| ![0, 5].contains(at)).map(|(_, word)| word))
+        .map(|words| words.collect::<Vec<&str>>().join(" "))
+        .collect();
+    that(&format!("{mine:?}"), mine.contains(&format!("POSIX ADVISORY WRITE {pid} 0 EOF")))?;
+    that(&format!("{mine:?}"), mine.contains(&format!("FLOCK ADVISORY READ {pid} 0 EOF")))
 }

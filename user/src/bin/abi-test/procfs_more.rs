@@ -16,6 +16,8 @@ use std::{
 /// The subtests.
 pub const TESTS: &[Subtest] = &[
     ("proc/title", title),
+    ("proc/memory", memory),
+    ("proc/descriptors_of_threads", descriptors_of_threads),
     ("proc/threads", threads),
     ("proc/name", name),
     ("proc/auxv", auxiliary),
@@ -63,9 +65,46 @@ fn title() -> Outcome {
     let (first, end) = (address(48), address(49));
     same("length of the arguments", end.wrapping_sub(first), before.len() as u64)?;
     let memory = OpenOptions::new().read(true).write(true).open("/proc/self/mem");
-    let Ok(memory) = memory else { return Ok(()) };
+    let memory = memory.map_err(text)?;
     memory.write_all_at(b"T", first).map_err(text)?;
     same("first byte", fs::read("/proc/self/cmdline").map_err(text)?[0], b'T')
+}
+
+/// The memory of another process, through its file.
+fn memory() -> Outcome {
+    let shared = Map::anonymous(4096, libc::MAP_SHARED).map_err(text)?;
+    let private = Map::anonymous(4096, libc::MAP_PRIVATE).map_err(text)?;
+    private.set(9, 42);
+    let child = raw::fork(|| {
+        let begun = std::time::Instant::now();
+        while private.get(9) != 43 && begun.elapsed().as_secs() < 30 {
+            shared.set(0, 1);
+            std::thread::yield_now();
+        }
+        i32::from(private.get(9) != 43)
+    })
+    .map_err(text)?;
+    let path = format!("/proc/{child}/mem");
+    let file = OpenOptions::new().read(true).write(true).open(&path).map_err(text)?;
+    let mut byte = [0_u8];
+    file.read_exact_at(&mut byte, private.addr() + 9).map_err(text)?;
+    same("read", byte[0], 42)?;
+    fails("not mapped", file.read_at(&mut byte, 0x1000), libc::EIO)?;
+    fails("not mapped", file.write_at(&byte, 0x1000), libc::EIO)?;
+    file.write_all_at(&[43], private.addr() + 9).map_err(text)?;
+    same("the child has seen it", raw::exit_of(child).map_err(text)?, 0)?;
+    same("not here", private.get(9), 42)?;
+    same("gone", file.read_at(&mut byte, private.addr()).map_err(text).unwrap_or(0), 0)
+}
+
+fn descriptors_of_threads() -> Outcome {
+    let directory = File::open("/").map_err(text)?;
+    let fd = std::os::fd::AsRawFd::as_raw_fd(&directory);
+    let one = fs::metadata(format!("/proc/self/fd/{fd}")).map_err(text)?;
+    let other = fs::metadata(format!("/proc/thread-self/fd/{fd}")).map_err(text)?;
+    same("the same file", (one.st_dev(), one.st_ino()), (other.st_dev(), other.st_ino()))?;
+    let told = fs::read_to_string(format!("/proc/thread-self/fdinfo/{fd}")).map_err(text)?;
+    that("fdinfo", told.starts_with("pos:"))
 }
 
 fn threads() -> Outcome {
