@@ -122,7 +122,8 @@ macro_rules! table {
 table! {
     0 read => transfer::read;
     1 write => transfer::write;
-    2 open => open::open, partial "`O_ASYNC` (no SIGIO), `O_DIRECT` (no effect)";
+    2 open => open::open,
+        partial "`O_DIRECT` (no effect)";
     3 close => descriptors::close;
     4 stat => metadata::stat;
     5 fstat => metadata::fstat;
@@ -130,7 +131,7 @@ table! {
     7 poll => poll::poll;
     8 lseek => transfer::lseek;
     9 mmap => memory::mmap,
-        partial "`MAP_HUGETLB`, `MAP_SYNC` (no effect); devices other than `/dev/zero` (`ENODEV`)";
+        partial "`MAP_HUGETLB` (`ENOMEM`), `MAP_SYNC` (`EOPNOTSUPP`); devices other than `/dev/zero` (`ENODEV`)";
     10 mprotect => memory::mprotect;
     11 munmap => memory::munmap;
     12 brk => memory::brk;
@@ -138,9 +139,7 @@ table! {
     14 rt_sigprocmask => signals::rt_sigprocmask;
     15 rt_sigreturn => signals::rt_sigreturn;
     16 ioctl => ioctl::ioctl,
-        partial "terminals: all of ioctl_tty(2) but locked settings, modem lines, `TIOCCONS` and the requests of \
-         virtual consoles and serial lines; descriptors: `FIONREAD`, `FIONBIO`, `FIOCLEX`, `FIONCLEX`; nothing else \
-         (`ENOTTY`)";
+        partial "terminals: all of ioctl_tty(2) but locked settings, modem lines, `TIOCCONS` and the requests of virtual consoles and serial lines; sockets: queues, owners, and questions about interfaces, addresses and neighbours; descriptors: `FIONREAD`, `FIONBIO`, `FIOASYNC`, `FIOCLEX`, `FIONCLEX`; nothing else (`ENOTTY`)";
     17 pread64 => transfer::pread64;
     18 pwrite64 => transfer::pwrite64;
     19 readv => transfer::readv;
@@ -164,15 +163,17 @@ table! {
     37 alarm => timers::alarm;
     38 setitimer => timers::setitimer;
     39 getpid => identity::getpid;
-    40 sendfile => bulk::sendfile, partial "from regular files only (`EINVAL`)";
+    40 sendfile => bulk::sendfile;
     41 socket => network::socket,
         partial "families other than `AF_UNIX`, `AF_INET`, `AF_INET6` and `AF_NETLINK` (`EAFNOSUPPORT`); of netlink \
          `NETLINK_ROUTE` only, of IP protocols TCP, UDP, echo requests and raw packets (`EPROTONOSUPPORT`)";
     42 connect => network::connect;
     43 accept => network::accept;
-    44 sendto => sending::sendto, partial "`MSG_ZEROCOPY`, `MSG_DONTROUTE`, `MSG_CONFIRM` (no effect)";
+    44 sendto => sending::sendto,
+        partial "`MSG_DONTROUTE`, `MSG_CONFIRM` (no effect)";
     45 recvfrom => receiving::recvfrom;
-    46 sendmsg => sending::sendmsg, partial "`MSG_ZEROCOPY`, `MSG_DONTROUTE`, `MSG_CONFIRM` (no effect)";
+    46 sendmsg => sending::sendmsg,
+        partial "`MSG_DONTROUTE`, `MSG_CONFIRM` (no effect)";
     47 recvmsg => receiving::recvmsg;
     48 shutdown => network::shutdown;
     49 bind => network::bind;
@@ -181,8 +182,8 @@ table! {
     52 getpeername => network::getpeername;
     53 socketpair => network::socketpair;
     54 setsockopt => options::setsockopt,
-        partial "filters (`SO_ATTACH_FILTER`, `SO_ATTACH_BPF`: `ENOMEM`), `SO_ZEROCOPY`, `SO_TXTIME`, hardware time \
-         stamps, rates for `SO_MAX_PACING_RATE` (`EINVAL`), congestion control other than `reno` (`ENOENT`), \
+        partial "filters (`SO_ATTACH_FILTER`, `SO_ATTACH_BPF`: `ENOMEM`), `SO_ZEROCOPY` (`EOPNOTSUPP`), `SO_TXTIME` (`ENOPROTOOPT`), \
+         hardware time stamps, rates for `SO_MAX_PACING_RATE` (`EINVAL`), congestion control other than `reno` (`ENOENT`), \
          `TCP_REPAIR` (`EPERM`), `TCP_FASTOPEN_CONNECT` (`EOPNOTSUPP`), source filters of groups, `TCP_MD5SIG`, \
          `TCP_SAVE_SYN`, `UDP_SEGMENT` but as a control message, `UDP_GRO` (`ENOPROTOOPT`)";
     55 getsockopt => options::getsockopt, partial "as `setsockopt`";
@@ -191,7 +192,8 @@ table! {
     58 vfork => clone::vfork;
     59 execve => exec::execve;
     60 exit => life::exit;
-    61 wait4 => wait::wait4, partial "`__WCLONE`, `__WALL`, `__WNOTHREAD` (no effect)";
+    61 wait4 => wait::wait4,
+        partial "`__WNOTHREAD` (no effect)";
     62 kill => signals::kill;
     63 uname => system::uname;
     64 semget => semaphores::semget;
@@ -215,7 +217,8 @@ table! {
     82 rename => names::rename;
     83 mkdir => names::mkdir;
     84 rmdir => names::rmdir;
-    85 creat => open::creat, partial "`O_ASYNC` (no SIGIO), `O_DIRECT` (no effect)";
+    85 creat => open::creat,
+        partial "`O_DIRECT` (no effect)";
     86 link => names::link;
     87 unlink => names::unlink;
     88 symlink => names::symlink;
@@ -230,7 +233,8 @@ table! {
     97 getrlimit => system::getrlimit;
     98 getrusage => system::getrusage,
         partial "times, faults and switches; the rest is 0";
-    99 sysinfo => system::sysinfo, partial "load, buffers and swap are 0";
+    99 sysinfo => system::sysinfo,
+        partial "buffers and swap are 0";
     100 times => system::times;
     102 getuid => identity::getuid;
     103 syslog => administration::syslog,
@@ -365,7 +369,8 @@ table! {
     245 mq_getsetattr => queues::mq_getsetattr;
     246 kexec_load => administration::refused,
         partial "refused to all (`EPERM`)";
-    247 waitid => wait::waitid, partial "`__WCLONE`, `__WALL`, `__WNOTHREAD`";
+    247 waitid => wait::waitid,
+        partial "`__WNOTHREAD` (no effect)";
     251 ioprio_set => priority::ioprio_set,
         partial "kept, and makes no difference";
     252 ioprio_get => priority::ioprio_get;
@@ -373,7 +378,8 @@ table! {
     254 inotify_add_watch => inotify::inotify_add_watch;
     255 inotify_rm_watch => inotify::inotify_rm_watch;
     256 migrate_pages => numa::migrate_pages;
-    257 openat => open::openat, partial "`O_ASYNC` (no SIGIO), `O_DIRECT` (no effect)";
+    257 openat => open::openat,
+        partial "`O_DIRECT` (no effect)";
     258 mkdirat => names::mkdirat;
     259 mknodat => names::mknodat;
     260 fchownat => metadata::fchownat;
@@ -409,7 +415,8 @@ table! {
     290 eventfd2 => eventfd::eventfd2;
     291 epoll_create1 => epoll::epoll_create1;
     292 dup3 => descriptors::dup3;
-    293 pipe2 => descriptors::pipe2;
+    293 pipe2 => descriptors::pipe2,
+        partial "packets (`O_DIRECT`: `EINVAL`)";
     294 inotify_init1 => inotify::inotify_init1;
     295 preadv => transfer::preadv;
     296 pwritev => transfer::pwritev;

@@ -29,6 +29,7 @@ struct Wishes {
     ended: bool,
     stopped: bool,
     continued: bool,
+    kind: Kind,
 }
 
 /// What there is to tell of a child.
@@ -49,7 +50,9 @@ fn find<M: Machine>(c: &Context<'_, M>, whom: Whom, wishes: Wishes) -> core::res
             Whom::One(pid) => child.pid == pid,
             Whom::Group(group) => child.group == group,
         };
-        if !wanted {
+        // Those that tell nobody of their end, or by another signal, are waited for by those who ask for them alone.
+        let is_clone = child.exit_signal != Some(Signal::CHLD);
+        if !wanted || wishes.kind == Kind::Usual && is_clone || wishes.kind == Kind::Clone && !is_clone {
             continue;
         }
         any = Children::Some;
@@ -80,7 +83,8 @@ pub fn wait4<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
         pid if pid > 0 => Whom::One(Pid(pid as u32)),
         group => Whom::Group(Pid(group.unsigned_abs())),
     };
-    let wishes = Wishes { ended: true, stopped: options & UNTRACED != 0, continued: options & CONTINUED != 0 };
+    let (stopped, continued) = (options & UNTRACED != 0, options & CONTINUED != 0);
+    let wishes = Wishes { ended: true, stopped, continued, kind: Kind::of(options) };
     let found = match find(c, whom, wishes) {
         Ok(found) => found,
         Err(Children::None) => return Err(Errno::ECHILD.into()),
@@ -124,8 +128,8 @@ pub fn waitid<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
         2 if id as i32 > 0 => Whom::Group(Pid(id)),
         _ => return Err(Errno::EINVAL.into()),
     };
-    let wishes =
-        Wishes { ended: options & EXITED != 0, stopped: options & UNTRACED != 0, continued: options & CONTINUED != 0 };
+    let (ended, stopped, continued) = (options & EXITED != 0, options & UNTRACED != 0, options & CONTINUED != 0);
+    let wishes = Wishes { ended, stopped, continued, kind: Kind::of(options) };
     let mut info = [0; 128];
     let found = match find(c, whom, wishes) {
         Ok(found) => Some(found),
@@ -158,6 +162,29 @@ pub fn waitid<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
         }
     }
     Ok(0)
+}
+
+/// Which children, by how they tell of their end.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// By SIGCHLD.
+    Usual,
+    /// In another way, or not (`__WCLONE`).
+    Clone,
+    /// In whatever way (`__WALL`).
+    All,
+}
+
+impl Kind {
+    fn of(options: u64) -> Kind {
+        const ALL: u64 = 0x4000_0000;
+        const CLONE: u64 = 0x8000_0000;
+        match (options & ALL, options & CLONE) {
+            (0, 0) => Kind::Usual,
+            (0, _) => Kind::Clone,
+            _ => Kind::All,
+        }
+    }
 }
 
 #[derive(PartialEq, Eq)]

@@ -38,6 +38,8 @@ const LOCK_FILTER: i32 = 44;
 const SELECT_ERRORS: i32 = 45;
 const BUSY_POLL: i32 = 46;
 const PACING: i32 = 47;
+/// Everything is copied.
+const ZEROCOPY: i32 = 60;
 const FILTER_EXTENSIONS: i32 = 48;
 const INCOMING_CPU: i32 = 49;
 const ATTACH_BPF: i32 = 50;
@@ -133,6 +135,7 @@ impl Options {
             INCOMING_CPU => bytes(self.general.incoming_cpu.unwrap_or(0)),
             INCOMING_NAPI => bytes(0),
             BUFFER_LOCK => unsigned(self.general.buffers_locked),
+            ZEROCOPY => bytes(0),
             _ => return Err(Errno::ENOPROTOOPT),
         })
     }
@@ -238,6 +241,7 @@ impl Options {
                 }
                 self.general.buffers_locked = first as u32;
             }
+            ZEROCOPY => return Err(Errno::EOPNOTSUPP),
             _ => return Err(Errno::ENOPROTOOPT),
         }
         Ok(())

@@ -18,6 +18,7 @@ use std::{
 
 /// The subtests.
 pub const TESTS: &[Subtest] = &[
+    ("process/clones", clones),
     ("process/fork-and-wait", fork_and_wait),
     ("process/copy-on-write", copy_on_write),
     ("process/tree", tree),
@@ -461,4 +462,22 @@ fn scheduling() -> Outcome {
     // The raw call returns 20 minus the nice value.
     same("priority", works("getpriority", raw::call(libc::SYS_getpriority, [0; 6]))?, 20)?;
     fails("nobody", raw::call(libc::SYS_sched_getscheduler, [0x3ff_ffff, 0, 0, 0, 0, 0]), libc::ESRCH)
+}
+
+/// A child that does not tell of its end by SIGCHLD is waited for only by those who ask for such.
+fn clones() -> Outcome {
+    const CLONE: u64 = 0x8000_0000;
+    const ALL: u64 = 0x4000_0000;
+    let wait = |pid: u64, options: u64| raw::call(libc::SYS_wait4, [pid, 0, options, 0, 0, 0]);
+    for options in [CLONE, ALL] {
+        let child = works("clone", raw::call(libc::SYS_clone, [0; 6]))?;
+        if child == 0 {
+            let _ = raw::call(libc::SYS_exit_group, [0; 6]);
+        }
+        fails("the usual way", wait(child, 0), libc::ECHILD)?;
+        same("asked for", works("wait4", wait(child, options))?, child)?;
+    }
+    let usual = raw::fork(|| 0).map_err(|error| error.to_string())?;
+    fails("a usual one", wait(usual as u64, CLONE), libc::ECHILD)?;
+    same("of all", works("wait4", wait(usual as u64, ALL))?, usual as u64)
 }
