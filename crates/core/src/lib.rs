@@ -46,6 +46,7 @@ mod records;
 mod resident;
 mod rights;
 mod run;
+mod sampling;
 mod services;
 pub mod sharing;
 mod signal;

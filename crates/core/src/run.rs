@@ -14,9 +14,6 @@ use crate::{
 use shimos_abi::{errno::Errno, ids::Pid, time::Nanos};
 use shimos_hal::{Machine, Trap};
 
-/// One in so many ways into user mode is timed, for the time that threads spend in the kernel.
-const TIMED: u32 = 16;
-
 /// Why a thread's turn is over.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Turn {
@@ -171,10 +168,9 @@ fn go_on<M: Machine>(
         let until = resident.timers.next().map_or(until, |at| at.min(until));
         let until = left.map_or(until, |left| until.min(*now + left));
         // Nobody looks at the clock twice a call: every so often the time in the kernel is taken for that of all since.
-        services.entries = services.entries.wrapping_add(1);
-        if services.entries.is_multiple_of(TIMED) {
+        if let Some(others) = services.sampling.next() {
             let at = services.machine.now();
-            thread.estimate_system(at - *now, u64::from(TIMED) - 1);
+            thread.estimate_system(at - *now, others);
             *now = at;
         }
         services.loaded = Some(tid);

@@ -11,6 +11,7 @@ use crate::{
     pressure,
     process::SpaceId,
     resident::{Key, Resident},
+    sampling::Sampling,
     signal::Signal,
     syscall,
     timers::TimerRef,
@@ -73,8 +74,8 @@ pub struct Services<M: Machine> {
     pub vdso: Option<Vec<u8>>,
     /// The thread whose vector registers are loaded; its copy in memory is out of date.
     pub loaded: Option<Pid>,
-    /// How often a thread has been let run.
-    pub entries: u32,
+    /// When time in the kernel is measured.
+    pub sampling: Sampling,
     /// A program that found no memory, or the heap full: the event loop does something about it.
     pub starved: Option<ProgramId>,
     next_request: u64,
@@ -103,7 +104,7 @@ impl<M: Machine> Services<M> {
             unsent_console: VecDeque::new(),
             vdso,
             loaded: None,
-            entries: 0,
+            sampling: Sampling::default(),
             starved: None,
             next_request: u64::from(life.kernel.0) << 48 | u64::from(life.incarnation.0) << 24,
             unknown_calls: BTreeSet::new(),
