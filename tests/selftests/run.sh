@@ -39,6 +39,13 @@ find_busybox() {
     echo "$build/busybox/bin/busybox"
 }
 
+# What mq_open_tests reads its arguments with.
+fetch_popt() {
+    mkdir -p "$build/popt"
+    [ -f "$build/popt/usr/include/popt.h" ] && return
+    (cd "$build/popt" && apt-get download libpopt-dev >&2 && dpkg-deb -x libpopt-dev_*.deb .)
+}
+
 compile() {
     local source=$build/$package/tools/testing/selftests file rest out words
     mkdir -p "$stage/tests" "$stage/bin" "$stage"/{dev,proc,sys,tmp,etc}
@@ -54,6 +61,7 @@ compile() {
             case $word in *.c) words+=("$source/$word") ;; *) words+=("$word") ;; esac
         done
         if ! cc -static -O1 -w -D_GNU_SOURCE -I"$source" -I"$source/futex/include" -I"$(dirname "$source/$file")" \
+            -I"$build/popt/usr/include" -L"$build/popt/usr/lib/$(cc -print-multiarch)" \
             -o "$out" "$source/$file" "${words[@]}" 2>"$build/errors"; then
             echo "$file: $(grep -m1 error "$build/errors" || tail -1 "$build/errors")" >>"$build/not-built"
         fi
@@ -76,6 +84,7 @@ SCRIPT
 case ${1:-} in
 build)
     fetch
+    fetch_popt
     compile
     ;;
 host) sh "$stage/tests.sh" "$stage/tests" ;;

@@ -1,7 +1,7 @@
 //! Processes: what the threads of one thread group share.
 use crate::{
     files::FilesId,
-    rights::Rights,
+    rights::{Rights, SYS_PTRACE},
     signal::{Action, Pending, Signal},
     thread::Counters,
 };
@@ -295,6 +295,36 @@ impl Process {
     /// The limits of its memory.
     pub fn memory_limits(&self) -> Limits {
         Limits { total: self.limit(limit::AS), data: self.limit(limit::DATA), stack: self.limit(limit::STACK) }
+    }
+}
+
+/// Which of its users counts when a process looks into another.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum By {
+    /// The real one: for calls that name a process.
+    Real,
+    /// That of access to files: for files of /proc.
+    Files,
+}
+
+impl Process {
+    /// Whether it may look into another process (ptrace(2), "Ptrace access mode checking").
+    pub fn may_look_into(&self, other: &Process, by: By) -> bool {
+        if self.pid == other.pid || self.rights.has(SYS_PTRACE) {
+            return true;
+        }
+        let (own, theirs) = (&self.credentials, &other.credentials);
+        let (uid, gid, rights) = match by {
+            By::Real => (own.uid, own.gid, self.rights.permitted),
+            By::Files => {
+                let access = own.access();
+                (access.uid, access.gid, self.rights.effective)
+            }
+        };
+        [theirs.uid, theirs.euid, theirs.suid].iter().all(|id| *id == uid)
+            && [theirs.gid, theirs.egid, theirs.sgid].iter().all(|id| *id == gid)
+            && other.rights.dumpable
+            && other.rights.permitted & !rights == 0
     }
 }
 

@@ -13,6 +13,8 @@ pub const SETUID: u32 = 7;
 pub const SETPCAP: u32 = 8;
 /// CAP_SYS_CHROOT.
 pub const SYS_CHROOT: u32 = 18;
+/// CAP_SYS_PTRACE.
+pub const SYS_PTRACE: u32 = 19;
 /// CAP_SYS_PACCT.
 pub const SYS_PACCT: u32 = 20;
 /// CAP_SYS_ADMIN.

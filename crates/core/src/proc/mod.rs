@@ -19,7 +19,7 @@ use crate::{
     context::Context,
     files::{Description, DescriptionId, Descriptor, FileTable, FilesId, Kind as Open},
     pipe::PipeId,
-    process::{Process, SpaceId},
+    process::{By, Process, SpaceId},
     program::Head,
     services::Services,
     table::Table,
@@ -184,9 +184,7 @@ impl Proc<'_> {
     /// EACCES unless the caller may look into the process: it is root's, or both are of one user.
     fn inspect(&self, process: &Process) -> Result<(), Errno> {
         let caller = self.processes.get(&self.caller).ok_or(Errno::EACCES)?;
-        let (who, whose) = (&caller.credentials, &process.credentials);
-        let same = who.euid == whose.uid && who.euid == whose.euid && who.euid == whose.suid;
-        if who.euid == 0 || caller.pid == process.pid || same { Ok(()) } else { Err(Errno::EACCES) }
+        if caller.may_look_into(process, By::Files) { Ok(()) } else { Err(Errno::EACCES) }
     }
 
     /// The numbers that name files in a directory, from `first` on, in order.

@@ -1,6 +1,9 @@
 //! Memory of other processes: process_vm_readv(2), process_vm_writev(2).
 use super::Arguments;
-use crate::context::{Context, Result, Stop};
+use crate::{
+    context::{Context, Result, Stop},
+    process::By,
+};
 use alloc::vec::Vec;
 use shimos_abi::{addr::UserAddr, errno::Errno, ids::Pid};
 use shimos_hal::Machine;
@@ -66,10 +69,7 @@ fn copy<M: Machine>(c: &mut Context<'_, M>, a: Arguments, way: Way) -> Result<u6
     }
     // A thread's id names its process as well.
     let pid = c.resident.program.threads.get(&Pid(pid as u32)).map(|thread| thread.process).ok_or(Errno::ESRCH)?;
-    let (who, whose) = (&c.process()?.credentials, &c.process_by(pid)?.credentials);
-    let users = [whose.uid, whose.euid, whose.suid].iter().all(|id| *id == who.uid);
-    let groups = [whose.gid, whose.egid, whose.sgid].iter().all(|id| *id == who.gid);
-    if pid != c.pid && who.euid != 0 && !(users && groups) {
+    if !c.process()?.may_look_into(c.process_by(pid)?, By::Real) {
         return Err(Errno::EPERM.into());
     }
     let (own, other) = (c.process()?.space, c.process_by(pid)?.space);

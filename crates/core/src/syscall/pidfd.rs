@@ -5,7 +5,7 @@ use crate::{
     delivery,
     files::{DescriptionId, Descriptor, Kind, OnExec},
     proc,
-    process::Process,
+    process::{By, Process},
     signal::{Info, Signal},
 };
 use shimos_abi::{errno::Errno, ids::Pid};
@@ -100,14 +100,12 @@ pub fn pidfd_getfd<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u
         return Err(Errno::EINVAL.into());
     }
     let process = process_of(c, a[0])?;
-    let (pid, files, ended) = (process.pid, process.files, process.zombie.is_some());
-    let (theirs, own) = (process.credentials.clone(), c.process()?.credentials.clone());
-    if ended {
+    let (pid, files) = (process.pid, process.files);
+    let other = c.process_by(pid)?;
+    if other.zombie.is_some() {
         return Err(Errno::ESRCH.into());
     }
-    let same = [theirs.uid, theirs.euid, theirs.suid].iter().all(|uid| *uid == own.uid)
-        && [theirs.gid, theirs.egid, theirs.sgid].iter().all(|gid| *gid == own.gid);
-    if own.euid != 0 && pid != c.pid && !same {
+    if !c.process()?.may_look_into(other, By::Real) {
         return Err(Errno::EPERM.into());
     }
     let table = c.resident.program.tables.get(&files).ok_or(Errno::ESRCH)?;

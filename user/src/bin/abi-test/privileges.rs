@@ -18,6 +18,7 @@ pub const TESTS: &[Subtest] = &[
     ("privileges/set-id", set_id),
     ("privileges/no-new", no_new),
     ("privileges/chroot", chroot),
+    ("privileges/looking_into", looking_into),
     ("privileges/orphans", orphans),
     ("privileges/signals", signals),
 ];
@@ -474,5 +475,38 @@ fn signals() -> Outcome {
         fails("root's", call(libc::SYS_kill, &[parent, 0]), libc::EPERM)?;
         let session = raw::fork(|| i32::from(call(libc::SYS_kill, &[parent, libc::SIGCONT as u64]).is_err()));
         same("of the session", raw::exit_of(session.map_err(text)?).map_err(text)?, 0)
+    })
+}
+
+/// Who may not be dumped may be looked into by those with the right alone, whatever their users.
+fn looking_into() -> Outcome {
+    if !is_root() {
+        return Ok(());
+    }
+    let word = 7_u64;
+    let addr = &raw const word as u64;
+    let parent = own();
+    let look = |pid: u64| {
+        let mut got = 0_u64;
+        let (here, there) = ([&raw mut got as u64, 8], [addr, 8]);
+        let answer = call(libc::SYS_process_vm_readv, &[pid, here.as_ptr() as u64, 1, there.as_ptr() as u64, 1, 0]);
+        answer.map(|_| got)
+    };
+    apart(|| same("with all rights", look(parent), Ok(7)))?;
+    apart(|| {
+        // The users stay; the rights go.
+        works("none in effect", set_sets([0, sets()?[1], 0]))?;
+        same("the same users and rights", look(parent), Ok(7))?;
+        works("none at all", set_sets([0, 0, 0]))?;
+        fails("fewer rights than it", look(parent), libc::EPERM)
+    })?;
+    apart(|| {
+        works("not to be dumped", option(4, 0))?;
+        let target = own();
+        apart(|| {
+            same("with all rights", look(target), Ok(7))?;
+            works("none in effect", set_sets([0, sets()?[1], 0]))?;
+            fails("without", look(target), libc::EPERM)
+        })
     })
 }
