@@ -169,7 +169,7 @@ impl<M: Machine> Kernel<M> {
         let ready = match device {
             Device::Console => match &mut self.services.console {
                 Some(console) => {
-                    console.flush(&mut self.services.machine);
+                    console.flush(&mut self.services.machine, &mut self.services.ikc);
                     !console.is_busy()
                 }
                 None => true,
