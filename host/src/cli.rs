@@ -367,7 +367,7 @@ pub enum Bench {
         /// The emulated processor's model for both; the usual one otherwise.
         #[arg(long, value_name = "MODEL")]
         cpu: Option<String>,
-        /// Root image (EROFS) with the programs of the rows of whole programs; or in SHIMOS_IMAGE.
+        /// Root image (EROFS) with the programs of the rows of whole programs, or in SHIMOS_IMAGE; one built from Debian's packages otherwise.
         #[arg(long, value_name = "FILE")]
         image: Option<PathBuf>,
         /// Print JSON.

@@ -138,10 +138,13 @@ pub fn perform(cli: Cli) -> Result<ExitCode> {
             Ok(if report.held() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
         Command::Bench { what: Bench::Linux { rounds, only, cpu, image, json } } => {
-            let image = image.or_else(|| std::env::var_os("SHIMOS_IMAGE").map(Into::into));
+            let programs = match image.or_else(|| std::env::var_os("SHIMOS_IMAGE").map(Into::into)) {
+                None if versus::wants_programs(&only) => Some(images::build::bench_image(&paths)?.file),
+                image => image,
+            };
             let basic = image::root(&paths)?;
             let kernel = artifacts::kernel(&paths)?;
-            let wanted = versus::Wanted { rounds, only, model: cpu, kernel, basic, programs: image };
+            let wanted = versus::Wanted { rounds, only, model: cpu, kernel, basic, programs };
             let report = versus::run(&paths, &wanted)?;
             show(&if json { format!("{}\n", report.json()) } else { report.table() });
             Ok(if report.held() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -452,7 +452,17 @@ impl<M: Machine> UserMemory<'_, M> {
     /// Makes an access possible.
     pub fn fault(&mut self, addr: UserAddr, access: Access) -> Result<(), MemoryFault> {
         self.touch(addr, 1)?;
-        self.with_mapped(|space, cx| space.fault(cx, addr, access))
+        let complete = self.pending.is_empty();
+        self.with_mapped(|space, cx| {
+            space.fault(cx, addr, access)?;
+            if access == Access::Write
+                && complete
+                && let Some(page) = addr.page()
+            {
+                space.make_ready_ahead(cx, page);
+            }
+            Ok(())
+        })
     }
 }
 

@@ -161,6 +161,23 @@ pub trait Machine {
         rights: Rights,
         frames: &mut dyn FrameSource,
     ) -> Result<(), OutOfFrames>;
+    /// Maps the pages from `first` on for which there is a frame. They lie in one aligned run of 64, so they share a page
+    /// table, and none is mapped if there is no frame for that.
+    fn map_run(
+        &mut self,
+        space: &mut Self::Space,
+        first: UserPage,
+        run: &[Option<Frame>],
+        rights: Rights,
+        frames: &mut dyn FrameSource,
+    ) -> Result<(), OutOfFrames> {
+        for (at, frame) in run.iter().enumerate() {
+            if let Some(frame) = frame {
+                self.map(space, UserPage(first.0 + at as u64), *frame, rights, frames)?;
+            }
+        }
+        Ok(())
+    }
     /// Unmaps a page; returns what was there.
     fn unmap(&mut self, space: &mut Self::Space, page: UserPage) -> Option<Mapping>;
     /// What is mapped at a page.

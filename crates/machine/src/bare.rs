@@ -192,6 +192,16 @@ impl Machine for Bare {
     ) -> Result<(), OutOfFrames> {
         space.map(page, frame, rights, frames)
     }
+    fn map_run(
+        &mut self,
+        space: &mut Space,
+        first: UserPage,
+        run: &[Option<Frame>],
+        rights: Rights,
+        frames: &mut dyn FrameSource,
+    ) -> Result<(), OutOfFrames> {
+        space.map_run(first, run, rights, frames)
+    }
     #[inline]
     fn unmap(&mut self, space: &mut Space, page: UserPage) -> Option<Mapping> {
         space.unmap(page)

@@ -220,16 +220,17 @@ impl AddressSpace {
         cx.backing.cached_run(cx.machine, nid, index.wrapping_add(low).wrapping_sub(page.0), frames);
         let taken = self.owned.window(low) | self.borrowed.window(low);
         let mut mapped = 0;
-        for (at, frame) in frames.iter().enumerate() {
-            let Some(frame) = frame else { continue };
+        for (at, frame) in frames.iter_mut().enumerate() {
             if (taken >> at) & 1 != 0 {
-                continue;
+                *frame = None;
             }
-            if self.map_page(cx, UserPage(low + at as u64), *frame, read_rights(area.prot)).is_err() {
-                break;
-            }
+            mapped |= u64::from(frame.is_some()) << at;
+        }
+        if cx.machine.map_run(cx.tables, UserPage(low), frames, read_rights(area.prot), cx.frames).is_err() {
+            return;
+        }
+        for frame in frames.iter().flatten() {
             cx.frames.share(*frame);
-            mapped |= 1 << at;
         }
         self.borrowed.insert_window(low, mapped);
     }

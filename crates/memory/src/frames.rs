@@ -15,6 +15,9 @@ pub struct Frames {
     counts: Vec<u32>,
     /// The word of `free` where the last search ended.
     next: usize,
+    /// Frames that were given back lately, as places in the pool: taken again first, for what is near in time is cheap to
+    /// reach. One that was taken otherwise meanwhile is passed over.
+    recent: Vec<usize>,
     free_count: usize,
     zero: Option<Frame>,
     mistakes: u64,
@@ -28,6 +31,9 @@ pub struct Frames {
     reserve: usize,
     refused: u64,
 }
+
+/// How many frames are remembered that were given back.
+const RECENT: usize = 64;
 
 /// Who a frame is counted for: 0 is the kernel, others are programs.
 pub type Payer = u8;
@@ -56,6 +62,7 @@ impl Frames {
             free,
             counts: vec![0; count],
             next: 0,
+            recent: Vec::with_capacity(RECENT),
             free_count: count,
             zero: None,
             mistakes: 0,
@@ -107,6 +114,9 @@ impl Frames {
                         *word |= 1 << (index % 64);
                     }
                     self.free_count += 1;
+                    if self.recent.len() < RECENT {
+                        self.recent.push(index);
+                    }
                     let payer = self.payers.get(index).copied().unwrap_or(KERNEL);
                     if let Some(account) = self.accounts.get_mut(usize::from(payer)) {
                         account.frames = account.frames.saturating_sub(1);
@@ -159,6 +169,11 @@ impl Frames {
     pub fn is_short(&self) -> bool {
         self.free_count <= self.reserve
     }
+    /// Whether there are frames to spare: a program may have some before it needs them.
+    pub fn has_plenty(&self) -> bool {
+        let (used, limit) = (self.used_by(self.payer), self.limit_of(self.payer));
+        self.free_count > self.reserve.saturating_add(self.total() / 8) && used < limit - limit / 8
+    }
     /// How often a frame was refused.
     pub fn refused(&self) -> u64 {
         self.refused
@@ -185,6 +200,29 @@ impl Frames {
         self.mistakes
     }
 
+    /// A free frame that was in use lately.
+    fn find_recent(&mut self) -> Option<usize> {
+        while let Some(index) = self.recent.pop() {
+            if self.free.get(index / 64).is_some_and(|word| word >> (index % 64) & 1 != 0) {
+                return Some(index);
+            }
+        }
+        None
+    }
+    /// The next free frame in the pool.
+    fn find_next(&mut self) -> Option<usize> {
+        let words = self.free.len();
+        for step in 0..words {
+            let at = (self.next + step) % words;
+            let word = *self.free.get(at)?;
+            if word != 0 {
+                self.next = at;
+                return Some(at * 64 + word.trailing_zeros() as usize);
+            }
+        }
+        None
+    }
+
     /// The one frame of zeros that all untouched pages share. No reference is added; it is never freed.
     pub fn zero_frame<M: Machine>(&mut self, machine: &mut M) -> Option<Frame> {
         if self.zero.is_none() {
@@ -202,23 +240,13 @@ impl FrameSource for Frames {
             self.refused += 1;
             return None;
         }
-        let words = self.free.len();
-        for step in 0..words {
-            let at = (self.next + step) % words;
-            let word = self.free.get_mut(at)?;
-            if *word != 0 {
-                let bit = word.trailing_zeros() as usize;
-                *word &= *word - 1;
-                self.next = at;
-                self.free_count -= 1;
-                let index = at * 64 + bit;
-                *self.counts.get_mut(index)? = 1;
-                *self.payers.get_mut(index)? = self.payer;
-                self.accounts.get_mut(usize::from(self.payer))?.frames += 1;
-                return Some(self.pool.at(index));
-            }
-        }
-        None
+        let index = self.find_recent().or_else(|| self.find_next())?;
+        *self.free.get_mut(index / 64)? &= !(1 << (index % 64));
+        self.free_count -= 1;
+        *self.counts.get_mut(index)? = 1;
+        *self.payers.get_mut(index)? = self.payer;
+        self.accounts.get_mut(usize::from(self.payer))?.frames += 1;
+        Some(self.pool.at(index))
     }
 
     fn give(&mut self, frame: Frame) {

@@ -11,6 +11,7 @@ extern crate alloc;
 extern crate std;
 
 mod advise;
+mod ahead;
 pub mod backing;
 pub mod fault;
 pub mod fork;

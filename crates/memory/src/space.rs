@@ -162,6 +162,8 @@ pub struct AddressSpace {
     #[n(7)]
     pub(crate) lock_future: Option<crate::limits::LockFuture>,
     #[cbor(skip)]
+    pub(crate) ahead: crate::ahead::Ahead,
+    #[cbor(skip)]
     pub(crate) tracking: Tracking,
     #[cbor(skip)]
     pub(crate) owned: PageSet,

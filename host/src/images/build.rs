@@ -80,6 +80,17 @@ pub fn compat_image(paths: &Paths) -> Result<Image> {
     Ok(run(paths, &packages, Some(COMPAT))?.image())
 }
 
+/// The name of the image with the whole programs that are measured.
+const BENCH: &str = "bench";
+/// Its packages.
+const BENCH_PACKAGES: [&str; 6] = ["gzip", "lighttpd", "nginx-light", "python3", "redis-server", "redis-tools"];
+
+/// The image with the whole programs that are measured beside Linux; built if it is not there.
+pub fn bench_image(paths: &Paths) -> Result<Image> {
+    let packages: Vec<String> = BENCH_PACKAGES.map(str::to_string).to_vec();
+    Ok(run(paths, &packages, Some(BENCH))?.image())
+}
+
 /// Builds an image from packages and all that they need, or finds it where it was built already.
 pub fn run(paths: &Paths, packages: &[String], name: Option<&str>) -> Result<Kept> {
     let packages: BTreeSet<&str> = packages.iter().map(String::as_str).collect();

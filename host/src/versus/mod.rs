@@ -45,13 +45,19 @@ pub fn names() -> Vec<&'static str> {
     ROWS.iter().map(|row| row.name).collect()
 }
 
+/// Whether a row is to be measured, if these are the names of the rows that are wanted.
+fn is_wanted(row: &Row, only: &[String]) -> bool {
+    only.is_empty() || only.iter().any(|name| name == row.name)
+}
+
+/// Whether a row of a whole program is among those.
+pub fn wants_programs(only: &[String]) -> bool {
+    ROWS.iter().any(|row| row.group == Group::Program && is_wanted(row, only))
+}
+
 /// Measures.
 pub fn run(paths: &Paths, wanted: &Wanted) -> Result<Report> {
-    let chosen: Vec<Row> = ROWS
-        .iter()
-        .filter(|row| wanted.only.is_empty() || wanted.only.iter().any(|name| name == row.name))
-        .copied()
-        .collect();
+    let chosen: Vec<Row> = ROWS.iter().filter(|row| is_wanted(row, &wanted.only)).copied().collect();
     let (programs, rest): (Vec<Row>, Vec<Row>) = chosen.into_iter().partition(|row| row.group == Group::Program);
     let server = servers::start()?;
     let mut report = Report { machine: host(wanted), linux: String::new(), rounds: wanted.rounds, lines: Vec::new() };

@@ -207,6 +207,33 @@ impl Space {
         self.changed(page, old);
         Ok(())
     }
+    /// Maps pages of one aligned run of 64.
+    pub(crate) fn map_run(
+        &mut self,
+        first: UserPage,
+        run: &[Option<Frame>],
+        rights: Rights,
+        source: &mut dyn FrameSource,
+    ) -> Result<(), OutOfFrames> {
+        let place = place(first, 0);
+        assert!(first.addr().0 < USER_END && place % 64 + run.len() <= 64, "mapping more than a run");
+        let leaf = self.reach(first, source)?;
+        let words = &frames::words(leaf.frame)[place..place + run.len()];
+        for (at, (word, frame)) in words.iter().zip(run).enumerate() {
+            let Some(frame) = *frame else { continue };
+            assert!(frames::readable(frame), "mapping a frame that is not readable");
+            let page = UserPage(first.0 + at as u64);
+            let old = word.load(Relaxed);
+            word.store(entry_of(frame, rights), Relaxed);
+            self.changed(page, old);
+        }
+        for at in (0..run.len()).step_by(PIECE).chain(run.len().checked_sub(1)) {
+            if let Some(leaf) = self.leaf(first) {
+                self.note_piece(UserPage(first.0 + at as u64), leaf);
+            }
+        }
+        Ok(())
+    }
     /// Unmaps a page.
     pub(crate) fn unmap(&mut self, page: UserPage) -> Option<Mapping> {
         let leaf = self.leaf(page)?;

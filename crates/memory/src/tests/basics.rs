@@ -382,3 +382,38 @@ fn a_decoded_space_goes_on_with_the_pages_of_its_image() {
     assert!(bad.validate().is_err());
     world.end();
 }
+
+#[test]
+fn who_walks_finds_the_next_pages_ready_and_none_beyond_the_mapping() {
+    let mut world = World::new();
+    let first = world.anonymous(40);
+    world.anonymous(1);
+    let mut faults = 0;
+    for page in first.0..first.0 + 40 {
+        let page = UserPage(page);
+        world.run(|space, cx| {
+            if !space.owns(page) {
+                faults += 1;
+                space.fault(cx, page.addr(), Access::Write).unwrap();
+                space.make_ready_ahead(cx, page);
+            }
+        });
+    }
+    assert!((3..12).contains(&faults), "{faults}");
+    assert_eq!(world.space.owned_pages(), 40);
+    world.end();
+}
+
+#[test]
+fn who_jumps_gets_what_was_asked_for() {
+    let mut world = World::new();
+    let first = world.anonymous(40);
+    for page in (first.0..first.0 + 40).rev().chain([first.0 + 7, first.0 + 3]).step_by(3) {
+        world.run(|space, cx| {
+            space.fault(cx, UserPage(page).addr(), Access::Write).unwrap();
+            space.make_ready_ahead(cx, UserPage(page));
+        });
+    }
+    assert_eq!(world.space.owned_pages(), 14);
+    world.end();
+}

@@ -25,6 +25,7 @@ enum Op {
     DontNeed { space: usize, first: u64, pages: u64 },
     Move { space: usize, first: u64, pages: u64, to: u64 },
     Write { space: usize, page: u64, value: u64 },
+    Walk { space: usize, first: u64, pages: u64, value: u64 },
     Read { space: usize, page: u64 },
     WriteObject { object: usize, page: u64, value: u64 },
     Fork { space: usize },
@@ -44,6 +45,8 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         1 => (space(), range()).prop_map(|(space, (first, pages))| Op::DontNeed { space, first, pages }),
         1 => (space(), range(), 0..PAGES).prop_map(|(space, (first, pages), to)| Op::Move { space, first, pages, to }),
         12 => (space(), 0..PAGES, 1..u64::MAX).prop_map(|(space, page, value)| Op::Write { space, page, value }),
+        3 => (space(), range(), 1..u64::MAX)
+            .prop_map(|(space, (first, pages), value)| Op::Walk { space, first, pages, value }),
         6 => (space(), 0..PAGES).prop_map(|(space, page)| Op::Read { space, page }),
         3 => (0..2usize, 0..OBJECT_PAGES, 1..u64::MAX)
             .prop_map(|(object, page, value)| Op::WriteObject { object, page, value }),
@@ -201,9 +204,26 @@ impl World {
                     }
                 });
             }
+            Op::Walk { space, first, pages, value } => {
+                for page in first..(first + pages).min(PAGES) {
+                    self.apply(Op::Write { space, page, value });
+                }
+            }
             Op::Write { space, page, value } => {
                 let written = self.with(space, |real, cx, model| {
                     let result = real.write_u64(cx, page_of(page).addr(), value);
+                    if result.is_ok() {
+                        real.make_ready_ahead(cx, page_of(page));
+                        // What was made ready are zeros of its own.
+                        for (at, entry) in model.iter_mut().enumerate() {
+                            if let Some(Page { kind: Kind::Anonymous, own: own @ None, .. }) = entry
+                                && at as u64 != page
+                                && real.owns(page_of(at as u64))
+                            {
+                                *own = Some(0);
+                            }
+                        }
+                    }
                     let beyond = matches!(model[page as usize], Some(Page { kind: Kind::Object { index, .. }, own: None, .. }) if index >= OBJECT_PAGES);
                     match &mut model[page as usize] {
                         Some(entry) if entry.prot.contains(Prot::WRITE) && !beyond => {
