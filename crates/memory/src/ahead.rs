@@ -9,22 +9,28 @@ use shimos_hal::{Access, FrameSource, Machine, Rights};
 
 /// Pages made ready at a time, at most.
 const MOST: u64 = 16;
+/// So many pages in a row are taken one by one: what is small holds what was touched, no more.
+const PATIENCE: u32 = if cfg!(test) { 2 } else { 16 };
 
 /// What the last stores were like.
 #[derive(Clone, Copy, Default, Debug)]
 pub(crate) struct Ahead {
     /// The page behind the last one that was made ready.
     next: u64,
-    /// How many were made ready before they were touched.
-    run: u64,
+    /// How many faults in a row were for the page behind.
+    streak: u32,
 }
 
 impl AddressSpace {
-    /// A store to `page` was made possible. If the one before it was to the page below, makes some more ready, more each
-    /// time. The content of all pages must be known here: none may still be in an image alone.
+    /// A store to `page` was made possible. If many before it were to the pages below, makes some more ready, more each time. The content of all pages must be known here: none may still be in an image alone.
     pub fn make_ready_ahead<M: Machine>(&mut self, cx: &mut Context<'_, M>, page: UserPage) {
-        let expected = core::mem::replace(&mut self.ahead, Ahead { next: page.0.saturating_add(1), run: 0 });
-        if expected.next != page.0 || !cx.frames.has_plenty() || !self.hidden.is_empty() {
+        let expected = core::mem::replace(&mut self.ahead, Ahead { next: page.0.saturating_add(1), streak: 0 });
+        if expected.next != page.0 {
+            return;
+        }
+        let streak = expected.streak.saturating_add(1);
+        self.ahead.streak = streak;
+        if streak <= PATIENCE || !cx.frames.has_plenty() || !self.hidden.is_empty() {
             return;
         }
         let first = UserPage(page.0.saturating_add(1));
@@ -32,7 +38,7 @@ impl AddressSpace {
         if area.sharing == Sharing::Shared || !area.prot.contains(Prot::WRITE) {
             return;
         }
-        let run = (expected.run * 2).clamp(2, MOST);
+        let run = MOST.min(1 << (streak - PATIENCE).min(8));
         // Within one aligned run of 64.
         let end = (first.0 + run).min(area.end.0).min((first.0 | 63) + 1);
         let ready = if self.owned.contains(first.0) {
@@ -42,7 +48,7 @@ impl AddressSpace {
         } else {
             0
         };
-        self.ahead = Ahead { next: first.0 + ready, run };
+        self.ahead.next = first.0 + ready;
     }
 
     /// Copies pages that are still shared with an image or another space. Returns how many are ready.

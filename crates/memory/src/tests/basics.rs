@@ -386,10 +386,10 @@ fn a_decoded_space_goes_on_with_the_pages_of_its_image() {
 #[test]
 fn who_walks_finds_the_next_pages_ready_and_none_beyond_the_mapping() {
     let mut world = World::new();
-    let first = world.anonymous(40);
+    let first = world.anonymous(80);
     world.anonymous(1);
     let mut faults = 0;
-    for page in first.0..first.0 + 40 {
+    for page in first.0..first.0 + 80 {
         let page = UserPage(page);
         world.run(|space, cx| {
             if !space.owns(page) {
@@ -399,8 +399,8 @@ fn who_walks_finds_the_next_pages_ready_and_none_beyond_the_mapping() {
             }
         });
     }
-    assert!((3..12).contains(&faults), "{faults}");
-    assert_eq!(world.space.owned_pages(), 40);
+    assert!((5..20).contains(&faults), "{faults}");
+    assert_eq!(world.space.owned_pages(), 80);
     world.end();
 }
 
