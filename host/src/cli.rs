@@ -8,9 +8,9 @@ use crate::{
     units::{self, Published},
     versus,
 };
-use clap::{Args, Parser, Subcommand, builder::PossibleValuesParser, error::ErrorKind};
+use clap::{Args, Parser, Subcommand, ValueEnum, builder::PossibleValuesParser, error::ErrorKind};
 use shimos_abi::{
-    control::{Fault, Output, Target},
+    control::{Fault, Level, Output, Protection, Target},
     ids::KernelId,
     time::Nanos,
 };
@@ -51,6 +51,9 @@ pub enum Command {
         /// Lead a port of this host to a program: HOST:ADDRESS:PORT, like 8080:10.77.1.2:80.
         #[arg(long, value_parser = units::published, value_name = "HOST:ADDRESS:PORT")]
         publish: Vec<Published>,
+        /// A policy file: which programs have which level. It is applied when the machine is up, and whenever it changes.
+        #[arg(long, value_name = "FILE")]
+        policy: Option<PathBuf>,
         /// What machine.
         #[command(flatten)]
         machine: MachineArgs,
@@ -72,6 +75,10 @@ pub enum Command {
         /// Protect it from the first instruction on, with this time between checkpoints.
         #[arg(long, value_parser = units::interval, value_name = "INTERVAL")]
         protect: Option<Nanos>,
+        /// What happens to it when its kernel dies, in place of --protect: off, restart, or checkpoint every 50 ms; as the
+        /// machine's policy says if neither is given.
+        #[arg(long, value_enum, conflicts_with = "protect")]
+        level: Option<LevelName>,
         /// What happens to its output: commit (held until the next checkpoint) or free.
         #[arg(long, value_parser = units::output, default_value = "commit")]
         output: Output,
@@ -111,6 +118,9 @@ pub enum Command {
         /// A process id or a name.
         #[arg(value_parser = units::target)]
         target: Target,
+        /// What happens to it when its kernel dies: it goes on from a checkpoint, or is started again from the beginning.
+        #[arg(long, value_enum, default_value = "checkpoint")]
+        level: LevelName,
         /// Time between checkpoints, from 1ms to 7d.
         #[arg(long, value_parser = units::interval, default_value = "50ms")]
         interval: Nanos,
@@ -135,6 +145,12 @@ pub enum Command {
         /// Print JSON.
         #[arg(long)]
         json: bool,
+    },
+    /// Check, apply or show a policy: which programs have which level.
+    Policy {
+        /// What to do.
+        #[command(subcommand)]
+        command: PolicyCommand,
     },
     /// Empty a kernel, or give it a fresh life.
     Kernel {
@@ -273,6 +289,49 @@ pub enum FaultsCommand {
         /// Which: the last one of a kernel, like k2, or that of a certain life, like k2.1.
         #[arg(value_parser = units::death)]
         death: Which,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// What happens to a program when its kernel dies.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LevelName {
+    /// It dies as well.
+    Off,
+    /// It is started again elsewhere, from the beginning.
+    Restart,
+    /// It goes on elsewhere from its last checkpoint.
+    Checkpoint,
+}
+
+impl LevelName {
+    /// The level, with a protection where checkpoints are taken.
+    pub fn with(self, protection: Protection) -> Level {
+        match self {
+            LevelName::Off => Level::Off,
+            LevelName::Restart => Level::Restart,
+            LevelName::Checkpoint => Level::Checkpoint(protection),
+        }
+    }
+}
+
+/// What to do with a policy.
+#[derive(Subcommand, Debug)]
+pub enum PolicyCommand {
+    /// Say what is wrong with a policy file, line by line.
+    Check {
+        /// The file.
+        file: PathBuf,
+    },
+    /// Make a policy file that of the running machine.
+    Apply {
+        /// The file.
+        file: PathBuf,
+    },
+    /// Show the running machine's policy, and what its programs have.
+    Show {
         /// Print JSON.
         #[arg(long)]
         json: bool,

@@ -1,13 +1,14 @@
 //! What each command does.
 use crate::{
     artifacts, bench,
-    cli::{Bench, Cli, Command, FaultsCommand, KernelCommand, MachineArgs},
+    cli::{Bench, Cli, Command, FaultsCommand, KernelCommand, MachineArgs, PolicyCommand},
     compat,
     control::Control,
     demo, events, faults, image, images, logs,
     machine::{self, Files, Machine},
     moves,
     paths::Paths,
+    policy::{self, Policy, Watched},
     ps,
     qmp::Qmp,
     registry::{self, Entry},
@@ -22,7 +23,7 @@ use anyhow::{Context, Result};
 use shimos_abi::control::{Drain, Protection, Start, address_of};
 use std::{
     io::Write,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
     thread::sleep,
     time::{Duration, Instant},
@@ -49,13 +50,13 @@ pub fn perform(cli: Cli) -> Result<ExitCode> {
             Ok(if report.held() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
         Command::Test { kinds } => testing::run(&paths, &kinds),
-        Command::Boot { publish, machine } => boot(&paths, &machine, publish),
+        Command::Boot { publish, policy, machine } => boot(&paths, &machine, publish, policy.as_deref()),
         Command::Status { json } => {
             let status = client(&paths)?.status()?;
             show(&if json { format!("{}\n", status::json(&status)) } else { status::table(&status) });
             Ok(ExitCode::SUCCESS)
         }
-        Command::Start { name, kernel, protect, output, env, cwd, image, user, memory, publish, argv } => {
+        Command::Start { name, kernel, protect, level, output, env, cwd, image, user, memory, publish, argv } => {
             let mut env = env;
             if let Some(odd) = env.iter().find(|variable| !variable.contains('=')) {
                 return Err(usage(format!("--env {odd}: write NAME=VALUE")));
@@ -72,11 +73,17 @@ pub fn perform(cli: Cli) -> Result<ExitCode> {
             let user = user.map(|user| wanted.user(&user)).transpose()?;
             let image = image.map(|_| images::place_on(&entry, &wanted)).transpose()?;
             let memory = memory.map(|mebibytes| u64::from(mebibytes) << 20);
-            start(&entry, Start { name, argv, env, cwd, kernel, protection, image, user, memory }, &publish)
+            let usual = Protection { interval: policy::INTERVAL, output };
+            let level = match (protection, level) {
+                (Some(_), _) => None,
+                (None, Some(level)) => Some(level.with(usual)),
+                (None, None) => policy::level_for(&entry, &name)?,
+            };
+            start(&entry, Start { name, argv, env, cwd, kernel, protection, image, user, memory, level }, &publish)
         }
         Command::Kill { target, signal } => done(client(&paths)?.kill(target, signal)),
-        Command::Protect { target, interval, output } => {
-            for exception in client(&paths)?.protect(target, Protection { interval, output })? {
+        Command::Protect { target, level, interval, output } => {
+            for exception in client(&paths)?.set_level(target, level.with(Protection { interval, output }))? {
                 show(&format!("not protected: {exception}\n"));
             }
             Ok(ExitCode::SUCCESS)
@@ -85,6 +92,10 @@ pub fn perform(cli: Cli) -> Result<ExitCode> {
         Command::Move { target, to, json } => {
             let moved = moves::program(&mut client(&paths)?, &target, to)?;
             show(&if json { format!("{}\n", moved.json()) } else { moved.line() });
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Policy { command } => {
+            show(&tell_policy(&paths, command)?);
             Ok(ExitCode::SUCCESS)
         }
         Command::Kernel { command: KernelCommand::Undrain { kernel } } => {
@@ -253,9 +264,30 @@ pub(crate) fn usual_files(paths: &Paths) -> Result<Files> {
     Ok(Files { kernel, image: given.map_or_else(|| image::root(paths), Ok)? })
 }
 
-fn boot(paths: &Paths, machine: &MachineArgs, publish: Vec<Published>) -> Result<ExitCode> {
+fn tell_policy(paths: &Paths, command: PolicyCommand) -> Result<String> {
+    match command {
+        PolicyCommand::Check { file } => Policy::read(&file).map(|_| String::new()),
+        PolicyCommand::Apply { file } => {
+            let (policy, text) = Policy::read(&file)?;
+            let entry = registry::current(paths)?;
+            let changes = policy::apply(&mut Control::new(entry.control_port), &entry, &policy, &text)?;
+            Ok(policy::told(&changes))
+        }
+        PolicyCommand::Show { json } => {
+            let entry = registry::current(paths)?;
+            let policy = policy::of_machine(&entry)?.context("the machine has no policy; apply one")?;
+            if json {
+                return Ok(format!("{}\n", policy.json()));
+            }
+            Ok(policy.table(Some(&Control::new(entry.control_port).status()?)))
+        }
+    }
+}
+
+fn boot(paths: &Paths, machine: &MachineArgs, publish: Vec<Published>, policy: Option<&Path>) -> Result<ExitCode> {
     let options = machine.options(publish);
     options.check()?;
+    let mut watched = policy.map(Watched::open).transpose()?;
     let files = files(paths, machine)?;
     let mut machine = Machine::start(paths, &files, options)?;
     eprintln!(
@@ -279,6 +311,9 @@ fn boot(paths: &Paths, machine: &MachineArgs, publish: Vec<Published>) -> Result
     machine.wait_ready(BOOT)?;
     eprintln!("shimos: ready after {:.2} s; look with ./shimos status", machine.boot_time.as_secs_f64());
     while !machine.ended() {
+        if let Some(told) = watched.as_mut().and_then(|watched| watched.look(machine.entry())) {
+            eprintln!("shimos: {}", told.trim_end().replace('\n', "\nshimos: "));
+        }
         sleep(Duration::from_millis(50));
     }
     let _ = printer.join();

@@ -2,8 +2,8 @@
 use anyhow::{Context, Result, anyhow, bail};
 use shimos_abi::{
     control::{
-        Drain, Evidence, Fault, Figure, MAX_MESSAGE, MachineStatus, Processes, Protection, Request, Response, Start,
-        Target, VERSION,
+        Drain, Evidence, Fault, Figure, Level, MAX_MESSAGE, MachineStatus, Processes, Protection, Request, Response,
+        Start, Target, VERSION,
     },
     ids::{Incarnation, KernelId, Life, Pid, ProgramId},
     time::Nanos,
@@ -129,6 +129,14 @@ impl Control {
     /// Protects a program; returns what of it cannot be protected.
     pub fn protect(&mut self, target: Target, protection: Protection) -> Result<Vec<String>> {
         match self.ask(&Request::Protect { target, protection }, &Repeat::Harmless, ANSWER)? {
+            Response::Protected { exceptions, .. } => Ok(exceptions),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Sets what happens to a program when its kernel dies; returns what of it cannot be protected.
+    pub fn set_level(&mut self, target: Target, level: Level) -> Result<Vec<String>> {
+        match self.ask(&Request::SetLevel { target, level }, &Repeat::Harmless, ANSWER)? {
             Response::Protected { exceptions, .. } => Ok(exceptions),
             other => Err(unexpected(&other)),
         }

@@ -28,6 +28,7 @@ pub mod moves;
 pub mod names;
 pub mod packages;
 pub mod paths;
+pub mod policy;
 pub mod programs;
 pub mod ps;
 pub mod qmp;

@@ -6,7 +6,7 @@ use crate::{
     images, logs,
     machine::{self, Machine, Options},
     paths::Paths,
-    programs,
+    policy, programs,
     qmp::Qmp,
     registry::{self, Entry},
     run_args::{ExecArgs, HowArgs, PATH, ProgramArgs, RunArgs, ShellArgs},
@@ -150,6 +150,9 @@ fn in_new_program(paths: &Paths, args: &ProgramArgs, image: Option<&str>, argv: 
             Some(name) => name.clone(),
             None => programs::fresh_name(&control.status()?, command, turn)?,
         };
+        if start.protection.is_none() {
+            start.level = policy::level_for(entry, &start.name)?;
+        }
         let follower = Follower::new(entry, &start.name);
         match control.start(start.clone()) {
             Ok(started) => break (follower, started),

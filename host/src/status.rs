@@ -1,10 +1,10 @@
 //! The state of a machine, as a table and as JSON; and questions about it.
-use crate::names;
+use crate::{names, policy};
 use serde_json::{Value, json};
 use shimos_abi::{
     control::{
-        Cause, Device, KernelState, KernelStatus, MachineStatus, MoveStatus, ProgramStatus, Protection, Recovery,
-        Takeover,
+        Cause, Device, KernelState, KernelStatus, Level, MachineStatus, MoveStatus, ProgramStatus, Protection,
+        Recovery, Takeover,
     },
     ids::{KernelId, Life, ProgramId},
     time::Nanos,
@@ -116,7 +116,11 @@ pub fn table(status: &MachineStatus) -> String {
                 program.name,
                 kernel.id.to_string(),
                 pids.join(" "),
-                program.protection.as_ref().map_or("no".to_string(), protection),
+                match (&program.protection, program.level) {
+                    (Some(found), _) => protection(found),
+                    (None, Some(Level::Restart)) => format!("restart, {} so far", program.restarts),
+                    (None, _) => "no".to_string(),
+                },
                 checkpoint
             );
             if let Some(why) = &program.waiting {
@@ -200,6 +204,8 @@ fn program_json(program: &ProgramStatus) -> Value {
         "exceptions": program.exceptions,
         "takeovers": program.takeovers,
         "moves": program.moves,
+        "restarts": program.restarts,
+        "level": program.level.as_ref().map(policy::level_json),
         "waiting": program.waiting,
     })
 }
@@ -281,6 +287,8 @@ pub mod sample {
             takeovers: 1,
             waiting: None,
             moves: 0,
+            restarts: 0,
+            level: None,
         };
         let recovery = Recovery {
             dead,

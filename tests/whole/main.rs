@@ -9,6 +9,7 @@ mod device_owner;
 mod images;
 mod input;
 mod isolation;
+mod levels;
 mod moves;
 mod room;
 mod run;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         several::run,
         administration::run,
         moves::run,
+        levels::run,
         room::run,
         abi::run,
         images::run,

@@ -125,6 +125,20 @@ pub struct Protection {
     pub output: Output,
 }
 
+/// What happens to a program when its kernel dies.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
+pub enum Level {
+    /// It dies as well.
+    #[n(0)]
+    Off,
+    /// It is started again elsewhere, from the beginning.
+    #[n(1)]
+    Restart,
+    /// It goes on elsewhere from its last checkpoint.
+    #[n(2)]
+    Checkpoint(#[n(0)] Protection),
+}
+
 /// What happens to a protected program's output.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
 #[cbor(index_only)]
@@ -203,6 +217,9 @@ pub struct Start {
     /// Memory that it may have, in bytes: its pages, page tables and files; as much as there is otherwise.
     #[n(8)]
     pub memory: Option<u64>,
+    /// Its level from the first instruction on, in place of `protection`.
+    #[n(9)]
+    pub level: Option<Level>,
 }
 
 /// A request.
@@ -340,6 +357,16 @@ pub enum Request {
         #[n(1)]
         incarnation: Option<Incarnation>,
     },
+    /// Set what happens to a program when its kernel dies.
+    #[n(16)]
+    SetLevel {
+        /// Which.
+        #[n(0)]
+        target: Target,
+        /// What.
+        #[n(1)]
+        level: Level,
+    },
     /// What the latest death record of a kernel says.
     #[n(30)]
     Evidence {
@@ -375,6 +402,7 @@ impl Request {
             | Request::Unprotect { .. }
             | Request::SetHeartbeat { .. }
             | Request::Drain { .. }
+            | Request::SetLevel { .. }
             | Request::Reboot { incarnation: Some(_), .. }
             | Request::Inject { incarnation: Some(_), .. } => true,
             _ => false,

@@ -1,6 +1,6 @@
 //! The state of a machine as the control protocol tells it: kernels, programs, checkpoints, recoveries, takeovers.
 use crate::{
-    control::Protection,
+    control::{Level, Protection},
     ids::{Epoch, KernelId, Life, Pid, ProgramId},
     time::Nanos,
 };
@@ -223,6 +223,13 @@ pub struct ProgramStatus {
     #[n(8)]
     #[cbor(default)]
     pub moves: u32,
+    /// How often it was started again after the death of its kernel.
+    #[n(9)]
+    #[cbor(default)]
+    pub restarts: u32,
+    /// What happens to it when its kernel dies.
+    #[n(10)]
+    pub level: Option<Level>,
 }
 
 /// One process.

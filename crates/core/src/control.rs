@@ -3,7 +3,6 @@ use crate::{
     daemon::Message,
     delivery,
     kernel::Kernel,
-    protect,
     resident::Key,
     signal::{Info, Signal},
 };
@@ -13,7 +12,7 @@ use alloc::{
     vec::Vec,
 };
 use shimos_abi::{
-    control::{MAX_INTERVAL, MIN_INTERVAL, Protection, Request, Response, Start, Target, VERSION},
+    control::{Level, MAX_INTERVAL, MIN_INTERVAL, Protection, Request, Response, Start, Target, VERSION},
     ids::{KernelId, Life, Pid, ProgramId},
     time::Nanos,
 };
@@ -166,6 +165,7 @@ impl<M: Machine> Kernel<M> {
             | Request::Protect { target, .. }
             | Request::Unprotect { target }
             | Request::Move { target, .. }
+            | Request::SetLevel { target, .. }
             | Request::Exec { target, .. } => match self.find(target) {
                 Err(why) => Business::Nobody(why),
                 Ok(program) => self.at_home(program),
@@ -308,7 +308,7 @@ impl<M: Machine> Kernel<M> {
                 }
             }
             Request::Kill { target, signal } => self.kill(&target, signal),
-            Request::Protect { target, protection } => self.protect(&target, protection),
+            Request::Protect { target, protection } => self.change_level(&target, Level::Checkpoint(protection)),
             Request::Unprotect { target } => self.unprotect(&target),
             // The order was for an earlier life, which has obeyed it: who asks was taken over and asks again.
             Request::Inject { incarnation: Some(meant), .. } if meant != self.me.incarnation => Response::Done,
@@ -345,6 +345,7 @@ impl<M: Machine> Kernel<M> {
                     Err(why) => Response::Failed(why),
                 },
             },
+            Request::SetLevel { target, level } => self.change_level(&target, level),
             Request::Drain { kernel, drain } => self.drain(kernel, drain),
             Request::Reboot { kernel, incarnation } => self.reboot(kernel, incarnation),
         })
@@ -390,40 +391,18 @@ impl<M: Machine> Kernel<M> {
         Response::Done
     }
 
-    fn protect(&mut self, target: &Target, protection: Protection) -> Response {
-        if let Err(why) = check(protection) {
-            return Response::Failed(why);
-        }
-        let program = match self.here(target) {
-            Ok(program) => program,
-            Err(answer) => return answer,
-        };
-        let Some(resident) = self.residents.get_mut(&program) else { return Response::Done };
-        match protect::protect(resident, &mut self.services, &self.slots, protection) {
-            Err(error) => Response::Failed(format!("there is no room for an image: {error:?}")),
-            Ok(()) => {
-                protect::checkpoint(resident, &mut self.services);
-                if let Some(trouble) = resident.guard.trouble.clone() {
-                    return Response::Failed(trouble);
-                }
-                let exceptions = crate::status::exceptions(resident);
-                self.publish();
-                Response::Protected { program, exceptions }
-            }
+    fn change_level(&mut self, target: &Target, level: Level) -> Response {
+        match self.here(target) {
+            Ok(program) => self.set_level(program, level),
+            Err(answer) => answer,
         }
     }
 
     fn unprotect(&mut self, target: &Target) -> Response {
-        let program = match self.here(target) {
-            Ok(program) => program,
-            Err(answer) => return answer,
-        };
-        if let Some(resident) = self.residents.get_mut(&program) {
-            let teardown = protect::unprotect(resident, &mut self.services);
-            self.teardowns.extend(teardown);
+        match self.change_level(target, Level::Off) {
+            Response::Protected { .. } => Response::Done,
+            other => other,
         }
-        self.publish();
-        Response::Done
     }
 }
 
@@ -440,7 +419,8 @@ fn not_understood(bytes: &[u8]) -> String {
     }
 }
 
-fn check(protection: Protection) -> Result<(), String> {
+/// Whether a protection is within the bounds.
+pub(crate) fn check(protection: Protection) -> Result<(), String> {
     if protection.interval < MIN_INTERVAL || protection.interval > MAX_INTERVAL {
         let seconds = MAX_INTERVAL.0 / Nanos::secs(1).0;
         return Err(format!("the checkpoint interval must be between 1 ms and {seconds} s"));
@@ -465,6 +445,40 @@ mod tests {
         for garbage in [&b""[..], &[0xff], &[0x81, 0x61, 0x41], &[1]] {
             assert_eq!(not_understood(garbage), "the request cannot be understood");
         }
+    }
+
+    /// `Start` as the first version of the protocol had it.
+    #[derive(minicbor::Encode, minicbor::Decode, PartialEq, Debug)]
+    struct FirstStart {
+        #[n(0)]
+        name: String,
+        #[n(1)]
+        argv: Vec<String>,
+        #[n(2)]
+        env: Vec<String>,
+        #[n(3)]
+        cwd: String,
+        #[n(4)]
+        kernel: Option<KernelId>,
+        #[n(5)]
+        protection: Option<Protection>,
+    }
+
+    #[test]
+    fn both_sides_understand_what_they_knew() {
+        let first = FirstStart {
+            name: "web".to_string(),
+            argv: Vec::from(["/bin/httpd".to_string()]),
+            env: Vec::new(),
+            cwd: "/".to_string(),
+            kernel: Some(KernelId(2)),
+            protection: None,
+        };
+        let old = minicbor::to_vec(&first).unwrap_or_default();
+        let now: Start = minicbor::decode(&old).unwrap_or_default();
+        assert_eq!((now.name.as_str(), now.kernel, now.level), ("web", Some(KernelId(2)), None));
+        let later = minicbor::to_vec(Start { level: Some(Level::Restart), memory: Some(1), ..now }).unwrap_or_default();
+        assert_eq!(minicbor::decode::<FirstStart>(&later).ok(), Some(first));
     }
 
     #[test]

@@ -5,10 +5,10 @@ use crate::{
     exec,
     files::{Descriptor, FileTable, FilesId, Kind, OnExec},
     kernel::Kernel,
+    levels::{self, Again},
     names,
     process::{Ids, Process, SpaceId, initial_limits},
     program::{Head, Program},
-    protect,
     resident::Resident,
     rights::Rights,
     signal::{Action, Pending, SigSet, Signal},
@@ -26,7 +26,7 @@ use alloc::{
 };
 use core::net::{Ipv4Addr, Ipv6Addr};
 use shimos_abi::{
-    control::{self, Extent, Response, Start},
+    control::{self, Extent, Level, Response, Start},
     errno::Errno,
     ids::{KernelId, Pid, ProgramId},
     time::Nanos,
@@ -44,6 +44,15 @@ pub struct Starting {
     start: Start,
     asker: Asker,
     since: Nanos,
+    /// Set if it is not its first start.
+    again: Option<Again>,
+}
+
+impl Starting {
+    /// A program that is started again.
+    pub fn again(id: ProgramId, start: Start, since: Nanos, again: Again) -> Starting {
+        Starting { id, start, asker: None, since, again: Some(again) }
+    }
 }
 
 /// Why a program does not start, or not yet.
@@ -96,7 +105,7 @@ impl<M: Machine> Kernel<M> {
         let id =
             self.services.ikc.area().allocate_program(self.me).ok_or("the machine has no room for more programs")?;
         let since = self.services.machine.now();
-        self.starting.push(Starting { id, start, asker, since });
+        self.starting.push(Starting { id, start, asker, since, again: None });
         Ok(())
     }
 
@@ -186,13 +195,10 @@ impl<M: Machine> Kernel<M> {
             return Err(stop);
         }
         self.services.settle(&mut resident);
-        if let Some(protection) = starting.start.protection
-            && let Err(error) = protect::protect(&mut resident, &mut self.services, &self.slots, protection)
-        {
-            self.services.log(&format!("program {} is not protected: {error:?}", starting.start.name));
-        }
+        let level = starting.start.level.or(starting.start.protection.map(Level::Checkpoint));
         self.limit_memory(&resident);
         self.residents.insert(starting.id, resident);
+        self.begin_level(starting.id, level.unwrap_or(Level::Off));
         Ok(())
     }
 
@@ -227,12 +233,20 @@ impl<M: Machine> Kernel<M> {
                 last_pid: 1,
                 last_id: 1,
                 started: now,
-                loans: Vec::new(),
+                loans: starting
+                    .again
+                    .map(|again| again.lender)
+                    .into_iter()
+                    .filter(|lender| *lender != self.me.kernel)
+                    .collect(),
                 load: Default::default(),
                 memory: starting.start.memory,
                 host_name: None,
                 domain_name: None,
                 moves: 0,
+                order: Some(levels::order_of(&starting.start)),
+                revival: Default::default(),
+                restarts: starting.again.map_or(0, |again| again.restarts),
             },
             processes: Table::new(),
             threads: Table::new(),

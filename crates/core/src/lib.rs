@@ -28,6 +28,7 @@ mod ipc;
 mod jobs;
 mod join;
 mod kernel;
+mod levels;
 mod load;
 mod locks;
 mod moves;

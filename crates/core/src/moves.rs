@@ -12,7 +12,7 @@ use alloc::{
     vec::Vec,
 };
 use shimos_abi::{
-    control::{KernelState, MoveStatus},
+    control::{KernelState, Level, MoveStatus},
     ids::{KernelId, Life, ProgramId},
     time::Nanos,
 };
@@ -215,7 +215,9 @@ impl<M: Machine> Kernel<M> {
     fn offer(&mut self, program: ProgramId, to: Life) -> Result<Resident<M>, String> {
         self.write_registers_back();
         let Some(resident) = self.residents.get_mut(&program) else { return Err("the program has ended".to_string()) };
+        let level = resident.program.head.level();
         let saved = protect::checkpoint_to_leave(resident, &mut self.services, &self.slots);
+        self.teardowns.extend(protect::take_replaced(resident));
         let area = self.services.ikc.area();
         let seen = area.home(program);
         let offered = Home::Offered { life: self.me, to: to.kernel };
@@ -228,6 +230,9 @@ impl<M: Machine> Kernel<M> {
             Ok(()) => self.residents.remove(&program).ok_or_else(|| "the program has ended".to_string()),
             Err(why) => {
                 self.teardowns.extend(protect::stay(resident, &mut self.services));
+                if level == Level::Restart {
+                    self.begin_level(program, level);
+                }
                 Err(why)
             }
         }
@@ -243,8 +248,12 @@ impl<M: Machine> Kernel<M> {
             let back = Home::Protected { life: self.me, image: self.me.kernel };
             // Whoever changes the word first has the program.
             if self.services.ikc.area().move_home(program, offered, back).is_ok() {
+                let level = resident.program.head.level();
                 self.teardowns.extend(protect::stay(&mut resident, &mut self.services));
                 self.residents.insert(program, resident);
+                if level == Level::Restart {
+                    self.begin_level(program, level);
+                }
                 failed.get_or_insert_with(|| "the offer was not taken".to_string());
             } else {
                 failed = None;

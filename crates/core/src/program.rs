@@ -12,6 +12,7 @@ use crate::{
         Ipc,
         queue::{Queue, QueueId},
     },
+    levels::Revival,
     load::Load,
     locks::Locks,
     netlink::NetlinkSocket,
@@ -30,7 +31,7 @@ use alloc::{
 };
 use minicbor::{Decode, Encode};
 use shimos_abi::{
-    control::{Output, Protection},
+    control::{Output, Protection, Start},
     errno::Errno,
     ids::{KernelId, PIDS_PER_PROGRAM, Pid, ProgramId},
     time::Nanos,
@@ -134,6 +135,17 @@ pub struct Head {
     #[n(12)]
     #[cbor(default)]
     pub moves: u32,
+    /// How it was started.
+    #[n(20)]
+    pub order: Option<Start>,
+    /// What is done without checkpoints when its kernel dies.
+    #[n(21)]
+    #[cbor(default)]
+    pub revival: Revival,
+    /// How often it was started again.
+    #[n(22)]
+    #[cbor(default)]
+    pub restarts: u32,
 }
 
 impl Head {

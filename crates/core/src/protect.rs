@@ -1,6 +1,7 @@
 //! Protection at work: checkpoints, when to take them, and the output that waits for them (paper 2.2; D10, D11).
 use crate::{
     device::{console, network},
+    levels::Revival,
     process::SpaceId,
     program::Held,
     records,
@@ -41,6 +42,20 @@ pub struct Guard {
     buffer: Vec<u8>,
     /// Whether the last sweep left something to do.
     unswept: Progressing,
+    /// What the image is for.
+    holds: Holds,
+    /// An image that was replaced, and is still to be freed.
+    replaced: Option<shimos_checkpoint::Teardown>,
+}
+
+/// What an image holds.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+enum Holds {
+    /// The whole program: checkpoints are taken.
+    #[default]
+    Program,
+    /// The order that started it, and nothing else.
+    Order,
 }
 
 /// Whether work is left.
@@ -74,7 +89,7 @@ pub fn track_new_space<M: Machine>(resident: &mut Resident<M>, id: SpaceId) {
 impl Guard {
     /// Whether checkpoints are taken.
     pub fn is_on(&self) -> bool {
-        self.writer.is_some()
+        self.writer.is_some() && self.holds == Holds::Program
     }
     /// When the next one is due.
     pub fn next_checkpoint(&self) -> Option<Nanos> {
@@ -139,6 +154,8 @@ pub fn unprotect<M: Machine>(
     services: &mut Services<M>,
 ) -> Option<shimos_checkpoint::Teardown> {
     resident.program.head.protection = None;
+    resident.program.head.revival = Revival::Never;
+    resident.guard.holds = Holds::Program;
     resident.program.net.set_ack_mode(AckMode::Delayed);
     resident.guard.next = None;
     for space in resident.program.spaces.values_mut() {
@@ -166,6 +183,43 @@ pub fn release_held<M: Machine>(resident: &mut Resident<M>, services: &mut Servi
     console::work(services, resident);
 }
 
+/// Writes an image that holds nothing but the order that started the program.
+pub fn keep_order<M: Machine>(
+    resident: &mut Resident<M>,
+    services: &mut Services<M>,
+    slots: &Slots,
+) -> Result<(), (WriteError, Option<shimos_checkpoint::Teardown>)> {
+    let id = resident.program.head.id;
+    let mut writer =
+        slots.create(&mut services.machine, id, shimos_abi::ids::Epoch(0)).map_err(|error| (error, None))?;
+    resident.program.head.revival = Revival::Restart;
+    let bytes = records::encode_head(&resident.program.head);
+    let Services { machine, frames, .. } = services;
+    let stored = writer
+        .begin()
+        .and_then(|_| writer.records(machine, frames, &bytes))
+        .and_then(|()| writer.commit(machine, frames));
+    let epoch = match stored {
+        Ok(epoch) => epoch,
+        Err(error) => {
+            resident.program.head.revival = Revival::Never;
+            return Err((error, Some(writer.close(machine))));
+        }
+    };
+    let life = services.machine.identity().life;
+    let area = services.ikc.area();
+    let seen = area.home(id);
+    if seen.life() == Some(life) {
+        let _ = area.move_home(id, seen, Home::Protected { life, image: life.kernel });
+    }
+    let at = services.machine.now();
+    let (pause, record_bytes) = (Nanos(0), writer.record_bytes());
+    resident.guard.last = Some(CheckpointStatus { epoch, at, pause, pages: 0, image_pages: 0, record_bytes });
+    resident.guard.holds = Holds::Order;
+    resident.guard.writer = Some(writer);
+    Ok(())
+}
+
 /// Takes the last checkpoint of a program that goes elsewhere, after which nothing of its output waits here. A program that
 /// is not protected gets an image for this one time.
 pub fn checkpoint_to_leave<M: Machine>(
@@ -173,14 +227,31 @@ pub fn checkpoint_to_leave<M: Machine>(
     services: &mut Services<M>,
     slots: &Slots,
 ) -> Result<(), String> {
+    // The order alone does not do; it stays until there is more.
+    let order = if resident.guard.holds == Holds::Order { resident.guard.writer.take() } else { None };
     if resident.guard.writer.is_none() {
-        let writer = slots.create(&mut services.machine, resident.program.head.id, shimos_abi::ids::Epoch(0));
-        resident.guard.writer = Some(writer.map_err(|error| format!("there is no room for an image: {error:?}"))?);
+        let after = order.as_ref().map_or(shimos_abi::ids::Epoch(0), Writer::committed);
+        match slots.create(&mut services.machine, resident.program.head.id, after) {
+            Ok(writer) => resident.guard.writer = Some(writer),
+            Err(error) => {
+                resident.guard.writer = order;
+                return Err(format!("there is no room for an image: {error:?}"));
+            }
+        }
+        resident.guard.holds = Holds::Program;
         for space in resident.program.spaces.values_mut() {
             space.set_tracking(Tracking::On);
         }
         resident.program.objects.set_tracking(Tracking::On);
     }
+    let outcome = commit_all(resident, services);
+    resident.guard.replaced = order.map(|order| order.close(&mut services.machine));
+    resident.guard.next = None;
+    outcome
+}
+
+/// Takes checkpoints until no output waits.
+fn commit_all<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>) -> Result<(), String> {
     // The first commits what waits, so that it leaves; the second is without it.
     for _ in 0..2 {
         flush_network(resident, services);
@@ -192,8 +263,12 @@ pub fn checkpoint_to_leave<M: Machine>(
             break;
         }
     }
-    resident.guard.next = None;
     Ok(())
+}
+
+/// An image that was replaced.
+pub fn take_replaced<M: Machine>(resident: &mut Resident<M>) -> Option<shimos_checkpoint::Teardown> {
+    resident.guard.replaced.take()
 }
 
 /// The program stays here after all.

@@ -109,6 +109,13 @@ pub fn encode(program: &Program, buffer: Vec<u8>) -> Vec<u8> {
     writer.into_bytes()
 }
 
+/// Writes the record of a head alone.
+pub fn encode_head(head: &Head) -> Vec<u8> {
+    let mut writer = RecordWriter::reuse(Vec::new());
+    add(&mut writer, kind::HEAD, head);
+    writer.into_bytes()
+}
+
 /// Something that takes what one record holds.
 trait Entries<K, V> {
     fn put(&mut self, key: K, value: V);

@@ -117,6 +117,8 @@ fn program_status<M: Machine>(resident: &Resident<M>) -> ProgramStatus {
         takeovers: program.head.takeovers,
         waiting: resident.guard.trouble.clone(),
         moves: program.head.moves,
+        restarts: program.head.restarts,
+        level: Some(program.head.level()),
     }
 }
 

@@ -1,9 +1,9 @@
 //! Takeover: a program goes on here from the image in a dead kernel's reserved memory (paper 2.2, 2.6).
-use crate::{kernel::Kernel, process::SpaceId, protect, records, resident::Resident};
+use crate::{kernel::Kernel, levels::Revival, process::SpaceId, protect, records, resident::Resident};
 use alloc::{format, rc::Rc, vec::Vec};
 use shimos_abi::{
     addr::FrameRange,
-    control::{Cause, Takeover},
+    control::{Cause, Level, Takeover},
     ids::{Epoch, KernelId, Life, ProgramId},
     time::Nanos,
 };
@@ -93,6 +93,12 @@ impl<M: Machine> Kernel<M> {
             self.services.log(&format!("program {program}: newest generation passed over: {error}"));
         }
         let head = records::decode_head(&image).map_err(|_| Refusal::BadImage)?;
+        if head.revival == Revival::Restart && handover.cause == Cause::Death {
+            if head.id != program {
+                return Err(Refusal::BadImage);
+            }
+            return self.start_again(head, from.kernel, image_kernel, seen);
+        }
         for owner in head.loans.iter().filter(|owner| **owner != me.kernel && **owner != from.kernel) {
             self.services.machine.map_lent(*owner);
         }
@@ -187,7 +193,12 @@ impl<M: Machine> Kernel<M> {
         }
         let life = self.services.machine.identity().life;
         self.limit_memory(&resident);
+        let level = resident.program.head.level();
         self.residents.insert(id, resident);
+        if level == Level::Restart {
+            // It was moved; the order has to be kept here from now on.
+            self.begin_level(id, level);
+        }
         self.services.log(&format!("program {id} goes on here ({life}) from epoch {} of {from}", epoch.0));
     }
 

@@ -8,7 +8,8 @@ use shimos_abi::{
     time::Nanos,
 };
 use shimos_ikc::{
-    Area, Claim, DeathRecord, Election, Endpoint, Home, MAX_PAYLOAD, Notify, Received, SendError, endpoint::Misdeed,
+    Area, Claim, DeathRecord, Drained, Election, Endpoint, Home, MAX_PAYLOAD, Notify, Rebooting, Received, SendError,
+    endpoint::Misdeed,
 };
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -343,6 +344,24 @@ fn the_commons_change_by_compare_and_swap() {
     assert_eq!(area.move_home(program, home, Home::Free), Err(protected));
     assert_eq!(protected.moved_to(life(K0, 1)), Home::Protected { life: life(K0, 1), image: KernelId(2) });
     assert_eq!(area.programs().count(), 2);
+    // An offer: whoever changes the word first has the program.
+    let offered = Home::Offered { life: me, to: K0 };
+    assert_eq!(Home::from_word(offered.to_word()), offered);
+    assert_eq!((offered.life(), offered.image()), (Some(me), Some(K1)));
+    let taken = offered.moved_to(life(K0, 1));
+    assert_eq!(taken, Home::Protected { life: life(K0, 1), image: K1 });
+    assert_eq!(area.move_home(program, protected, offered), Ok(()));
+    assert_eq!(area.move_home(program, offered, taken), Ok(()));
+    assert_eq!(area.move_home(program, offered, protected), Err(taken));
+
+    assert!(!area.is_drained(K1) && !area.is_rebooting(K1));
+    area.set_drained(K1, Drained::Yes);
+    area.set_rebooting(K0, Rebooting::Asked);
+    area.set_drained(KernelId(900), Drained::Yes);
+    assert!(area.is_drained(K1) && !area.is_drained(K0) && area.is_rebooting(K0) && !area.is_drained(KernelId(900)));
+    area.set_drained(K1, Drained::No);
+    area.set_rebooting(K0, Rebooting::Done);
+    assert!(!area.is_drained(K1) && !area.is_rebooting(K0));
 
     assert_eq!(area.owner(Device::Network), None);
     assert_eq!(area.move_owner(Device::Network, None, Some(me)), Ok(()));

@@ -221,3 +221,38 @@ impl Item {
         (unreadable >= 2 || unreadable == 1 && nobody && self.refusal == Some(Refusal::BadImage)).then_some(Freed::Lost)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shimos_abi::ids::{Incarnation, ProgramId};
+
+    fn candidate(kernel: u16, free_frames: u64, drained: Drained) -> Candidate {
+        Candidate {
+            life: Life { kernel: KernelId(kernel), incarnation: Incarnation(1) },
+            free_frames,
+            load: 0,
+            drained,
+        }
+    }
+
+    #[test]
+    fn a_drained_kernel_is_asked_last() {
+        let from = Life { kernel: KernelId(9), incarnation: Incarnation(1) };
+        let mut item = Item {
+            work: Work::Program(ProgramId(1)),
+            from,
+            home: Home::Free,
+            stage: Stage::Choose,
+            tried: 0,
+            unreadable: 0,
+            refusal: None,
+        };
+        let all = [candidate(0, 900, Drained::Yes), candidate(1, 10, Drained::No), candidate(2, 20, Drained::No)];
+        for wanted in [Some(2), Some(1), Some(0), None] {
+            let chosen = item.choose(&all, &[]).map(|life| life.kernel);
+            assert_eq!(chosen, wanted.map(KernelId));
+            item.tried |= chosen.map_or(0, bit);
+        }
+    }
+}

@@ -3,8 +3,8 @@
 
 use shimos_abi::{
     control::{
-        Drain, Fault, MAX_INTERVAL, MIN_INTERVAL, MachineStatus, Output, ProgramStatus, Protection, Request, Response,
-        Target,
+        Drain, Fault, Level, MAX_INTERVAL, MIN_INTERVAL, MachineStatus, Output, ProgramStatus, Protection, Request,
+        Response, Target,
     },
     ids::{KernelId, Pid, ProgramId},
     time::Nanos,
@@ -12,7 +12,7 @@ use shimos_abi::{
 use shimos_user::device::Device;
 use std::{io, process::ExitCode};
 
-const USAGE: &str = "usage: shimosctl status | ps | protect TARGET INTERVAL_MS [commit|free] | unprotect TARGET \
+const USAGE: &str = "usage: shimosctl status | ps | protect TARGET INTERVAL_MS [commit|free] | unprotect TARGET | level TARGET off|restart \
     | kill TARGET [SIGNAL] | stop TARGET | exec TARGET COMMAND [ARGUMENT]... | inject KERNEL FAULT | heartbeat MS \
     | move TARGET KERNEL | drain KERNEL | undrain KERNEL | reboot KERNEL | poweroff";
 
@@ -68,6 +68,8 @@ fn parse(words: &[&str]) -> Result<Request, String> {
         ["protect", name, interval] => protect(name, interval, Output::Commit),
         ["protect", name, interval, "commit"] => protect(name, interval, Output::Commit),
         ["protect", name, interval, "free"] => protect(name, interval, Output::Free),
+        ["level", name, "off"] => Ok(Request::SetLevel { target: target(name), level: Level::Off }),
+        ["level", name, "restart"] => Ok(Request::SetLevel { target: target(name), level: Level::Restart }),
         ["unprotect", name] => Ok(Request::Unprotect { target: target(name) }),
         ["kill", name] => Ok(Request::Kill { target: target(name), signal: 15 }),
         ["kill", name, signal] => match signal.parse() {

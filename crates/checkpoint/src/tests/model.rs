@@ -175,6 +175,34 @@ fn an_image_goes_on_after_the_epoch_of_its_predecessor() {
 }
 
 #[test]
+fn an_image_is_lent_while_its_kernel_lives() {
+    for swept in [0, 3, 40, 10_000] {
+        let mut program = Program::new(u64::MAX);
+        for page in 0..60 {
+            program.write(1, page, page);
+            program.write(600, page, page + 100);
+        }
+        program.checkpoint();
+        program.drop_key(600);
+        program.write(1, 7, 77);
+        program.checkpoint();
+        program.write(1, 8, 88);
+        program.checkpoint();
+        program.sweep(swept);
+        let Program { mut machine, mut frames, slots, writer, pages, committed, .. } = program;
+        let left = writer.lend(&mut machine);
+        pages.values().for_each(|frame| frames.release(*frame));
+        if let Some(mut left) = left {
+            while left.step(&machine, &mut frames, 7) == Progress::More {}
+        }
+        check_image(&machine, &committed[&3], 3);
+        let mut returned = slots.returned(&mut machine, PROGRAM).expect("it is lent");
+        while returned.step(&machine, &mut frames, 7) == Progress::More {}
+        assert_eq!((frames.free_count(), frames.mistakes()), (frames.total() - 1, 0), "swept {swept}");
+    }
+}
+
+#[test]
 fn a_reboot_keeps_what_is_wanted_and_a_returned_loan_frees_it() {
     let mut program = Program::new(u64::MAX);
     let other = ProgramId(9);

@@ -156,6 +156,9 @@ impl World {
             host_name: None,
             domain_name: None,
             moves: 0,
+            order: None,
+            revival: Default::default(),
+            restarts: 0,
         };
         World {
             head,

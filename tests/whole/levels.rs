@@ -1,0 +1,131 @@
+//! Reliability levels and the policy that gives them.
+use anyhow::{Context, Result, ensure};
+use shimos::{counter, machine::Options, moves, policy, status};
+use shimos_abi::{
+    control::{Fault, Level, ProgramStatus, Target},
+    ids::{KernelId, ProgramId},
+    time::Nanos,
+};
+use shimos_tests::{
+    clock::{self, SOON},
+    group::Group,
+    programs,
+    rig::Rig,
+    suite::Suite,
+    tool::{self, command, refused},
+};
+
+pub fn run(suite: &mut Suite) {
+    let makings = suite.makings.clone();
+    let patient = || Options { heartbeat: Some(Nanos::secs(1)), ..Options::default() };
+    let mut group = Group::new(suite, patient());
+    group.case("levels::a_program_is_started_again", started_again);
+    group.case("levels::from_one_to_another_while_it_runs", changed);
+    group.case("levels::a_program_that_is_to_be_started_again_is_moved", moved);
+    group.case("levels::a_policy", |rig| {
+        let file = rig.machine.entry().directory.join("wanted.toml");
+        let path = file.to_str().context("a path that is no text")?;
+        let rules = "[[program]]\nname = \"pol-a*\"\nlevel = \"restart\"\n\n[[program]]\nname = \"pol-b\"\n\
+            level = \"checkpoint\"\ninterval = \"25ms\"\n";
+        std::fs::write(&file, rules.replace("restart", "often"))?;
+        for word in ["check", "apply"] {
+            refused(command(&makings, &["policy", word, path]), "wanted.toml:3:9: 'often' is no level")?;
+        }
+        refused(command(&makings, &["policy", "show"]), "no policy")?;
+        std::fs::write(&file, rules)?;
+        let before = rig.start(programs::count("pol-a1", 1))?;
+        for words in [["policy", "check", path], ["policy", "apply", path]] {
+            let said = tool::run(command(&makings, &words))?;
+            ensure!(said.code == Some(0) && said.errors.is_empty(), "{said:?}");
+        }
+        has(rig, before.program, |found| found.level == Some(Level::Restart))?;
+        // It counts for what is started from now on, unless the command line says otherwise.
+        for (name, options, wanted) in [
+            ("pol-b", None, Level::Checkpoint(programs::every(Nanos::millis(25)))),
+            ("pol-a2", None, Level::Restart),
+            ("pol-a3", Some("off"), Level::Off),
+            ("pol-c", None, Level::Off),
+        ] {
+            let mut words = vec!["start", name];
+            words.extend(options.iter().flat_map(|level| ["--level", level]));
+            words.extend(["--", "/bin/busybox", "sleep", "1000"]);
+            let said = tool::run(command(&makings, &words))?;
+            ensure!(said.code == Some(0), "{said:?}");
+            rig.until(SOON, "its level", |now| {
+                let mut all = now.kernels.iter().flat_map(|kernel| &kernel.published.programs);
+                all.any(|found| found.name == name && found.level == Some(wanted)).then_some(())
+            })
+            .with_context(|| name.to_string())?;
+        }
+        let shown = tool::run(command(&makings, &["policy", "show"]))?;
+        ensure!(shown.out.contains("restart, but it is off"), "{shown:?}");
+        ensure!(policy::of_machine(rig.machine.entry())?.is_some(), "it is not kept");
+        Ok(())
+    });
+}
+
+fn has(rig: &mut Rig, program: ProgramId, wanted: impl Fn(&ProgramStatus) -> bool) -> Result<()> {
+    rig.until(SOON, "a state of the program", |now| {
+        status::home(now, program).is_some_and(|(_, found)| wanted(found)).then_some(())
+    })
+}
+
+fn by_name(name: &str) -> Target {
+    Target::Name(name.to_string())
+}
+
+/// From the beginning, by the same order, whenever its kernel dies; wherever that was.
+fn started_again(rig: &mut Rig) -> Result<()> {
+    let mut order = programs::script("again", 1, "echo begins as $WHO in $PWD, $$; sleep 1000");
+    order.env.push("WHO=me".to_string());
+    order.cwd = "/tmp".to_string();
+    order.level = Some(Level::Restart);
+    let started = rig.start(order)?;
+    let begun = format!("begins as me in /tmp, {}", started.pid.0);
+    rig.wait_line("again", &begun)?;
+    for restarts in 1..=3 {
+        let home = rig.home(started.program)?;
+        rig.kill_kernel(home, Fault::Panic)?;
+        has(rig, started.program, |found| found.restarts == restarts && found.level == Some(Level::Restart))?;
+        // Each life says it once.
+        let console = rig.console().clone();
+        clock::until(SOON, "its first words once more", || {
+            let said = console.of_program("again").iter().filter(|line| **line == begun).count();
+            Ok((said == restarts as usize + 1).then_some(()))
+        })?;
+    }
+    Ok(())
+}
+
+fn changed(rig: &mut Rig) -> Result<()> {
+    let started = rig.start(programs::count("changing", 2))?;
+    let every = Level::Checkpoint(programs::every(Nanos::millis(20)));
+    for level in [Level::Restart, every, Level::Off, every, Level::Restart, Level::Off, Level::Restart, every] {
+        rig.control.set_level(by_name("changing"), level)?;
+        has(rig, started.program, |found| found.level == Some(level))?;
+        rig.wait_more("changing", 1)?;
+    }
+    rig.settle(started.program)?;
+    rig.kill_under(started.program, Fault::Panic)?;
+    rig.settle(started.program)?;
+    rig.wait_more("changing", 2)?;
+    let count = counter::check(rig.lines("changing").iter().map(String::as_str));
+    ensure!(count.perfect(), "{count:?}");
+    Ok(())
+}
+
+/// A move takes it as it is; a death after that starts it again.
+fn moved(rig: &mut Rig) -> Result<()> {
+    let started = rig.start(programs::count("nomad", 1))?;
+    rig.control.set_level(by_name("nomad"), Level::Restart)?;
+    for to in [2, 3] {
+        moves::program(&mut rig.control, &by_name("nomad"), KernelId(to))?;
+        rig.wait_more("nomad", 2)?;
+        let count = counter::check(rig.lines("nomad").iter().map(String::as_str));
+        ensure!(count.perfect(), "{count:?}");
+        has(rig, started.program, |found| found.level == Some(Level::Restart) && found.restarts == 0)?;
+    }
+    rig.kill_kernel(KernelId(3), Fault::Panic)?;
+    has(rig, started.program, |found| found.restarts == 1)?;
+    rig.wait_more("nomad", 2)
+}
