@@ -15,6 +15,7 @@ pub const TESTS: &[Subtest] = &[
     ("time/processor", processor),
     ("time/user_and_system", user_and_system),
     ("time/limit", limit),
+    ("time/killed_asleep", killed_asleep),
     ("time/timers_of_use", timers_of_use),
     ("time/names", names),
 ];
@@ -207,6 +208,25 @@ fn timers_of_use() -> Outcome {
         let (user, system) = (after.0 - before.0, after.1 - before.1);
         let counted = if which == 1 { user } else { user + system };
         that(&format!("timer {which} after {user} user, {system} system"), counted >= 40_000)?;
+    }
+    Ok(())
+}
+
+/// A process that sleeps for ever, by whatever clock, can be killed.
+fn killed_asleep() -> Outcome {
+    let text = |error: std::io::Error| error.to_string();
+    for clock in [0_u64, 1, 2] {
+        let child = raw::fork(|| {
+            let span = [i64::MAX as u64, 0];
+            let _ = raw::call(libc::SYS_clock_nanosleep, [clock, 0, span.as_ptr() as u64, 0, 0, 0]);
+            7
+        })
+        .map_err(text)?;
+        // It sleeps when it uses no time any more; killing it before is no different but for what is tested.
+        std::thread::sleep(Duration::from_millis(50));
+        raw::kill(child, libc::SIGKILL).map_err(text)?;
+        let (_, status) = raw::wait(child, 0).map_err(text)?;
+        that(&format!("clock {clock}: {status:#x}"), libc::WIFSIGNALED(status))?;
     }
     Ok(())
 }
