@@ -1,7 +1,7 @@
 //! The bare machine: [`shimos_hal::Machine`] on a real (or emulated) core.
 use crate::{
     apic::{Ipi, LAPIC},
-    arch::{take_interrupts, wait_for_interrupt},
+    arch::wait_for_interrupt,
     boot::cores::mailbox,
     clock,
     console::Console,
@@ -19,10 +19,7 @@ use crate::{
 use core::{
     cell::UnsafeCell,
     ptr::NonNull,
-    sync::atomic::{
-        AtomicU64,
-        Ordering::{Relaxed, SeqCst},
-    },
+    sync::atomic::{AtomicU64, Ordering::SeqCst},
 };
 use shimos_abi::{
     addr::{Frame, PAGE, UserPage},
@@ -38,11 +35,6 @@ use shimos_hal::{
     Events, Fenced, Fpu, FrameSource, Identity, Machine, Mapping, OutOfFrames, Regs, Rights, Trap, UserClock,
     machine::DeviceError,
 };
-
-/// How long this core waits awake before it halts. To halt and to be woken takes the host of an emulated core longer than
-/// the answer that a program often waits for; a core that waits longer halts at once the next time.
-static ATTENTION: AtomicU64 = AtomicU64::new(0);
-const LONGEST_ATTENTION: Nanos = Nanos::micros(60);
 
 /// This core, as the kernel's machine. There is one in a kernel.
 pub struct Bare {
@@ -246,18 +238,9 @@ impl Machine for Bare {
         fpu::forget();
     }
     fn idle(&mut self, until: Nanos) {
-        let start = clock::now();
-        let attentive = start + Nanos(ATTENTION.load(Relaxed));
         while !traps::pending() && timer::set(until) == Alarm::Set {
-            if clock::now() < attentive {
-                take_interrupts();
-            } else {
-                wait_for_interrupt();
-            }
+            wait_for_interrupt();
         }
-        // What was worth waiting for awake this time may be so the next time.
-        let worth = clock::now() - start < LONGEST_ATTENTION;
-        ATTENTION.store(if worth { LONGEST_ATTENTION.0 } else { 0 }, Relaxed);
     }
     #[inline]
     fn take_events(&mut self) -> Events {
