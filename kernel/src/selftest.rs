@@ -274,7 +274,7 @@ fn program(machine: &mut Bare, checks: &mut Checks) {
             Trap::Syscall => match regs.rax {
                 39 => regs.rax = 42,
                 1 => {
-                    machine.save_fpu(&mut fpu);
+                    machine.save_live(&mut regs, &mut fpu);
                     checks.that(fpu.area.len() >= 512 && fpu.area[160..176] == [0xff; 16], "saved vector registers");
                     other_thread(machine, &space, checks);
                 }

@@ -9,9 +9,12 @@ use crate::{
 };
 use alloc::{string::String, vec::Vec};
 use core::cmp::Ordering;
-use shimos_abi::{addr::PAGE, errno::Errno};
+use shimos_abi::{
+    addr::{PAGE, UserAddr},
+    errno::Errno,
+};
 use shimos_hal::Machine;
-use shimos_memory::{Backing, BackingError, Sharing, Source, Vma};
+use shimos_memory::{Backing, BackingError, Bytes, MemoryFault, Sharing, Source, Vma};
 use shimos_vfs::{Content, Fault, NodeId, Written};
 
 /// The memory object behind a content object of the name space. Objects that have no file (shared memory) have numbers
@@ -22,6 +25,9 @@ pub fn object(id: shimos_vfs::ObjectId) -> shimos_memory::ObjectId {
 
 /// Where the content of a file is.
 pub fn of<M: Machine>(c: &mut Context<'_, M>, node: NodeId) -> Result<Content> {
+    if let Some(written) = c.resident.program.tree.written(node) {
+        return Ok(Content::Object(written));
+    }
     Ok(c.with_tree(|tree, sources| tree.content(sources, node))?)
 }
 
@@ -85,9 +91,39 @@ pub fn read<M: Machine>(c: &mut Context<'_, M>, node: NodeId, offset: u64, into:
     }
 }
 
+/// Reads at a place of a file to the caller's memory; returns how many bytes, fewer only at its end or that of the memory.
+pub fn read_to_user<M: Machine>(
+    c: &mut Context<'_, M>,
+    node: NodeId,
+    offset: u64,
+    (addr, len): (u64, usize),
+) -> Result<usize> {
+    let (bytes, size) = match of(c, node)? {
+        Content::Object(Written { object: id, .. }) => {
+            let object = object(id);
+            (Bytes::Object(object), c.resident.program.objects.size(object))
+        }
+        Content::Image { nid, size } => (Bytes::Image(nid), size),
+    };
+    let len = len.min(usize::try_from(size.saturating_sub(offset)).unwrap_or(usize::MAX));
+    if len == 0 {
+        return Ok(0);
+    }
+    let space = c.process()?.space;
+    let got = c.services.memory(c.resident, space)?.take_from_file(UserAddr(addr), len, bytes, offset);
+    match got {
+        Err(MemoryFault::Bus) => Err(Errno::EIO.into()),
+        got => Ok(got?),
+    }
+}
+
 /// Makes a file's content writable: from here on it is an object.
 pub fn make_writable<M: Machine>(c: &mut Context<'_, M>, node: NodeId) -> Result<shimos_memory::ObjectId> {
-    let Written { object: id, size, backing } = c.with_tree_mut(|tree, sources| tree.open_for_write(sources, node))?;
+    let written = match c.resident.program.tree.written(node) {
+        Some(written) => written,
+        None => c.with_tree_mut(|tree, sources| tree.open_for_write(sources, node))?,
+    };
+    let Written { object: id, size, backing } = written;
     let object = object(id);
     let new = c.resident.program.objects.get(object).is_none();
     c.resident.program.objects.ensure(object, size, backing.map(|backing| (backing.nid, backing.len)));
@@ -127,11 +163,13 @@ pub fn check_size<M: Machine>(c: &mut Context<'_, M>, end: u64) -> Result<()> {
     Err(Errno::EFBIG.into())
 }
 
-/// Writes at a place of a file; it grows as needed.
-pub fn write<M: Machine>(c: &mut Context<'_, M>, node: NodeId, offset: u64, bytes: &[u8]) -> Result<usize> {
-    if bytes.is_empty() {
-        return Ok(0);
-    }
+/// Makes a file ready for a write of `len` bytes, at least one; returns the object that they go to, and how many may.
+fn begin_write<M: Machine>(
+    c: &mut Context<'_, M>,
+    node: NodeId,
+    offset: u64,
+    len: usize,
+) -> Result<(shimos_memory::ObjectId, usize)> {
     let limit = c.process()?.limit(limit::FSIZE).min(i64::MAX as u64);
     if offset >= i64::MAX as u64 {
         return Err(Errno::EFBIG.into());
@@ -139,12 +177,42 @@ pub fn write<M: Machine>(c: &mut Context<'_, M>, node: NodeId, offset: u64, byte
     if offset >= limit {
         check_size(c, offset.saturating_add(1))?;
     }
-    let bytes = &bytes[..bytes.len().min((limit - offset) as usize)];
-    check_seals(c, node, seal::WRITE | seal::FUTURE_WRITE)?;
-    if !c.resident.program.seals.is_empty() && offset + bytes.len() as u64 > size(c, node)? {
-        check_seals(c, node, seal::GROW)?;
+    let len = len.min((limit - offset) as usize);
+    if !c.resident.program.seals.is_empty() {
+        check_seals(c, node, seal::WRITE | seal::FUTURE_WRITE)?;
+        if offset + len as u64 > size(c, node)? {
+            check_seals(c, node, seal::GROW)?;
+        }
     }
-    let object = make_writable(c, node)?;
+    Ok((make_writable(c, node)?, len))
+}
+
+/// Writes at a place of a file from the caller's memory; it grows as needed.
+pub fn write_from_user<M: Machine>(
+    c: &mut Context<'_, M>,
+    node: NodeId,
+    offset: u64,
+    (addr, len): (u64, usize),
+) -> Result<usize> {
+    if len == 0 {
+        return Ok(0);
+    }
+    let (object, len) = begin_write(c, node, offset, len)?;
+    let space = c.process()?.space;
+    let mut memory = c.services.memory(c.resident, space)?;
+    let written = memory.put_into_object(UserAddr(addr), len, object, offset)?;
+    let size = c.resident.program.objects.size(object);
+    note_written(c, node, size)?;
+    Ok(written)
+}
+
+/// Writes at a place of a file; it grows as needed.
+pub fn write<M: Machine>(c: &mut Context<'_, M>, node: NodeId, offset: u64, bytes: &[u8]) -> Result<usize> {
+    if bytes.is_empty() {
+        return Ok(0);
+    }
+    let (object, len) = begin_write(c, node, offset, bytes.len())?;
+    let bytes = &bytes[..len.min(bytes.len())];
     let services = &mut *c.services;
     let image = c.resident.program.tree.image();
     let mut files = Files { cache: &mut services.blocks, image };

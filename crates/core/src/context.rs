@@ -9,13 +9,14 @@ use crate::{
     thread::{Call, Thread},
 };
 use alloc::{string::String, vec, vec::Vec};
+use core::cell::Cell;
 use shimos_abi::{
-    addr::{PAGE, UserAddr},
+    addr::{Frame, PAGE, UserAddr},
     errno::Errno,
     ids::Pid,
     time::Nanos,
 };
-use shimos_hal::Machine;
+use shimos_hal::{Machine, Rights};
 use shimos_memory::MemoryFault;
 use shimos_vfs::Fault;
 
@@ -81,14 +82,37 @@ pub struct Context<'a, M: Machine> {
     pub tid: Pid,
     /// Its process.
     pub pid: Pid,
-    /// The time at the call's entry.
-    pub now: Nanos,
+    /// The time, once the call has asked for it.
+    time: Cell<Option<Nanos>>,
 }
 
 /// The most a single call copies through one buffer; a longer transfer is cut short, as Linux may.
 pub const MAX_TRANSFER: usize = 1 << 20;
 
+impl<'a, M: Machine> Context<'a, M> {
+    /// A call of a thread of a process.
+    #[inline]
+    pub fn new(resident: &'a mut Resident<M>, services: &'a mut Services<M>, tid: Pid, pid: Pid) -> Context<'a, M> {
+        Context { resident, services, tid, pid, time: Cell::new(None) }
+    }
+}
+
 impl<M: Machine> Context<'_, M> {
+    /// The time of the call: one for all of it. Most calls never ask, and do not pay for a look at the clock.
+    pub fn now(&self) -> Nanos {
+        match self.time.get() {
+            Some(now) => now,
+            None => {
+                let now = self.services.machine.now();
+                self.time.set(Some(now));
+                now
+            }
+        }
+    }
+    /// Counts what the caller has used of the processor; see [`crate::accounting`].
+    pub fn count_use(&mut self) {
+        self.services.count_use(&mut self.resident.program);
+    }
     /// The calling thread.
     pub fn thread(&mut self) -> Result<&mut Thread> {
         self.resident.program.threads.get_mut(&self.tid).ok_or(Stop::Gone)
@@ -147,13 +171,33 @@ impl<M: Machine> Context<'_, M> {
         self.read_into(addr, &mut bytes)?;
         Ok(bytes)
     }
+    /// The frame with bytes of the caller's memory that lie in one page, if it can be had without further ado: nothing
+    /// that is mapped may be used in more ways than the page tables say.
+    #[inline]
+    fn frame_of(&self, addr: u64, len: usize, rights: Rights) -> Option<(Frame, usize)> {
+        let (addr, resident) = (UserAddr(addr), &*self.resident);
+        if !resident.pending.is_empty() || len > PAGE - addr.offset() {
+            return None;
+        }
+        let tables = resident.tables.get(&resident.program.processes.get(&self.pid)?.space)?;
+        let mapping = self.services.machine.lookup(tables, addr.page()?)?;
+        mapping.rights.contains(rights).then_some((mapping.frame, addr.offset()))
+    }
     /// Fills `into` from the caller's memory.
     pub fn read_into(&mut self, addr: u64, into: &mut [u8]) -> Result<()> {
+        if let Some((frame, offset)) = self.frame_of(addr, into.len(), Rights::empty()) {
+            self.services.machine.read_frame(frame, offset, into);
+            return Ok(());
+        }
         let space = self.process()?.space;
         Ok(self.services.memory(self.resident, space)?.read(UserAddr(addr), into)?)
     }
     /// Copies bytes into the caller's memory.
     pub fn write_bytes(&mut self, addr: u64, bytes: &[u8]) -> Result<()> {
+        if let Some((frame, offset)) = self.frame_of(addr, bytes.len(), Rights::WRITE) {
+            self.services.machine.write_frame(frame, offset, bytes);
+            return Ok(());
+        }
         let space = self.process()?.space;
         Ok(self.services.memory(self.resident, space)?.write(UserAddr(addr), bytes)?)
     }
@@ -179,17 +223,19 @@ impl<M: Machine> Context<'_, M> {
     }
     /// Reads a zero-terminated string of at most `most` bytes; `too_long` if it does not end by then.
     pub fn read_string(&mut self, addr: u64, most: usize, too_long: Errno) -> Result<Vec<u8>> {
+        // Never beyond the page: the next one need not be there if the string ends before it. Most strings are short.
+        let mut buffer = [0; 64];
         let mut string = Vec::new();
         let mut at = addr;
         while string.len() <= most {
-            let piece = PAGE - at as usize % PAGE;
-            let mut bytes = vec![0; piece];
-            self.read_into(at, &mut bytes)?;
-            if let Some(end) = bytes.iter().position(|byte| *byte == 0) {
-                string.extend_from_slice(&bytes[..end]);
+            let piece = (PAGE - at as usize % PAGE).min(buffer.len());
+            let bytes = &mut buffer[..piece];
+            self.read_into(at, bytes)?;
+            let end = bytes.iter().position(|byte| *byte == 0);
+            string.extend_from_slice(&bytes[..end.unwrap_or(piece)]);
+            if end.is_some() {
                 return if string.len() > most { Err(too_long.into()) } else { Ok(string) };
             }
-            string.extend_from_slice(&bytes);
             at = at.checked_add(piece as u64).ok_or(Errno::EFAULT)?;
         }
         Err(too_long.into())
@@ -223,7 +269,7 @@ impl<M: Machine> Context<'_, M> {
 
     /// The deadline of a call that waits for `timeout` from its first issue on: fixed then, kept when issued again.
     pub fn deadline_in(&mut self, timeout: Nanos) -> Result<Nanos> {
-        let deadline = self.now + timeout;
+        let deadline = self.now() + timeout;
         let call = self.thread()?.call.get_or_insert_with(Call::default);
         Ok(*call.deadline.get_or_insert(deadline))
     }
@@ -248,11 +294,11 @@ impl<M: Machine> Context<'_, M> {
     }
     /// What a description is ready for, for the caller.
     pub fn readiness(&self, id: DescriptionId) -> u16 {
-        readiness::of(&self.resident.program, Viewer { process: self.pid, thread: self.tid, now: self.now }, id)
+        readiness::of(&self.resident.program, Viewer { process: self.pid, thread: self.tid, now: self.now() }, id)
     }
     /// Takes notice of what the program has sent to itself over the network.
     pub fn take_network(&mut self) {
-        self.resident.program.net.poll(self.now);
+        self.resident.program.net.poll(self.now());
         self.resident.take_network();
     }
     /// Puts a new event object into the caller's table.

@@ -180,10 +180,9 @@ impl<M: Machine> Kernel<M> {
     fn try_start(&mut self, starting: &Starting, image: Image) -> Result<(), Stop> {
         let mut resident = Resident::new(self.make_program(starting, image)?);
         let pid = starting.id.first_pid();
-        let now = self.services.machine.now();
         let outcome = {
             let services = &mut self.services;
-            let mut context = Context { resident: &mut resident, services, tid: pid, pid, now };
+            let mut context = Context::new(&mut resident, services, pid, pid);
             enter(&mut context, &starting.start)
         };
         if let Err(stop) = outcome {

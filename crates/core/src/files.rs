@@ -2,12 +2,13 @@
 use crate::{
     event::{EventClass, EventId},
     ipc::queue::QueueId,
+    numbered::Numbered,
     pipe::PipeId,
     resident::Key,
     syscall::Hearer,
     tty::PairId,
 };
-use alloc::{collections::BTreeMap, vec::Vec};
+use alloc::vec::Vec;
 use minicbor::{Decode, Encode};
 use shimos_abi::{errno::Errno, ids::Pid, time::Nanos};
 use shimos_net::SocketId;
@@ -278,7 +279,7 @@ pub enum OnExec {
 #[derive(Clone, Debug, Default, Encode, Decode)]
 pub struct FileTable {
     #[n(0)]
-    entries: BTreeMap<u32, Descriptor>,
+    entries: Numbered,
     /// Processes that use it.
     #[n(1)]
     pub users: u32,
@@ -293,23 +294,18 @@ impl FileTable {
         FileTable { users: 1, ..FileTable::default() }
     }
     /// The descriptor `fd`.
+    #[inline]
     pub fn get(&self, fd: u64) -> Result<Descriptor, Errno> {
-        u32::try_from(fd).ok().and_then(|fd| self.entries.get(&fd)).copied().ok_or(Errno::EBADF)
+        u32::try_from(fd).ok().and_then(|fd| self.entries.get(fd)).ok_or(Errno::EBADF)
     }
     /// The descriptor `fd`, to change.
     pub fn get_mut(&mut self, fd: u64) -> Result<&mut Descriptor, Errno> {
-        u32::try_from(fd).ok().and_then(|fd| self.entries.get_mut(&fd)).ok_or(Errno::EBADF)
+        u32::try_from(fd).ok().and_then(|fd| self.entries.get_mut(fd)).ok_or(Errno::EBADF)
     }
     /// Puts a descriptor at the lowest free number from `from` on and below `limit`.
     pub fn insert(&mut self, descriptor: Descriptor, from: u64, limit: u64) -> Result<u64, Errno> {
         let lowest = from <= u64::from(self.lowest);
-        let mut fd = if lowest { self.lowest.into() } else { from };
-        for taken in self.entries.range(fd.min(u64::from(u32::MAX)) as u32..).map(|(fd, _)| u64::from(*fd)) {
-            if taken != fd {
-                break;
-            }
-            fd += 1;
-        }
+        let fd = self.entries.free_from(if lowest { self.lowest.into() } else { from });
         if fd >= limit {
             return Err(Errno::EMFILE);
         }
@@ -330,13 +326,13 @@ impl FileTable {
     /// Takes `fd` out.
     pub fn remove(&mut self, fd: u64) -> Result<Descriptor, Errno> {
         let number = u32::try_from(fd).map_err(|_| Errno::EBADF)?;
-        let removed = self.entries.remove(&number).ok_or(Errno::EBADF)?;
+        let removed = self.entries.remove(number).ok_or(Errno::EBADF)?;
         self.lowest = self.lowest.min(number);
         Ok(removed)
     }
     /// All descriptors in order.
     pub fn iter(&self) -> impl Iterator<Item = (u32, Descriptor)> + '_ {
-        self.entries.iter().map(|(fd, descriptor)| (*fd, *descriptor))
+        self.entries.iter()
     }
 }
 

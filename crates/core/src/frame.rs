@@ -101,7 +101,7 @@ pub fn enter<M: Machine>(
         return Err(());
     }
     let thread = resident.program.threads.get_mut(&tid).ok_or(())?;
-    services.machine.save_fpu(&mut thread.fpu);
+    services.machine.save_live(&mut thread.regs, &mut thread.fpu);
     let stack = thread.altstack;
     let inside = is_on(stack, thread.regs.rsp);
     let enters = action.flags & SA_ONSTACK != 0 && stack.size != 0 && !inside;
@@ -194,7 +194,7 @@ fn write_context(to: &mut [u8], regs: &Regs, flags: u64, mask: SigSet, fpu: u64,
 /// is at.
 pub fn leave<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>, tid: Pid) -> Result<(), ()> {
     let thread = resident.program.threads.get_mut(&tid).ok_or(())?;
-    services.machine.save_fpu(&mut thread.fpu);
+    services.machine.save_live(&mut thread.regs, &mut thread.fpu);
     let (context_addr, length) = (thread.regs.rsp, thread.fpu.area.len());
     let space = resident.program.processes.get(&thread.process).ok_or(())?.space;
     let mut context = vec![0; UCONTEXT];

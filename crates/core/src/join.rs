@@ -88,7 +88,7 @@ impl<M: Machine> Kernel<M> {
         resident.program.tables.insert(files, FileTable::new());
         resident.program.processes.insert(pid, process);
         resident.program.threads.insert(pid, create::first_thread(pid));
-        let mut context = Context { resident, services, tid: pid, pid, now };
+        let mut context = Context::new(resident, services, pid, pid);
         let outcome = create::execute(&mut context, &joining.argv, &joining.env);
         if let Err(stop) = outcome {
             // Nobody is its parent, so nobody is told.

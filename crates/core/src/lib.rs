@@ -5,6 +5,7 @@
 
 extern crate alloc;
 
+mod accounting;
 mod alarms;
 mod bench;
 mod blocks;
@@ -35,6 +36,7 @@ mod moves;
 mod names;
 mod netlink;
 mod notice;
+mod numbered;
 mod pending;
 mod pipe;
 mod pressure;

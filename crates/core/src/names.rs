@@ -4,7 +4,7 @@ use crate::{
     context::{Context, Result},
     devpts::{Pts, Trees},
     files::{Kind as Open, Place},
-    proc::Proc,
+    proc::{Present, Proc},
 };
 use shimos_abi::errno::Errno;
 use shimos_hal::Machine;
@@ -32,9 +32,9 @@ impl<M: Machine> Context<'_, M> {
     ) -> core::result::Result<T, Fault> {
         let identity = self.services.machine.identity();
         let (life, build_kernels) = (identity.life, identity.kernels);
-        let now = self.services.machine.now();
-        let wall = self.services.machine.wall_clock();
-        let memory = crate::proc::Frames::now(self.services);
+        let services = &mut *self.services;
+        let cached = services.blocks.len();
+        let moment = Present { machine: &services.machine, frames: &services.frames, cached };
         let program = &mut self.resident.program;
         let proc = Proc {
             caller: self.pid,
@@ -48,12 +48,10 @@ impl<M: Machine> Context<'_, M> {
             objects: &program.objects,
             life,
             kernels: build_kernels,
-            now,
-            wall,
-            memory,
+            moment: &moment,
         };
         let synthetic = Trees { proc, pts: Pts { pairs: &program.pairs } };
-        let mut blocks = BlockReader { cache: &mut self.services.blocks, machine: &self.services.machine };
+        let mut blocks = BlockReader { cache: &mut services.blocks, machine: &services.machine };
         let mut sources = Sources { blocks: &mut blocks, synthetic: &synthetic };
         work(&mut program.tree, &mut sources)
     }

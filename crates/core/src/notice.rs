@@ -107,10 +107,14 @@ impl<M: Machine> Resident<M> {
     }
 
     /// Something happened by way of a description.
+    #[inline]
     pub fn notice_by(&mut self, id: DescriptionId, events: u32) {
-        if self.file_watches.is_empty() {
-            return;
+        if !self.file_watches.is_empty() {
+            self.notice_through(id, events);
         }
+    }
+
+    fn notice_through(&mut self, id: DescriptionId, events: u32) {
         if let Some(description) = self.program.descriptions.get(&id).cloned() {
             self.notice_description(&description, events);
         }

@@ -52,6 +52,7 @@ impl PendingPages {
     }
 
     /// Whether every page is mapped.
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.spaces.is_empty()
     }

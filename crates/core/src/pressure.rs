@@ -132,21 +132,27 @@ pub enum Level {
 }
 
 /// How full the kernel's heap is.
+#[inline]
 fn heap_level<M: Machine>(services: &Services<M>) -> Level {
     let (used, all) = services.machine.heap();
     match used {
-        used if used > all / 4 * 3 => Level::Critical,
-        used if used > all / 8 * 5 => Level::Tight,
-        _ => Level::Enough,
+        used if used <= all / 8 * 5 => Level::Enough,
+        used if used <= all / 4 * 3 => Level::Tight,
+        _ => Level::Critical,
     }
 }
 
 /// Whether a call is carried out now. What would make the kernel's own heap larger is refused while that is nearly full.
+#[inline]
 pub fn admit<M: Machine>(c: &mut Context<'_, M>, number: u64) -> Result<(), Errno> {
-    let level = heap_level(c.services);
-    if level == Level::Enough {
-        return Ok(());
+    match heap_level(c.services) {
+        Level::Enough => Ok(()),
+        level => admit_short(c, number, level),
     }
+}
+
+#[cold]
+fn admit_short<M: Machine>(c: &mut Context<'_, M>, number: u64, level: Level) -> Result<(), Errno> {
     if level == Level::Critical {
         c.services.starved = Some(c.resident.program.head.id);
     }

@@ -364,7 +364,7 @@ fn write<M: Machine>(
     writer: &mut Writer,
 ) -> Result<u32, WriteError> {
     for thread in resident.program.threads.values_mut() {
-        services.machine.save_fpu(&mut thread.fpu);
+        services.machine.save_live(&mut thread.regs, &mut thread.fpu);
     }
     // The first checkpoint after a takeover needs every page.
     let incomplete: Vec<SpaceId> = resident.pending.spaces().collect();

@@ -84,11 +84,10 @@ fn in_call_of<M: Machine>(resident: &Resident<M>, tid: Pid) -> InCall {
 ///
 /// Its vector registers stay loaded; whoever lets another thread run next writes them back before.
 pub fn run<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>, tid: Pid, until: Nanos) -> Turn {
-    let mut now = services.machine.now();
-    let turn = go_on(resident, services, tid, until, &mut now);
-    let end = services.machine.now();
+    services.begin_turn(tid);
+    let turn = go_on(resident, services, tid, until);
+    services.end_turn(&mut resident.program);
     if let Some(thread) = resident.program.threads.get_mut(&tid) {
-        thread.note_system(end - now);
         let turns = if turn == Turn::Off { &mut thread.counters.waits } else { &mut thread.counters.preemptions };
         *turns = turns.wrapping_add(1);
     }
@@ -120,34 +119,26 @@ fn limit_use<M: Machine>(resident: &mut Resident<M>, tid: Pid) {
     }
 }
 
-/// Goes on with a thread. What is before `now` is in its account; its calls are its own use as well.
-fn go_on<M: Machine>(
-    resident: &mut Resident<M>,
-    services: &mut Services<M>,
-    tid: Pid,
-    until: Nanos,
-    now: &mut Nanos,
-) -> Turn {
+/// Goes on with a thread. Its calls are its own use as well.
+fn go_on<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>, tid: Pid, until: Nanos) -> Turn {
     let Some(thread) = resident.program.threads.get(&tid) else { return Turn::Off };
     // What the call waits for counts before a signal that came meanwhile: the call is issued again first.
     if thread.call.is_some() {
-        match call(resident, services, tid, *now) {
+        match call(resident, services, tid) {
             After::GoOn => {}
             After::GiveWay => return Turn::Yielded,
             After::Off => return Turn::Off,
         }
     }
-    // Most system calls come through here: nothing is looked up twice.
+    // All system calls come through here: nothing is looked up twice, and nobody looks at the clock. The machine comes
+    // back when the time is up.
     let mut delivered = false;
     loop {
-        let left = if resident.timers.count_use() {
-            let Some(process) = resident.program.threads.get(&tid).map(|thread| thread.process) else {
-                return Turn::Off;
-            };
-            timers::left_to_use(&resident.program, &resident.timers, process, tid)
-        } else {
-            None
-        };
+        if services.is_timing() {
+            services.end_timing(&mut resident.program);
+        }
+        let counted = resident.timers.count_use();
+        let until = if counted { limited_by_use(resident, services, tid, until) } else { until };
         // execve may have given the thread its process's id; then its turn is over.
         let Some(thread) = resident.program.threads.get_mut(&tid) else { return Turn::Off };
         let Some(process) = resident.program.processes.get(&thread.process) else { return Turn::Off };
@@ -166,28 +157,37 @@ fn go_on<M: Machine>(
         let space = process.space;
         // Timers that a call has set come on time, and so do those that count what the thread uses.
         let until = resident.timers.next().map_or(until, |at| at.min(until));
-        let until = left.map_or(until, |left| until.min(*now + left));
-        // Nobody looks at the clock twice a call: every so often the time in the kernel is taken for that of all since.
-        if let Some(others) = services.sampling.next() {
-            let at = services.machine.now();
-            thread.estimate_system(at - *now, others);
-            *now = at;
-        }
         services.loaded = Some(tid);
-        let trap = services.machine.run(tables, &mut thread.regs, &mut thread.fpu, until);
-        // One look at the clock serves for all: what the thread has used, the time of its call, the end of its turn.
-        let before = core::mem::replace(now, services.machine.now());
-        thread.used = thread.used + (*now - before);
-        if left.is_some() {
-            timers::expire_used(resident, *now);
+        let (trap, measured) = loop {
+            let trap = services.machine.run(tables, &mut thread.regs, &mut thread.fpu, until);
+            let measured = services.sampling.next();
+            if measured.is_some() || trap != Trap::Syscall {
+                break (trap, measured);
+            }
+            // After these calls everything is as it was: what interrupts bring ends the stay by itself.
+            match syscall::told(thread, process) {
+                Some(value) => thread.regs.rax = value,
+                None => break (trap, None),
+            }
+        };
+        if let Some(others) = measured {
+            services.begin_timing(&mut resident.program, others);
         }
-        match trap {
-            Trap::Interrupted => return Turn::Interrupted,
-            Trap::Syscall => match call(resident, services, tid, *now) {
-                After::GoOn => {}
+        if counted {
+            services.count_use(&mut resident.program);
+            timers::expire_used(resident, services.machine.now());
+        }
+        // By far the most frequent one does not go through a table of jumps.
+        if trap == Trap::Syscall {
+            match call(resident, services, tid) {
+                After::GoOn => continue,
                 After::GiveWay => return Turn::Yielded,
                 After::Off => return Turn::Off,
-            },
+            }
+        }
+        match trap {
+            Trap::Syscall => {}
+            Trap::Interrupted => return Turn::Interrupted,
             Trap::PageFault { addr, access } => match syscall::page_fault(resident, services, space, addr, access) {
                 Faulted::Resolved => {
                     if let Some(thread) = resident.program.threads.get_mut(&tid) {
@@ -216,10 +216,16 @@ fn go_on<M: Machine>(
                 force(resident, services, tid, signal, code, addr);
             }
         }
-        if *now >= until {
-            return Turn::Yielded;
-        }
     }
+}
+
+/// When a thread comes back at the latest because a timer runs by what it uses.
+#[cold]
+fn limited_by_use<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>, tid: Pid, until: Nanos) -> Nanos {
+    let Some(process) = resident.program.threads.get(&tid).map(|thread| thread.process) else { return until };
+    services.count_use(&mut resident.program);
+    let left = timers::left_to_use(&resident.program, &resident.timers, process, tid);
+    left.map_or(until, |left| until.min(services.machine.now() + left))
 }
 
 #[inline]
@@ -268,7 +274,7 @@ fn signal_of<M: Machine>(
         11 | 12 => (Signal::BUS, SI_KERNEL),
         16 | 19 => {
             let Some(thread) = resident.program.threads.get_mut(&tid) else { return (Signal::FPE, SI_KERNEL) };
-            services.machine.save_fpu(&mut thread.fpu);
+            services.machine.save_live(&mut thread.regs, &mut thread.fpu);
             (Signal::FPE, float_code(&thread.fpu.area, vector))
         }
         17 => (Signal::BUS, BUS_ADRALN),
@@ -297,34 +303,49 @@ fn float_code(area: &[u8], vector: u8) -> i32 {
 }
 
 /// Issues a thread's call: for the first time, or again.
-fn call<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>, tid: Pid, now: Nanos) -> After {
+fn call<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>, tid: Pid) -> After {
     let Some(thread) = resident.program.threads.get(&tid) else { return After::Off };
     let (pid, r) = (thread.process, &thread.regs);
     let (number, arguments) = (r.rax, [r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9]);
-    let mut context = Context { resident, services, tid, pid, now };
+    let mut context = Context::new(resident, services, tid, pid);
     let refused = context.services.frames.refused();
-    let mut outcome = match pressure::admit(&mut context, number) {
+    let outcome = match pressure::admit(&mut context, number) {
         Ok(()) => syscall::dispatch(&mut context, number, arguments),
         Err(errno) => Err(errno.into()),
     };
-    if outcome == Err(Stop::Errno(Errno::ENOMEM))
-        && context.services.frames.refused() != refused
-        && pressure::reclaim(context.resident, context.services) == Reclaimed::Something
-    {
-        // What was given back may be enough.
-        outcome = Err(Stop::Again);
-    }
     let tid = context.tid;
     let after = match outcome {
         Ok(value) => finish(resident, tid, Some(value)),
-        Err(Stop::Errno(errno)) => finish(resident, tid, Some(errno.to_return())),
-        Err(Stop::Resume) => finish(resident, tid, None),
-        Err(Stop::Yield) => match finish(resident, tid, Some(0)) {
+        Err(stop) => stopped(resident, services, tid, stop, refused),
+    };
+    services.settle(resident);
+    after
+}
+
+/// What comes after a call that did not return a number. `refused` is how often a frame had been refused before it.
+fn stopped<M: Machine>(
+    resident: &mut Resident<M>,
+    services: &mut Services<M>,
+    tid: Pid,
+    mut stop: Stop,
+    refused: u64,
+) -> After {
+    if stop == Stop::Errno(Errno::ENOMEM)
+        && services.frames.refused() != refused
+        && pressure::reclaim(resident, services) == Reclaimed::Something
+    {
+        // What was given back may be enough.
+        stop = Stop::Again;
+    }
+    match stop {
+        Stop::Errno(errno) => finish(resident, tid, Some(errno.to_return())),
+        Stop::Resume => finish(resident, tid, None),
+        Stop::Yield => match finish(resident, tid, Some(0)) {
             After::GoOn => After::GiveWay,
             after => after,
         },
-        Err(Stop::Gone) => After::Off,
-        Err(Stop::Again) => {
+        Stop::Gone => After::Off,
+        Stop::Again => {
             if let Some(thread) = resident.program.threads.get_mut(&tid) {
                 thread.call.get_or_insert_default();
             }
@@ -335,7 +356,7 @@ fn call<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>, tid:
             }
             After::Off
         }
-        Err(Stop::Block(keys)) => {
+        Stop::Block(keys) => {
             if let Some(thread) = resident.program.threads.get_mut(&tid) {
                 thread.call.get_or_insert_default();
             }
@@ -354,11 +375,10 @@ fn call<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>, tid:
                 }
             }
         }
-    };
-    services.settle(resident);
-    after
+    }
 }
 
+#[inline]
 fn finish<M: Machine>(resident: &mut Resident<M>, tid: Pid, value: Option<u64>) -> After {
     let Some(thread) = resident.program.threads.get_mut(&tid) else { return After::Off };
     if let Some(value) = value {

@@ -1,5 +1,6 @@
 //! What the kernel offers to all its programs: memory, the block cache, packets to other kernels, the log.
 use crate::{
+    accounting::Running,
     blocks::{BlockCache, BlockReader, Files},
     context::{Context, Stop},
     device::{console::ConsoleOwner, disk::DiskOwner},
@@ -30,7 +31,7 @@ use shimos_abi::{
 };
 use shimos_hal::{Access, Machine};
 use shimos_ikc::{Endpoint, Notify, SendError};
-use shimos_memory::{AddressSpace, Frames, MemoryFault, Progress, space};
+use shimos_memory::{AddressSpace, Bytes, Frames, MemoryFault, ObjectId, Progress, space};
 use shimos_vfs::Image;
 
 /// A control request that a program has written to /dev/shimos.
@@ -76,6 +77,8 @@ pub struct Services<M: Machine> {
     pub loaded: Option<Pid>,
     /// When time in the kernel is measured.
     pub sampling: Sampling,
+    /// The thread whose turn it is.
+    pub running: Option<Running>,
     /// A program that found no memory, or the heap full: the event loop does something about it.
     pub starved: Option<ProgramId>,
     next_request: u64,
@@ -105,6 +108,7 @@ impl<M: Machine> Services<M> {
             vdso,
             loaded: None,
             sampling: Sampling::default(),
+            running: None,
             starved: None,
             next_request: u64::from(life.kernel.0) << 48 | u64::from(life.incarnation.0) << 24,
             unknown_calls: BTreeSet::new(),
@@ -116,7 +120,7 @@ impl<M: Machine> Services<M> {
     pub fn forget_registers(&mut self, tid: Pid) {
         if self.loaded == Some(tid) {
             self.loaded = None;
-            self.machine.forget_fpu();
+            self.machine.forget_live();
         }
     }
 
@@ -348,7 +352,9 @@ impl<M: Machine> Services<M> {
     /// no name or descriptor needs any more.
     #[inline]
     pub fn settle(&mut self, resident: &mut Resident<M>) {
-        resident.notice_gone();
+        if resident.program.tree.has_gone() {
+            resident.notice_gone();
+        }
         if resident.program.tree.has_released_objects() {
             for object in resident.program.tree.take_released_objects() {
                 resident.program.objects.release(&mut self.frames, crate::content::object(object));
@@ -443,6 +449,28 @@ impl<M: Machine> UserMemory<'_, M> {
     pub fn write(&mut self, addr: UserAddr, from: &[u8]) -> Result<(), MemoryFault> {
         self.touch(addr, from.len())?;
         self.with_mapped(|space, cx| space.write(cx, addr, from)).map_err(MemoryFault::from)
+    }
+    /// Copies from a file to the program's memory; see [`AddressSpace::take_from_file`].
+    pub fn take_from_file(
+        &mut self,
+        addr: UserAddr,
+        len: usize,
+        file: Bytes,
+        offset: u64,
+    ) -> Result<usize, MemoryFault> {
+        self.touch(addr, len)?;
+        self.with_mapped(|space, cx| space.take_from_file(cx, addr, len, file, offset))
+    }
+    /// Copies from the program's memory to an object; see [`AddressSpace::put_into_object`].
+    pub fn put_into_object(
+        &mut self,
+        addr: UserAddr,
+        len: usize,
+        object: ObjectId,
+        offset: u64,
+    ) -> Result<usize, MemoryFault> {
+        self.touch(addr, len)?;
+        self.with_mapped(|space, cx| space.put_into_object(cx, addr, len, object, offset))
     }
     /// Makes sure that a copy to the program's memory will not fail.
     pub fn prepare(&mut self, addr: UserAddr, len: usize, access: Access) -> Result<(), MemoryFault> {

@@ -103,20 +103,12 @@ impl Scheduling {
 }
 
 impl Thread {
-    /// It has been in the kernel for `spent`, exactly.
-    pub fn note_system(&mut self, spent: Nanos) {
-        self.used = self.used + spent;
-        self.estimated = self.estimated + spent;
-        self.counters.system = self.counters.system + spent;
-    }
-
-    /// It has been in the kernel for `spent`, and `others` times besides for which nobody has looked at the clock. They
-    /// count as equally long, but never for more than it has used since the last estimate.
-    pub fn estimate_system(&mut self, spent: Nanos, others: u64) {
-        self.used = self.used + spent;
+    /// It has been in the kernel `times` times, one of them for `spent`. All count as equally long, but never for more than
+    /// it has used since the last estimate.
+    pub fn estimate_system(&mut self, spent: Nanos, times: u64) {
         let room = self.used - self.estimated;
         self.estimated = self.used;
-        self.counters.system = self.counters.system + spent.times(others.saturating_add(1)).min(room);
+        self.counters.system = self.counters.system + spent.times(times).min(room);
     }
 }
 

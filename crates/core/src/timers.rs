@@ -81,10 +81,12 @@ impl TimerQueue {
         self.set(TimerRef::Signals(key), at);
     }
     /// When the first one is due.
+    #[inline]
     pub fn next(&self) -> Option<Nanos> {
         self.order.first().map(|(at, _)| *at)
     }
     /// Whether any runs by processor time.
+    #[inline]
     pub fn count_use(&self) -> bool {
         !self.by_use.is_empty()
     }
@@ -123,7 +125,7 @@ pub fn expire<M: Machine>(resident: &mut Resident<M>, now: Nanos) {
     }
 }
 
-/// The same for those that run by processor time, after a thread of `process` has used some.
+/// The same for those that run by processor time, after what a thread has used was counted.
 pub fn expire_used<M: Machine>(resident: &mut Resident<M>, now: Nanos) {
     let keys: Vec<TimerKey> = resident.timers.by_use.iter().copied().collect();
     for key in keys {

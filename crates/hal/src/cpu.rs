@@ -53,7 +53,7 @@ pub struct Regs {
 /// A thread's floating-point and vector registers, in the layout of XSAVE (standard format).
 ///
 /// `tag` is the thread's id: the machine keeps the registers of the thread it ran last loaded, and writes them back
-/// only when asked ([`crate::Machine::save_fpu`]).
+/// only when asked ([`crate::Machine::save_live`]).
 #[derive(Clone, PartialEq, Eq, Debug, Default, Encode, Decode)]
 pub struct Fpu {
     /// Whose registers they are.

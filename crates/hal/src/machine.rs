@@ -3,7 +3,7 @@ use crate::{Fenced, Fpu, Regs, Trap};
 use bitflags::bitflags;
 use core::sync::atomic::AtomicU64;
 use shimos_abi::{
-    addr::{Frame, FrameRange, UserPage},
+    addr::{Frame, FrameRange, PAGE, UserPage},
     control::{Device, Fault},
     ids::{KernelId, Life},
     shared::Layout,
@@ -137,6 +137,15 @@ pub trait Machine {
     fn write_frame(&mut self, frame: Frame, offset: usize, from: &[u8]);
     /// Copies a whole frame into one of the pool.
     fn copy_frame(&mut self, from: Frame, to: Frame);
+    /// Copies `len` bytes from a place of a readable frame to a place of a frame of the pool. On both sides they lie within
+    /// the frame.
+    fn copy_part(&mut self, from: (Frame, usize), to: (Frame, usize), len: usize) {
+        let mut buffer = [0; PAGE];
+        if let Some(bytes) = buffer.get_mut(..len) {
+            self.read_frame(from.0, from.1, bytes);
+            self.write_frame(to.0, to.1, bytes);
+        }
+    }
     /// Fills a frame of the pool with zeros.
     fn zero_frame(&mut self, frame: Frame);
     /// Reads the 64-bit word at place `index` (below 512) of a readable frame.
@@ -194,10 +203,11 @@ pub trait Machine {
 
     /// Runs a thread in user mode until it traps, an interrupt comes, or the clock reaches `until`.
     fn run(&mut self, space: &Self::Space, regs: &mut Regs, fpu: &mut Fpu, until: Nanos) -> Trap;
-    /// Writes the thread's live vector registers back into `fpu` if they are loaded.
-    fn save_fpu(&mut self, fpu: &mut Fpu);
-    /// Forgets what vector registers are loaded; the next run reloads them from memory (after the area was changed).
-    fn forget_fpu(&mut self);
+    /// Writes back what stays loaded between two runs of a thread, if it is loaded: its vector registers, and the bases of
+    /// `regs`, which the thread may change by itself.
+    fn save_live(&mut self, regs: &mut Regs, fpu: &mut Fpu);
+    /// Forgets what is loaded; the next run reloads it from memory (after that was changed).
+    fn forget_live(&mut self);
     /// Waits for an interrupt or until the clock reaches `until`.
     fn idle(&mut self, until: Nanos);
     /// What has happened since the last call.

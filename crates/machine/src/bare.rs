@@ -156,6 +156,10 @@ impl Machine for Bare {
         frames::copy(from, to);
     }
     #[inline]
+    fn copy_part(&mut self, from: (Frame, usize), to: (Frame, usize), len: usize) {
+        frames::copy_part(from, to, len);
+    }
+    #[inline]
     fn zero_frame(&mut self, frame: Frame) {
         frames::zero(frame);
     }
@@ -226,15 +230,20 @@ impl Machine for Bare {
             return Trap::Interrupted;
         }
         space.load();
-        fpu::load(fpu);
+        if !fpu::is_loaded(fpu) {
+            fpu::load(fpu);
+            user::load_bases(regs);
+        }
         user::enter(regs)
     }
-    #[inline]
-    fn save_fpu(&mut self, fpu: &mut Fpu) {
-        fpu::save(fpu);
+    fn save_live(&mut self, regs: &mut Regs, fpu: &mut Fpu) {
+        if fpu::is_loaded(fpu) {
+            fpu::save(fpu);
+            user::store_bases(regs);
+        }
     }
     #[inline]
-    fn forget_fpu(&mut self) {
+    fn forget_live(&mut self) {
         fpu::forget();
     }
     fn idle(&mut self, until: Nanos) {

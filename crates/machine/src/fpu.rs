@@ -83,15 +83,14 @@ fn save_all() {
     }
 }
 
-/// Loads a thread's registers, unless they are loaded. The area may be anything: what would fault is corrected.
+/// Whether a thread's registers are loaded.
 #[inline]
-pub(crate) fn load(fpu: &Fpu) {
-    if !OWNED.load(Relaxed) || OWNER.load(Relaxed) != fpu.tag {
-        replace(fpu);
-    }
+pub(crate) fn is_loaded(fpu: &Fpu) -> bool {
+    OWNED.load(Relaxed) && OWNER.load(Relaxed) == fpu.tag
 }
 
-fn replace(fpu: &Fpu) {
+/// Loads a thread's registers. The area may be anything: what would fault is corrected.
+pub(crate) fn load(fpu: &Fpu) {
     OWNER.store(fpu.tag, Relaxed);
     OWNED.store(true, Relaxed);
     if PLAIN.load(Relaxed)
@@ -192,11 +191,8 @@ fn save_plain(to: &mut [u8; WITH_AVX]) {
     to[LEGACY] = in_use | AVX as u8 & !1;
 }
 
-/// Writes a thread's registers back, if they are loaded. They stay loaded.
+/// Writes a thread's registers back, which are loaded. They stay loaded.
 pub(crate) fn save(fpu: &mut Fpu) {
-    if !OWNED.load(Relaxed) || OWNER.load(Relaxed) != fpu.tag {
-        return;
-    }
     if PLAIN.load(Relaxed) {
         fpu.area.resize(WITH_AVX, 0);
         if let Some(to) = fpu.area.first_chunk_mut::<WITH_AVX>() {

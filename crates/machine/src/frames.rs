@@ -100,6 +100,20 @@ pub(crate) fn copy(from: Frame, to: Frame) {
     }
 }
 
+/// Copies a part of a frame. Within one frame the two parts may overlap.
+pub(crate) fn copy_part(from: (Frame, usize), to: (Frame, usize), len: usize) {
+    assert!(from.1 <= PAGE && len <= PAGE - from.1 && to.1 <= PAGE && len <= PAGE - to.1, "copy beyond a frame");
+    let (source, target) = (source(from.0).cast::<u8>(), target(to.0).cast::<u8>());
+    // SAFETY: both frames are mapped, and both ranges lie inside them. Two frames never overlap.
+    unsafe {
+        if from.0 == to.0 {
+            core::ptr::copy(source.add(from.1), target.add(to.1), len);
+        } else {
+            core::ptr::copy_nonoverlapping(source.add(from.1), target.add(to.1), len);
+        }
+    }
+}
+
 /// Fills a frame with zeros, eight words at a time: string instructions are dear in an emulator.
 pub(crate) fn zero(frame: Frame) {
     // SAFETY: the frame is of our pool; the loop stores to exactly one page.

@@ -44,9 +44,13 @@ fn count(new: usize, old: usize) {
     USED.store(used.wrapping_add(cost(new)).wrapping_sub(cost(old)), Ordering::Relaxed);
 }
 
+/// Bytes that there are.
+static ALL: AtomicUsize = AtomicUsize::new(0);
+
 /// Bytes in use, and all.
+#[inline]
 pub(crate) fn usage() -> (usize, usize) {
-    (USED.load(Ordering::Relaxed), me().heap_bytes as usize)
+    (USED.load(Ordering::Relaxed), ALL.load(Ordering::Relaxed))
 }
 
 #[global_allocator]
@@ -57,7 +61,9 @@ static HEAP: Heap = Heap(TalcCell::new(Manual));
 /// # Safety
 /// Nothing is in the heap's memory.
 pub(crate) unsafe fn init() {
+    let bytes = me().heap_bytes as usize;
     // SAFETY: the range is mapped, this kernel's alone, and not used yet.
-    let claimed = unsafe { HEAP.0.claim(HEAP_BASE as *mut u8, me().heap_bytes as usize) };
+    let claimed = unsafe { HEAP.0.claim(HEAP_BASE as *mut u8, bytes) };
+    ALL.store(bytes, Ordering::Relaxed);
     assert!(claimed.is_some(), "the heap is too small");
 }

@@ -98,6 +98,10 @@ trap_from_user:
     add rsp, 8
     pop qword ptr [rcx + {rflags}]
     pop qword ptr [rcx + {rsp}]
+    # No flag of the thread's may reach the kernel: direction, alignment check (which is SMAP's override). A gate clears
+    # only some; SYSCALL clears all of them by its mask, and needs none of this.
+    push 2
+    popfq
     jmp user_leave
 
     .balign 16
@@ -132,9 +136,6 @@ user_leave:
     mov [rcx + {r14}], r14
     mov [rcx + {r15}], r15
     mov rsp, [rip + user_kernel_stack]
-    # No flag of the thread's may reach the kernel: direction, alignment check (which is SMAP's override), trap.
-    push 2
-    popfq
     pop r15
     pop r14
     pop r13
@@ -176,7 +177,7 @@ unsafe extern "C" {
     static user_code: u64;
 }
 
-/// The FS and GS bases that are loaded.
+/// The FS and GS bases that were loaded last. Where threads have the instructions they may have loaded others since.
 static BASES: [AtomicU64; 2] = [AtomicU64::new(0), AtomicU64::new(0)];
 
 /// Makes an address canonical: bit 47 counts for all above it.
@@ -185,12 +186,25 @@ fn canonical(address: u64) -> u64 {
     ((address << 16) as i64 >> 16) as u64
 }
 
-#[inline]
+/// Loads a thread's FS and GS bases.
+pub(crate) fn load_bases(regs: &Regs) {
+    load_base(0, regs.fs_base);
+    load_base(1, regs.gs_base);
+}
+
+/// Writes back what a thread has made of its bases. Without the instructions only a system call can change them.
+pub(crate) fn store_bases(regs: &mut Regs) {
+    if has_fsgsbase() {
+        regs.fs_base = store_base(0);
+        regs.gs_base = store_base(1);
+    }
+}
+
 fn load_base(which: usize, value: u64) {
-    if BASES[which].load(Relaxed) == value {
+    let value = canonical(value);
+    if !has_fsgsbase() && BASES[which].load(Relaxed) == value {
         return;
     }
-    let value = canonical(value);
     BASES[which].store(value, Relaxed);
     // SAFETY: the kernel uses neither base; the value is canonical; the instructions are there if the flag says so.
     unsafe {
@@ -204,7 +218,6 @@ fn load_base(which: usize, value: u64) {
 }
 
 /// Reads a base back. Only with the instructions for it.
-#[inline]
 fn store_base(which: usize) -> u64 {
     let value;
     // SAFETY: only reads; the caller knows that the instructions are there.
@@ -215,12 +228,12 @@ fn store_base(which: usize) -> u64 {
             asm!("rdgsbase {}", out(reg) value, options(nostack));
         }
     }
-    BASES[which].store(value, Relaxed);
     value
 }
 
 /// Runs the thread until something ends its stay. The address space is loaded, the timer set. A vector of 32 and above
 /// has been dealt with when this returns.
+#[inline]
 pub(crate) fn enter(regs: &mut Regs) -> Trap {
     if regs.rip >= USER_END {
         // To load such an address would fault in the kernel (SDM 2, IRET and SYSRET). The fetch would fault just as
@@ -230,21 +243,18 @@ pub(crate) fn enter(regs: &mut Regs) -> Trap {
     regs.rflags = regs.rflags & USER_FLAGS | FIXED_FLAGS;
     // SYSRET loads RIP and RFLAGS from RCX and R11, so it serves exactly when these are equal, as behind a system call.
     let fast = regs.rcx == regs.rip && regs.r11 == regs.rflags;
-    load_base(0, regs.fs_base);
-    load_base(1, regs.gs_base);
     // SAFETY: all that user mode can do is bounded by its page tables and ends in one of the entries above, which
     // return here.
     let (vector, code) = unsafe {
         user_enter(regs, fast.into());
         ((&raw const user_vector).read_volatile(), (&raw const user_code).read_volatile())
     };
-    if has_fsgsbase() {
-        // The thread may have set them itself; without the instructions only a system call can.
-        regs.fs_base = store_base(0);
-        regs.gs_base = store_base(1);
-    }
+    if vector == SYSCALL { Trap::Syscall } else { trap_of(vector, code) }
+}
+
+/// What a vector and its code stand for.
+fn trap_of(vector: u64, code: u64) -> Trap {
     match vector {
-        SYSCALL => Trap::Syscall,
         14 => {
             let address = read_cr2();
             assert!(code & 8 == 0, "reserved bit set in a page table");

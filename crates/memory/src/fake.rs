@@ -145,8 +145,8 @@ impl Machine for Fake {
     fn run(&mut self, _: &FakeSpace, _: &mut Regs, _: &mut Fpu, _: Nanos) -> Trap {
         Trap::Interrupted
     }
-    fn save_fpu(&mut self, _: &mut Fpu) {}
-    fn forget_fpu(&mut self) {}
+    fn save_live(&mut self, _: &mut Regs, _: &mut Fpu) {}
+    fn forget_live(&mut self) {}
     fn idle(&mut self, _: Nanos) {}
     fn take_events(&mut self) -> Events {
         Events::empty()

@@ -175,6 +175,7 @@ impl Frames {
         self.free_count > self.reserve.saturating_add(self.total() / 8) && used < limit - limit / 8
     }
     /// How often a frame was refused.
+    #[inline]
     pub fn refused(&self) -> u64 {
         self.refused
     }

@@ -13,7 +13,8 @@ extern crate std;
 mod advise;
 mod ahead;
 pub mod backing;
-pub mod fault;
+pub mod direct;
+mod fault;
 pub mod fork;
 pub mod frames;
 mod gaps;
@@ -29,6 +30,7 @@ pub mod user;
 pub mod vma;
 
 pub use backing::{Backing, BackingError};
+pub use direct::Bytes;
 pub use fault::{MemoryFault, Segv};
 pub use frames::Frames;
 pub use limits::{Limits, LockFuture};

@@ -298,11 +298,11 @@ impl Machine for SoftMachine {
         self.vectors = vectors;
         trap
     }
-    fn save_fpu(&mut self, fpu: &mut Fpu) {
+    fn save_live(&mut self, _: &mut Regs, fpu: &mut Fpu) {
         self.step(|_, _| Ok(()));
         self.vectors.save(fpu);
     }
-    fn forget_fpu(&mut self) {
+    fn forget_live(&mut self) {
         self.step(|_, _| Ok(()));
         self.vectors = Vectors::default();
     }

@@ -247,7 +247,7 @@ fn vector_registers_stay_loaded_until_they_are_saved() {
     let mut fpu = Fpu { tag: 5, area: Vec::new() };
     assert_eq!(a.machine.run(&space, &mut regs, &mut fpu, Nanos::NEVER), Trap::Syscall);
     assert!(fpu.area.is_empty());
-    a.machine.save_fpu(&mut fpu);
+    a.machine.save_live(&mut regs, &mut fpu);
     assert!(fpu.area.len() >= 576);
     let read = CODE + 34;
     // Another thread has registers of its own.
@@ -258,7 +258,7 @@ fn vector_registers_stay_loaded_until_they_are_saved() {
     // An image of the first one, loaded elsewhere, has what it had.
     let mut copy = Fpu { tag: 5, area: fpu.area.clone() };
     let mut there = Regs { rip: read, ..Regs::default() };
-    a.machine.forget_fpu();
+    a.machine.forget_live();
     assert_eq!(a.machine.run(&space, &mut there, &mut copy, Nanos::NEVER), Trap::Syscall);
     assert_eq!(there.rbx, 77);
 }

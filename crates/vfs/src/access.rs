@@ -5,6 +5,26 @@ use bitflags::bitflags;
 use minicbor::{Decode, Encode};
 use shimos_abi::errno::Errno;
 
+/// What decides who may use a file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Gate {
+    /// What it is.
+    pub kind: Kind,
+    /// Its permission bits.
+    pub mode: u16,
+    /// Its owner.
+    pub uid: u32,
+    /// Its group.
+    pub gid: u32,
+}
+
+impl Gate {
+    /// That of a file.
+    pub fn of(file: &Metadata) -> Gate {
+        Gate { kind: file.kind, mode: file.mode, uid: file.uid, gid: file.gid }
+    }
+}
+
 /// The ids that decide about access to files (on Linux: the file-system ids and the supplementary groups).
 #[derive(Clone, PartialEq, Eq, Debug, Default, Encode, Decode)]
 pub struct Credentials {
@@ -33,6 +53,10 @@ impl Credentials {
     }
     /// Whether a file with this metadata may be used in all the ways of `want`; EACCES otherwise.
     pub fn check(&self, file: &Metadata, want: Want) -> Result<(), Errno> {
+        self.check_gate(&Gate::of(file), want)
+    }
+    /// The same with the part of the metadata that counts.
+    pub fn check_gate(&self, file: &Gate, want: Want) -> Result<(), Errno> {
         let mode = file.mode;
         if self.is_root() {
             // The superuser may do everything but execute what nobody may execute.

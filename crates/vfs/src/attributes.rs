@@ -27,6 +27,9 @@ impl Tree {
     /// Moves a file to the writable layer if it may be changed there.
     fn change(&mut self, sources: &mut Sources<'_>, node: NodeId) -> Result<&mut Node, Fault> {
         let id = self.copy_up(sources, node)?;
+        if !matches!(self.node(id)?.body, Body::File { .. }) {
+            self.ways.forget();
+        }
         Ok(self.node_mut(id)?)
     }
 

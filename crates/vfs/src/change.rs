@@ -258,8 +258,10 @@ impl Tree {
         let victim = found.node.ok_or(Errno::ENOENT)?;
         let metadata = self.metadata(sources, victim)?;
         self.check_removal(sources, actor, dir, &metadata)?;
-        if metadata.kind == Kind::Directory {
-            return Err(Errno::EISDIR.into());
+        match metadata.kind {
+            Kind::Directory => return Err(Errno::EISDIR.into()),
+            Kind::Symlink => self.ways.forget(),
+            _ => {}
         }
         let dir = self.copy_up(sources, dir)?;
         let id = self.copy_up(sources, victim)?;
@@ -293,6 +295,7 @@ impl Tree {
         }
         self.check_idle(victim)?;
         self.check_empty(sources, victim)?;
+        self.ways.forget();
         let dir = self.copy_up(sources, dir)?;
         let id = self.copy_up(sources, victim)?;
         self.clear_entry(dir, name, found)?;

@@ -27,6 +27,7 @@ mod rename;
 pub mod tree;
 mod validate;
 pub mod walk;
+mod ways;
 
 pub use access::{Actor, Credentials, Want};
 pub use attributes::Times;

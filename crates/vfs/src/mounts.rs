@@ -98,6 +98,7 @@ impl Tree {
             return Err(Errno::EBUSY.into());
         }
         self.mounts.push(Mounted { at, mount });
+        self.ways.forget();
         Ok(())
     }
 
@@ -105,13 +106,19 @@ impl Tree {
     pub fn unmount(&mut self, number: u8) -> Result<(), Errno> {
         let before = self.mounts.len();
         self.mounts.retain(|known| known.mount.number != number);
+        self.ways.forget();
         if self.mounts.len() == before { Err(Errno::EINVAL) } else { Ok(()) }
     }
 
     /// The root of the tree that covers `dir`, if one does.
     pub fn covering(&self, dir: NodeId) -> Option<NodeId> {
         let dir = self.canonical(dir);
-        let mounted = self.mounts.iter().find(|known| self.canonical(known.at) == dir)?;
+        let covers = |known: &&Mounted| match (known.at, dir) {
+            // It may have been moved to the writable layer since.
+            (NodeId::Lower(_), NodeId::Upper(_)) => self.canonical(known.at) == dir,
+            (at, dir) => at == dir,
+        };
+        let mounted = self.mounts.iter().find(covers)?;
         Some(NodeId::Synthetic { mount: mounted.mount.number, node: mounted.mount.root })
     }
 

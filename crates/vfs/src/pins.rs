@@ -61,6 +61,11 @@ impl Tree {
         core::mem::take(&mut self.released)
     }
 
+    /// Whether there are any for [`Tree::take_gone`].
+    #[inline]
+    pub fn has_gone(&self) -> bool {
+        !self.gone.is_empty()
+    }
     /// The files that are no more, since the last call, by their ids of [`Tree::origin`].
     pub fn take_gone(&mut self) -> Vec<NodeId> {
         core::mem::take(&mut self.gone)

@@ -98,6 +98,7 @@ impl Tree {
             None => None,
         };
         // From here on nothing fails.
+        self.ways.forget();
         self.set_entry(to_dir, to.name, moved_id, to.found)?;
         if moved.is_directory() {
             self.directory_mut(moved_id)?.parent = NodeId::Upper(to_dir);

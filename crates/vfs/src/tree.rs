@@ -1,13 +1,14 @@
 //! The tree: the root image under the writable layer. Here: what it is made of, and everything that only looks.
 use crate::{
     NAME_MAX,
-    access::{Actor, Credentials, Want},
+    access::{Actor, Credentials, Gate, Want},
     erofs::Image,
     fault::{Blocks, Fault, Sources},
     mounts::{Link, Mounted},
     node::{
         Backing, Body, Content, DeviceClass, Directory, Entry, Kind, Metadata, Name, Node, NodeId, ObjectId, Written,
     },
+    ways::Ways,
 };
 use alloc::{collections::BTreeMap, vec::Vec};
 use minicbor::{Decode, Encode};
@@ -53,6 +54,8 @@ pub struct Tree {
     /// Files that are no more, for those who watch them.
     #[cbor(skip)]
     pub(crate) gone: Vec<NodeId>,
+    #[cbor(skip)]
+    pub(crate) ways: Ways,
 }
 
 /// What one name in a directory stands for.
@@ -77,6 +80,7 @@ impl Tree {
             pins: BTreeMap::new(),
             released: Vec::new(),
             mounts: Vec::new(),
+            ways: Ways::default(),
             limit: DEFAULT_LIMIT,
             gone: Vec::new(),
         }
@@ -102,6 +106,7 @@ impl Tree {
     /// The one id that a file has now: where a file of the image was changed, its node in the writable layer.
     pub fn canonical(&self, id: NodeId) -> NodeId {
         match id {
+            NodeId::Lower(_) if self.copied.is_empty() => id,
             NodeId::Lower(nid) => self.copied.get(&nid).map_or(id, |upper| NodeId::Upper(*upper)),
             _ => id,
         }
@@ -138,9 +143,21 @@ impl Tree {
     /// What stat(2) tells of a file.
     pub fn metadata(&self, sources: &mut Sources<'_>, node: NodeId) -> Result<Metadata, Fault> {
         match self.canonical(node) {
-            NodeId::Lower(nid) => Ok(self.image.inode(sources.blocks, nid)?.metadata),
+            NodeId::Lower(nid) => self.image.metadata(sources.blocks, nid),
             NodeId::Upper(id) => Ok(self.node(id)?.metadata()),
             NodeId::Synthetic { mount, node } => sources.synthetic.metadata(mount, node),
+        }
+    }
+
+    /// The part of it that decides who may use the file.
+    pub(crate) fn gate(&self, sources: &mut Sources<'_>, node: NodeId) -> Result<Gate, Fault> {
+        match self.canonical(node) {
+            NodeId::Lower(nid) => self.image.gate(sources.blocks, nid),
+            NodeId::Upper(id) => {
+                let node = self.node(id)?;
+                Ok(Gate { kind: node.body.kind(), mode: node.mode, uid: node.uid, gid: node.gid })
+            }
+            NodeId::Synthetic { mount, node } => Ok(Gate::of(&sources.synthetic.metadata(mount, node)?)),
         }
     }
 
@@ -279,7 +296,7 @@ impl Tree {
         let not_regular = |kind| if kind == Kind::Directory { Errno::EISDIR } else { Errno::EINVAL };
         match self.canonical(node) {
             NodeId::Lower(nid) => {
-                let metadata = self.image.inode(sources.blocks, nid)?.metadata;
+                let metadata = self.image.metadata(sources.blocks, nid)?;
                 match metadata.kind {
                     Kind::Regular => Ok(Content::Image { nid, size: metadata.size }),
                     kind => Err(not_regular(kind).into()),
@@ -292,6 +309,15 @@ impl Tree {
                 body => Err(not_regular(body.kind()).into()),
             },
             NodeId::Synthetic { .. } => Err(Errno::EINVAL.into()),
+        }
+    }
+
+    /// Where the content of a regular file of the writable layer is; none for any other file.
+    pub fn written(&self, node: NodeId) -> Option<Written> {
+        let NodeId::Upper(id) = self.canonical(node) else { return None };
+        match &self.nodes.get(&id)?.body {
+            Body::File { object, size, backing } => Some(Written { object: *object, size: *size, backing: *backing }),
+            _ => None,
         }
     }
 

@@ -9,7 +9,10 @@ use crate::{
     rename::RenameMode,
     tree::Tree,
 };
-use alloc::{borrow::ToOwned, vec::Vec};
+use alloc::{
+    borrow::{Cow, ToOwned},
+    vec::Vec,
+};
 use shimos_abi::errno::Errno;
 
 /// Symbolic links that one walk follows.
@@ -109,6 +112,14 @@ impl Resolved {
     }
 }
 
+/// What a walk has come through.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Crosses {
+    Nothing,
+    /// A synthetic tree, whose names come and go by themselves.
+    Synthetic,
+}
+
 /// Splits the next part off `rest`; returns it and what follows, which starts with a slash or is empty.
 fn split(rest: &[u8]) -> (&[u8], &[u8]) {
     let end = rest.iter().position(|byte| *byte == b'/').unwrap_or(rest.len());
@@ -131,12 +142,24 @@ pub fn resolve(
         return Err(Errno::ENAMETOOLONG.into());
     }
     let root = tree.canonical(start.root);
-    let mut at = if path.first() == Some(&b'/') { root } else { tree.canonical(start.cwd) };
-    let mut metadata = tree.metadata(sources, at)?;
+    // Most paths end in an ordinary name behind a way that is known.
+    let way = path.iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
+    let known = match path.split_at_checked(way) {
+        Some((way, name)) if !way.is_empty() && !is_dots(name) => tree.ways.find(start, who, way),
+        _ => None,
+    };
+    let mut done = if known.is_some() { way } else { 0 };
+    let mut at = match known {
+        Some(dir) => tree.canonical(dir),
+        None if path.first() == Some(&b'/') => root,
+        None => tree.canonical(start.cwd),
+    };
+    // What is known of the directory `at`; nothing where it has been checked before.
+    let mut gate = if known.is_some() { None } else { Some(tree.gate(sources, at)?) };
     // Paths of links are put before what is still to be walked. 40 links of 4 KiB bound this.
-    let mut pending = path.to_owned();
-    let mut done = 0;
+    let mut pending = Cow::Borrowed(path);
     let mut links = 0;
+    let mut crosses = Crosses::Nothing;
     loop {
         let mut rest = pending.get(done..).unwrap_or_default();
         while let Some((b'/', behind)) = rest.split_first() {
@@ -147,13 +170,23 @@ pub fn resolve(
         let trailing_slash = is_last && !behind.is_empty();
         if name.is_empty() {
             // Only slashes: the root.
-            let (node, metadata) = (Some(at), Some(metadata));
+            let (node, metadata) = (Some(at), Some(tree.metadata(sources, at)?));
             return Ok(Resolved { parent: at, name: Vec::new(), node, metadata, trailing_slash: true });
         }
-        if metadata.kind != Kind::Directory {
-            return Err(Errno::ENOTDIR.into());
+        if let Some(gate) = gate.take() {
+            if gate.kind != Kind::Directory {
+                return Err(Errno::ENOTDIR.into());
+            }
+            who.check_gate(&gate, Want::EXECUTE)?;
+            let before = path.len().saturating_sub(name.len());
+            if let NodeId::Synthetic { .. } = at {
+                crosses = Crosses::Synthetic;
+            }
+            let plain = links == 0 && crosses == Crosses::Nothing;
+            if plain && behind.is_empty() && before > 0 && !is_dots(name) {
+                tree.ways.note(start, who, path.get(..before).unwrap_or_default(), at);
+            }
         }
-        who.check(&metadata, Want::EXECUTE)?;
         if name.len() > NAME_MAX {
             return Err(Errno::ENAMETOOLONG.into());
         }
@@ -176,7 +209,7 @@ pub fn resolve(
             }
             Err(fault) => return Err(fault),
         };
-        let found = tree.metadata(sources, child)?;
+        let found = tree.gate(sources, child)?;
         let follow = match last {
             _ if found.kind != Kind::Symlink => false,
             _ if !is_last => true,
@@ -196,11 +229,11 @@ pub fn resolve(
                     }
                     if text.first() == Some(&b'/') {
                         at = root;
-                        metadata = tree.metadata(sources, at)?;
+                        gate = Some(tree.gate(sources, at)?);
                     }
                     let mut joined = text;
                     joined.extend_from_slice(behind);
-                    pending = joined;
+                    pending = Cow::Owned(joined);
                     done = 0;
                     continue;
                 }
@@ -215,7 +248,7 @@ pub fn resolve(
                 }
                 Link::Node(node) => {
                     at = node;
-                    metadata = tree.metadata(sources, at)?;
+                    gate = Some(tree.gate(sources, at)?);
                 }
             }
         } else if is_last {
@@ -223,11 +256,11 @@ pub fn resolve(
                 return Err(Errno::ENOTDIR.into());
             }
             let name = name.to_owned();
-            let (node, metadata) = (Some(child), Some(found));
+            let (node, metadata) = (Some(child), Some(tree.metadata(sources, child)?));
             return Ok(Resolved { parent: at, name, node, metadata, trailing_slash });
         } else {
             at = child;
-            metadata = found;
+            gate = Some(found);
         }
         done = pending.len() - behind.len();
     }

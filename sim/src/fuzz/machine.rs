@@ -183,11 +183,11 @@ impl Machine for FuzzMachine {
     ) {
         self.soft.update(space, first, end, visit);
     }
-    fn save_fpu(&mut self, fpu: &mut Fpu) {
-        self.soft.save_fpu(fpu);
+    fn save_live(&mut self, regs: &mut Regs, fpu: &mut Fpu) {
+        self.soft.save_live(regs, fpu);
     }
-    fn forget_fpu(&mut self) {
-        self.soft.forget_fpu();
+    fn forget_live(&mut self) {
+        self.soft.forget_live();
     }
     fn idle(&mut self, until: Nanos) {
         self.soft.idle(until);

@@ -245,10 +245,10 @@ impl<M: Machine> Kernel<M> {
             && let Some(resident) = self.residents.get_mut(&ProgramId::of(tid))
             && let Some(thread) = resident.program.threads.get_mut(&tid)
         {
-            self.services.machine.save_fpu(&mut thread.fpu);
+            self.services.machine.save_live(&mut thread.regs, &mut thread.fpu);
         }
         self.services.loaded = None;
-        self.services.machine.forget_fpu();
+        self.services.machine.forget_live();
     }
 
     /// Work that waits until there is nothing else to do. Returns whether some is left.

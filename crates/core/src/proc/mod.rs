@@ -90,14 +90,55 @@ pub struct Proc<'a> {
     pub life: Life,
     /// How many kernels the machine has.
     pub kernels: usize,
-    /// Time since the machine started.
-    pub now: Nanos,
-    /// Nanoseconds since 1970.
-    pub wall: u64,
+    /// The moment at which is asked.
+    pub moment: &'a dyn Moment,
     /// Its written files and shared memory.
     pub objects: &'a Objects,
+}
+
+/// What changes by itself: looked at only by the files that tell of it. A path walk elsewhere pays for none of it.
+pub trait Moment {
+    /// Time since the machine started.
+    fn now(&self) -> Nanos;
+    /// Nanoseconds since 1970.
+    fn wall(&self) -> u64;
     /// Memory of this kernel.
-    pub memory: Frames,
+    fn memory(&self) -> Frames;
+}
+
+/// The present moment of a kernel.
+pub struct Present<'a, M: Machine> {
+    /// The machine.
+    pub machine: &'a M,
+    /// Its frames.
+    pub frames: &'a shimos_memory::Frames,
+    /// Disk blocks that are kept.
+    pub cached: usize,
+}
+
+impl<M: Machine> Moment for Present<'_, M> {
+    fn now(&self) -> Nanos {
+        self.machine.now()
+    }
+    fn wall(&self) -> u64 {
+        self.machine.wall_clock()
+    }
+    fn memory(&self) -> Frames {
+        Frames { total: self.frames.total() as u64, free: self.frames.free_count() as u64, cached: self.cached as u64 }
+    }
+}
+
+impl<M: Machine> Moment for Services<M> {
+    fn now(&self) -> Nanos {
+        // What threads have used is known up to here: later, the idle time would go back.
+        self.running.map_or_else(|| self.machine.now(), |running| running.counted)
+    }
+    fn wall(&self) -> u64 {
+        self.machine.wall_clock().saturating_sub((self.machine.now() - self.now()).0)
+    }
+    fn memory(&self) -> Frames {
+        Present { machine: &self.machine, frames: &self.frames, cached: self.blocks.len() }.memory()
+    }
 }
 
 /// Memory of a kernel, in pages.
@@ -109,17 +150,6 @@ pub struct Frames {
     pub free: u64,
     /// Disk blocks that are kept and can be given up.
     pub cached: u64,
-}
-
-impl Frames {
-    /// As it is now.
-    pub fn now<M: Machine>(services: &Services<M>) -> Frames {
-        Frames {
-            total: services.frames.total() as u64,
-            free: services.frames.free_count() as u64,
-            cached: services.blocks.len() as u64,
-        }
-    }
 }
 
 impl Proc<'_> {
@@ -224,7 +254,7 @@ impl Proc<'_> {
             },
             _ => entry.mode,
         };
-        let now = self.wall as i64;
+        let now = self.moment.wall() as i64;
         Ok(Metadata {
             kind: entry.kind,
             mode,
@@ -463,9 +493,6 @@ fn view<'a, M: Machine>(c: &'a Context<'_, M>) -> Proc<'a> {
         objects: &program.objects,
         life: identity.life,
         kernels: identity.kernels,
-        // What threads have used is known up to here: later, the idle time would go back.
-        now: c.now,
-        wall: services.machine.wall_clock().saturating_sub((services.machine.now() - c.now).0),
-        memory: Frames::now(services),
+        moment: services,
     }
 }

@@ -97,7 +97,7 @@ impl Proc<'_> {
             File::MountStats => mount_statistics(),
             File::OomScoreAdj => format!("{}\n", process.oom_adjustment.unwrap_or(0)),
             File::OomScore => {
-                let total = self.memory.total;
+                let total = self.moment.memory().total;
                 let badness = pressure::badness(self.space(process), process, total);
                 format!("{}\n", pressure::score(badness, total))
             }

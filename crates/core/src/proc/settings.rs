@@ -67,7 +67,7 @@ impl Proc<'_> {
             File::NodesWithCpu | File::NodesWithMemory | File::NodesWithNormal => "0".into(),
             File::NodeDistance => "10".into(),
             File::NodeMemory => {
-                let (all, free) = (kib(self.memory.total), kib(self.memory.free));
+                let (all, free) = (kib(self.moment.memory().total), kib(self.moment.memory().free));
                 let line = |name: &str, value: u64| format!("Node 0 {name}:{value:>16} kB");
                 let used = all.saturating_sub(free);
                 [line("MemTotal", all), line("MemFree", free), line("MemUsed", used)].join("\n")
@@ -83,7 +83,7 @@ impl Proc<'_> {
 
     /// What stands for the machine's boot: the same for as long as it runs, on whatever kernel.
     fn boot_id(&self) -> String {
-        let booted = self.wall.saturating_sub(self.now.0) / 1_000_000_000;
+        let booted = self.moment.wall().saturating_sub(self.moment.now().0) / 1_000_000_000;
         let mixed = booted.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         uuid([mixed, mixed.rotate_left(29).wrapping_mul(0xbf58_476d_1ce4_e5b9)])
     }

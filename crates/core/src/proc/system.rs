@@ -45,7 +45,7 @@ impl Proc<'_> {
 
     /// Time that this processor did not spend on the program since the machine started.
     fn idle(&self) -> Nanos {
-        self.now - self.used()
+        self.moment.now() - self.used()
     }
 
     /// Threads that run or want to.
@@ -61,7 +61,7 @@ impl Proc<'_> {
     pub(super) fn stat(&self) -> String {
         let (system, idle) = (ticks(self.done().system), ticks(self.idle()));
         let user = ticks(self.used() - self.done().system);
-        let booted = self.wall.saturating_sub(self.now.0) / SECOND;
+        let booted = self.moment.wall().saturating_sub(self.moment.now().0) / SECOND;
         let mut text = String::new();
         for name in ["cpu ", "cpu0"] {
             text += &format!("{name} {user} 0 {system} {idle} 0 0 0 0 0 0\n");
@@ -77,8 +77,8 @@ impl Proc<'_> {
     }
 
     pub(super) fn memory_info(&self) -> String {
-        let (total, free) = (kib(self.memory.total), kib(self.memory.free));
-        let (cached, shared) = (kib(self.memory.cached), kib(self.written()));
+        let (total, free) = (kib(self.moment.memory().total), kib(self.moment.memory().free));
+        let (cached, shared) = (kib(self.moment.memory().cached), kib(self.written()));
         let spaces = self.spaces.values();
         let anonymous = kib(spaces.fold(0_u64, |sum, space| sum.saturating_add(space.owned_pages() as u64)));
         let mut text = String::new();
@@ -137,7 +137,7 @@ impl Proc<'_> {
     }
 
     pub(super) fn uptime(&self) -> String {
-        format!("{} {}\n", seconds(self.now), seconds(self.idle()))
+        format!("{} {}\n", seconds(self.moment.now()), seconds(self.idle()))
     }
 
     pub(super) fn load(&self) -> String {
@@ -166,10 +166,10 @@ impl Proc<'_> {
         let owned = self.spaces.values().fold(0_u64, |sum, space| sum.saturating_add(space.owned_pages() as u64));
         let mut text = String::new();
         for (name, value) in [
-            ("nr_free_pages", self.memory.free),
+            ("nr_free_pages", self.moment.memory().free),
             ("nr_anon_pages", owned),
             ("nr_mapped", 0),
-            ("nr_file_pages", self.memory.cached.saturating_add(self.written())),
+            ("nr_file_pages", self.moment.memory().cached.saturating_add(self.written())),
             ("nr_dirty", 0),
             ("nr_writeback", 0),
             ("nr_shmem", self.written()),

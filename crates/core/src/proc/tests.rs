@@ -1,6 +1,6 @@
 //! Behaviour of the two trees, over a program of two processes made by hand.
 use super::{
-    Frames, NUMBERED, PROC_MOUNT, Proc, SYS_MOUNT, figures,
+    Frames, Moment, NUMBERED, PROC_MOUNT, Proc, SYS_MOUNT, figures,
     memory::mapping,
     network,
     nodes::{File, Node},
@@ -183,11 +183,24 @@ impl World {
             descriptions: &self.descriptions,
             life: Life { kernel: KernelId(2), incarnation: Incarnation(1) },
             kernels: 4,
-            now: Nanos::secs(100),
-            wall: 1_700_000_000_000_000_000,
+            moment: &Then,
             objects: &self.objects,
-            memory: Frames { total: 1000, free: 400, cached: 100 },
         }
+    }
+}
+
+/// A moment that stays.
+struct Then;
+
+impl Moment for Then {
+    fn now(&self) -> Nanos {
+        Nanos::secs(100)
+    }
+    fn wall(&self) -> u64 {
+        1_700_000_000_000_000_000
+    }
+    fn memory(&self) -> Frames {
+        Frames { total: 1000, free: 400, cached: 100 }
     }
 }
 

@@ -60,6 +60,7 @@ pub fn check_open_for_write<M: Machine>(c: &Context<'_, M>, node: NodeId) -> Res
 
 /// The text of a regular file of /proc or /sys, as it is now. ENOENT if what it tells of has gone.
 pub fn content<M: Machine>(c: &mut Context<'_, M>, node: NodeId) -> Result<Vec<u8>> {
+    c.count_use();
     let node = node_of(c, node)?;
     match node.file.of_process() {
         File::CommandLine | File::Environ | File::Auxiliary => return memory::executed_with(c, node),
@@ -78,7 +79,7 @@ pub fn content<M: Machine>(c: &mut Context<'_, M>, node: NodeId) -> Result<Vec<u
     }
     let (proc, program) = (view(c), &c.resident.program);
     Ok(match node.file {
-        file if file.within(File::Net) => network_text(file, program, proc.now),
+        file if file.within(File::Net) => network_text(file, program, proc.moment.now()),
         file if file.within(File::NetDevice) => {
             settings::net_device(file, node.number, &program.net.config()).ok_or(Errno::EINVAL)?.into_bytes()
         }

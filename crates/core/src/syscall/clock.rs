@@ -117,7 +117,10 @@ fn read_clock<M: Machine>(c: &mut Context<'_, M>, number: u64) -> Result<u64> {
     Ok(match by_number(c, number)? {
         Clock::Wall => wall(c).0,
         Clock::Machine => c.services.machine.now().0,
-        clock => timers::read(&c.resident.program, clock, c.now).0,
+        clock => {
+            c.count_use();
+            timers::read(&c.resident.program, clock, c.now()).0
+        }
     })
 }
 
@@ -159,7 +162,7 @@ pub fn time<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
 
 /// Sleeps until a deadline that is already fixed in the thread's call.
 fn sleep_until<M: Machine>(c: &Context<'_, M>, deadline: Nanos) -> Result<u64> {
-    if c.now >= deadline { Ok(0) } else { Err(Stop::Block(Vec::new())) }
+    if c.now() >= deadline { Ok(0) } else { Err(Stop::Block(Vec::new())) }
 }
 
 pub fn nanosleep<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
@@ -193,7 +196,7 @@ pub fn clock_nanosleep<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Resu
         return Err(Errno::EOPNOTSUPP.into());
     }
     let span = read_timespec(c, a[2])?;
-    let now = c.now;
+    let now = c.now();
     let left = match clock {
         Clock::Thread(_) => return Err(Errno::EINVAL.into()),
         Clock::Process(_) => return sleep_used(c, clock, a[1], span),
@@ -207,7 +210,8 @@ pub fn clock_nanosleep<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Resu
 
 /// Sleeps until a process has used so much time. It looks again when it could have.
 fn sleep_used<M: Machine>(c: &mut Context<'_, M>, clock: Clock, flags: u64, span: Nanos) -> Result<u64> {
-    let used = timers::read(&c.resident.program, clock, c.now);
+    c.count_use();
+    let used = timers::read(&c.resident.program, clock, c.now());
     let until = if flags & TIMER_ABSTIME != 0 {
         span
     } else {
@@ -218,7 +222,7 @@ fn sleep_used<M: Machine>(c: &mut Context<'_, M>, clock: Clock, flags: u64, span
     if used >= until {
         return Ok(0);
     }
-    let deadline = c.now + (until - used);
+    let deadline = c.now() + (until - used);
     c.thread()?.call.get_or_insert_default().deadline = Some(deadline);
     Err(Stop::Block(Vec::new()))
 }

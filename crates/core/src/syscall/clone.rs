@@ -205,7 +205,7 @@ fn start<M: Machine>(c: &mut Context<'_, M>, wish: Wish) -> Result<u64> {
 /// Makes the descriptor of a process that is about to be, so that nothing is left to fail; says where it will be.
 fn reserve_pidfd<M: Machine>(c: &mut Context<'_, M>, wish: Wish, pid: Pid) -> Result<(u32, Descriptor)> {
     c.probe_writable(wish.pidfd, 4)?;
-    let (now, status) = (c.now, super::transfer::flags::READ_WRITE);
+    let (now, status) = (c.now(), super::transfer::flags::READ_WRITE);
     let description = c.resident.program.add_description(Kind::Process(pid, now), status);
     let descriptor = Descriptor { description, on_exec: OnExec::Close };
     let fd = c.install(descriptor)? as u32;
@@ -268,7 +268,7 @@ fn add_thread<M: Machine>(c: &mut Context<'_, M>, wish: Wish, tid: Pid, process:
         }
     }
     let Some(parent) = c.resident.program.threads.get_mut(&c.tid) else { return Err(Stop::Gone) };
-    c.services.machine.save_fpu(&mut parent.fpu);
+    c.services.machine.save_live(&mut parent.regs, &mut parent.fpu);
     let mut regs = parent.regs;
     regs.rax = 0;
     if wish.stack != 0 {
@@ -334,7 +334,7 @@ fn add_process<M: Machine>(c: &mut Context<'_, M>, wish: Wish, pid: Pid) -> Resu
         let group = c.resident.program.fresh_id();
         c.process_mut()?.action_group = Some(group);
     }
-    let now = c.now;
+    let now = c.now();
     let resets = c.thread()?.scheduling.resets.is_some();
     let parent = c.process()?;
     // A sibling tells the parent as its maker does: nobody may choose a signal for another's parent.

@@ -143,7 +143,7 @@ fn wait<M: Machine>(c: &mut Context<'_, M>, a: Arguments, timeout: Option<Nanos>
             return Ok(0);
         }
         let deadline = c.deadline_in(timeout)?;
-        if c.now >= deadline {
+        if c.now() >= deadline {
             return Ok(0);
         }
     }

@@ -140,7 +140,7 @@ pub fn set_deadline<M: Machine>(c: &mut Context<'_, M>, addr: u64, clock: Clock)
             c.deadline_in(time - wall)?
         }
     };
-    Ok(if c.now >= deadline { Expired::Yes } else { Expired::No })
+    Ok(if c.now() >= deadline { Expired::Yes } else { Expired::No })
 }
 
 /// Whether a call's time is over.

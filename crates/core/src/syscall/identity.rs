@@ -1,41 +1,35 @@
 //! Who a process is: ids, users, groups, sessions.
 use super::Arguments;
 use crate::{
-    context::{Context, Result},
-    process::Ids,
+    context::{Context, Result, Stop},
+    process::{Ids, Process},
     rights::{SETGID, SETUID},
     sharing::Whereabouts,
+    thread::Thread,
 };
 use alloc::vec::Vec;
 use shimos_abi::{errno::Errno, ids::Pid};
 use shimos_hal::Machine;
 
-pub fn getpid<M: Machine>(c: &mut Context<'_, M>, _: Arguments) -> Result<u64> {
-    Ok(c.pid.0.into())
+/// What calls return that only tell who the caller is; `None` for all others. Nothing has to be looked at after them.
+#[inline]
+pub fn told(thread: &Thread, process: &Process) -> Option<u64> {
+    Some(u64::from(match thread.regs.rax {
+        39 => process.pid.0,
+        102 => process.credentials.uid,
+        104 => process.credentials.gid,
+        107 => process.credentials.euid,
+        108 => process.credentials.egid,
+        110 => process.parent.0,
+        186 => thread.tid.0,
+        _ => return None,
+    }))
 }
 
-pub fn gettid<M: Machine>(c: &mut Context<'_, M>, _: Arguments) -> Result<u64> {
-    Ok(c.tid.0.into())
-}
-
-pub fn getppid<M: Machine>(c: &mut Context<'_, M>, _: Arguments) -> Result<u64> {
-    Ok(c.process()?.parent.0.into())
-}
-
-pub fn getuid<M: Machine>(c: &mut Context<'_, M>, _: Arguments) -> Result<u64> {
-    Ok(c.process()?.credentials.uid.into())
-}
-
-pub fn geteuid<M: Machine>(c: &mut Context<'_, M>, _: Arguments) -> Result<u64> {
-    Ok(c.process()?.credentials.euid.into())
-}
-
-pub fn getgid<M: Machine>(c: &mut Context<'_, M>, _: Arguments) -> Result<u64> {
-    Ok(c.process()?.credentials.gid.into())
-}
-
-pub fn getegid<M: Machine>(c: &mut Context<'_, M>, _: Arguments) -> Result<u64> {
-    Ok(c.process()?.credentials.egid.into())
+/// One of the calls of [`told`].
+pub fn tell<M: Machine>(c: &mut Context<'_, M>, _: Arguments) -> Result<u64> {
+    let thread = c.resident.program.threads.get(&c.tid).ok_or(Stop::Gone)?;
+    Ok(told(thread, c.process()?).ok_or(Errno::ENOSYS)?)
 }
 
 /// Changes users or groups, and what the process may do along with them.

@@ -213,7 +213,7 @@ fn neighbour<M: Machine>(c: &mut Context<'_, M>, argument: u64) -> Result<u64> {
     }
     let address = asked.get(4..).and_then(|rest| rest.first_chunk::<4>()).ok_or(Errno::EFAULT)?;
     let address = IpAddr::V4(Ipv4Addr::from_octets(*address));
-    let now = c.now;
+    let now = c.now();
     let known = c.resident.program.net.neighbours(now);
     let mac = known.iter().find(|(known, ..)| *known == address).and_then(|(_, mac, _)| *mac).ok_or(Errno::ENXIO)?;
     let mut bytes = [1, 0].to_vec();

@@ -36,6 +36,7 @@ pub fn exit_group<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u6
 fn end_thread<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>, tid: Pid) {
     super::futex::give_up(resident, services, tid);
     resident.forget(tid);
+    services.count_use(&mut resident.program);
     let Some(thread) = resident.program.threads.remove(&tid) else { return };
     // The next thread with this id may come from an image.
     services.forget_registers(tid);
@@ -187,6 +188,7 @@ pub fn replace_image<M: Machine>(c: &mut Context<'_, M>, space: SpaceId, image: 
     if let Some(waiter) = waiter {
         c.resident.rouse(waiter);
     }
+    c.count_use();
     // The thread that executes takes the process's id (execve(2)).
     let Some(mut thread) = c.resident.program.threads.remove(&tid) else { return Err(Stop::Gone) };
     thread.tid = pid;

@@ -116,8 +116,12 @@ fn named<M: Machine>(c: &mut Context<'_, M>, dirfd: u64, path: &[u8], flags: u64
         return of_descriptor(c, dirfd);
     }
     let last = if flags & AT_SYMLINK_NOFOLLOW != 0 { Last::Keep } else { Last::Follow };
-    let node = c.resolve_at(dirfd, path, last)?.existing()?;
-    of_node(c, node)
+    let found = c.resolve_at(dirfd, path, last)?;
+    let node = found.existing()?;
+    match found.metadata {
+        Some(metadata) => Ok((metadata, proc::device_of(node))),
+        None => of_node(c, node),
+    }
 }
 
 pub fn newfstatat<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {

@@ -68,6 +68,7 @@ pub use asynchronous::{ASYNC, Hearer, Hearers, tell as tell_hearers, urgent as t
 pub use clock::note_time_left;
 pub use clone::copy_table;
 pub use exec::{bytes_of as strings, run as execute};
+pub use identity::told;
 pub use life::end_process;
 pub use memfd::{check as check_seals, seal};
 pub use memory::{Faulted, page_fault};
@@ -164,7 +165,7 @@ table! {
     36 getitimer => timers::getitimer;
     37 alarm => timers::alarm;
     38 setitimer => timers::setitimer;
-    39 getpid => identity::getpid;
+    39 getpid => identity::tell;
     40 sendfile => bulk::sendfile;
     41 socket => network::socket,
         partial "families other than `AF_UNIX`, `AF_INET`, `AF_INET6` and `AF_NETLINK` (`EAFNOSUPPORT`); of netlink \
@@ -238,16 +239,16 @@ table! {
     99 sysinfo => system::sysinfo,
         partial "buffers and swap are 0";
     100 times => system::times;
-    102 getuid => identity::getuid;
+    102 getuid => identity::tell;
     103 syslog => administration::syslog,
         partial "the log is empty, and how the console shows it cannot be changed (`EPERM`)";
-    104 getgid => identity::getgid;
+    104 getgid => identity::tell;
     105 setuid => identity::setuid;
     106 setgid => identity::setgid;
-    107 geteuid => identity::geteuid;
-    108 getegid => identity::getegid;
+    107 geteuid => identity::tell;
+    108 getegid => identity::tell;
     109 setpgid => identity::setpgid;
-    110 getppid => identity::getppid;
+    110 getppid => identity::tell;
     111 getpgrp => identity::getpgrp;
     112 setsid => identity::setsid;
     113 setreuid => identity::setreuid;
@@ -321,7 +322,7 @@ table! {
         partial "refused to all (`EPERM`)";
     179 quotactl => administration::quotactl,
         partial "there are no quotas and no block devices (`ENODEV`, `ENOTBLK`)";
-    186 gettid => identity::gettid;
+    186 gettid => identity::tell;
     187 readahead => bulk::readahead;
     188 setxattr => attributes::of_path, partial "no attribute can be had (`EOPNOTSUPP`)";
     189 lsetxattr => attributes::of_link, partial "no attribute can be had (`EOPNOTSUPP`)";

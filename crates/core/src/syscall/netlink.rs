@@ -132,7 +132,7 @@ pub fn send<M: Machine>(c: &mut Context<'_, M>, id: NetlinkId, out: &Outgoing<'_
     if port != 0 || groups != 0 {
         return Err(Errno::ECONNREFUSED.into());
     }
-    let now = c.now;
+    let now = c.now();
     let program = &mut c.resident.program;
     let socket = program.netlink.get_mut(&id).ok_or(Errno::EBADF)?;
     netlink::answer(&program.net, now, socket, out.bytes);

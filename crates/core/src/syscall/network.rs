@@ -226,7 +226,7 @@ fn connect_internet<M: Machine>(c: &mut Context<'_, M>, id: SocketId, bytes: &[u
     if bytes.len() < 2 {
         return Err(Errno::EINVAL.into());
     }
-    let now = c.now;
+    let now = c.now();
     let net = &mut c.resident.program.net;
     if sockaddr::family_of(bytes) == AF_UNSPEC {
         net.disconnect(now, id)?;
@@ -289,7 +289,7 @@ pub fn shutdown<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64>
         2 => How::Both,
         _ => return Err(Errno::EINVAL.into()),
     };
-    let now = c.now;
+    let now = c.now();
     match socket {
         Socket::Net(id) => {
             let done = c.resident.program.net.shutdown(now, id, how);

@@ -39,7 +39,7 @@ pub fn setsockopt<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u6
         return Ok(0);
     }
     let privilege = privilege(c)?;
-    let now = c.now;
+    let now = c.now();
     match socket {
         Socket::Net(id) => {
             c.resident.program.net.set_option(now, id, privilege, level, name, &value)?;
@@ -77,7 +77,7 @@ pub fn getsockopt<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u6
     }
     let patience = c.description_by(description)?.patience.unwrap_or_default();
     let limit = |limit: Option<Nanos>| clock::timeval(limit.unwrap_or_default().0).to_vec();
-    let now = c.now;
+    let now = c.now();
     let value: Vec<u8> = match socket {
         _ if level == level::SOCKET && RECEIVE_TIMEOUTS.contains(&name) => limit(patience.receive),
         _ if level == level::SOCKET && SEND_TIMEOUTS.contains(&name) => limit(patience.send),

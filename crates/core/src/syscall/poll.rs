@@ -46,7 +46,7 @@ fn ask<M: Machine>(c: &mut Context<'_, M>, questions: &[Question], timeout: Opti
     }
     if let Some(timeout) = timeout {
         let deadline = c.deadline_in(timeout)?;
-        if c.now >= deadline {
+        if c.now() >= deadline {
             return Ok(answers);
         }
     }

@@ -198,7 +198,7 @@ fn wait<M: Machine>(c: &mut Context<'_, M>, id: QueueId, open: u32, timeout: Opt
     if let Some(timeout) = timeout {
         let wall = Nanos(c.services.machine.wall_clock());
         let deadline = c.deadline_in(timeout - wall)?;
-        if c.now >= deadline {
+        if c.now() >= deadline {
             return Err(Errno::ETIMEDOUT.into());
         }
     }

@@ -149,7 +149,7 @@ fn receive_datagram<M: Machine>(
     waiting: Waiting,
     take: Take,
 ) -> Result<Received> {
-    let now = c.now;
+    let now = c.now();
     if msg_flags & message::ERRORS != 0 {
         let mut bytes = vec![0; place.room().min(1 << 16)];
         let got = c.resident.program.net.receive_failure(id, &mut bytes)?;
@@ -188,7 +188,7 @@ fn receive_stream<M: Machine>(
     msg_flags: u64,
     waiting: Waiting,
 ) -> Result<(Received, u64)> {
-    let now = c.now;
+    let now = c.now();
     let flag = |flag: u64| msg_flags & flag != 0;
     if flag(message::ERRORS) {
         return Err(Errno::EAGAIN.into());
@@ -256,7 +256,7 @@ fn receive_stream<M: Machine>(
 
 /// Reads from a socket (read(2)): the bytes alone.
 pub fn read<M: Machine>(c: &mut Context<'_, M>, id: DescriptionId, count: usize, waiting: Waiting) -> Result<Vec<u8>> {
-    let now = c.now;
+    let now = c.now();
     match socket_by(c, id)? {
         Socket::Net(id) => {
             let waits = c.resident.program.net.readable_bytes(id).unwrap_or(0);
@@ -359,7 +359,7 @@ pub fn recvmmsg<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64>
         if seconds < 0 || !(0..1_000_000_000).contains(&nanos) {
             return Err(Errno::EINVAL.into());
         }
-        Some(c.now + Nanos::secs(seconds as u64) + Nanos(nanos as u64))
+        Some(c.now() + Nanos::secs(seconds as u64) + Nanos(nanos as u64))
     };
     let note = c.moved()?;
     let mut done = note >> SHIFT;

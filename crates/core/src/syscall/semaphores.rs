@@ -122,7 +122,7 @@ pub fn semtimedop<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u6
 
 /// Goes on waiting: the operations stand in the set under `token`.
 fn wait_on<M: Machine>(c: &mut Context<'_, M>, id: i32, token: u64) -> Result<u64> {
-    let (tid, now) = (c.tid, c.now);
+    let (tid, now) = (c.tid, c.now());
     let over = c.thread()?.call.and_then(|call| call.deadline).is_some_and(|deadline| deadline <= now);
     let Some(entry) = c.resident.program.ipc.semaphores.get_mut(id) else { return Err(Errno::EIDRM.into()) };
     if over {

@@ -148,7 +148,7 @@ fn send_internet<M: Machine>(
         more: if flag(message::MORE) { More::Follows } else { More::No },
         urgent: if flag(message::OUT_OF_BAND) { Urgency::Urgent } else { Urgency::No },
     };
-    let now = c.now;
+    let now = c.now();
     match c.resident.program.net.send_message(now, id, &message) {
         Ok(sent) => Ok(Progress::Moved(sent)),
         Err(Errno::EAGAIN) => Ok(Progress::Wait(Key::Socket(id))),

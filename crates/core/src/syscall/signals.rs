@@ -128,7 +128,7 @@ pub fn rt_sigtimedwait<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Resu
     if a[2] != 0 {
         let timeout = clock::read_timespec(c, a[2])?;
         let deadline = c.deadline_in(timeout)?;
-        if c.now >= deadline {
+        if c.now() >= deadline {
             return Err(Errno::EAGAIN.into());
         }
     }

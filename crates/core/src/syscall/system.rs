@@ -1,7 +1,7 @@
 //! The system as a program sees it: names, limits, usage, random numbers, prctl.
 use super::{Arguments, clock};
 use crate::{
-    context::{Context, Result},
+    context::{Context, Result, Stop},
     process::LIMITS,
     rights::SYS_RESOURCE,
     thread::Counters,
@@ -13,7 +13,7 @@ use shimos_abi::{
     ids::Pid,
     time::Nanos,
 };
-use shimos_hal::Machine;
+use shimos_hal::{Machine, Regs};
 
 /// The Linux release whose behaviour programs get.
 pub const LINUX_RELEASE: &str = "6.1.0";
@@ -79,7 +79,8 @@ fn ticks(time: Nanos) -> u64 {
 }
 
 /// What the caller has used and done, and what its children have that were waited for.
-fn used<M: Machine>(c: &Context<'_, M>) -> Result<[(Nanos, Counters); 2]> {
+fn used<M: Machine>(c: &mut Context<'_, M>) -> Result<[(Nanos, Counters); 2]> {
+    c.count_use();
     let process = c.process()?;
     let own = (c.resident.program.used_by(c.pid), c.resident.program.counters_of(c.pid));
     Ok([own, (process.children_used, process.children_counters)])
@@ -182,6 +183,13 @@ pub fn getrandom<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64
     Ok(bytes.len() as u64)
 }
 
+/// The caller's registers, its bases included, which it may have changed by itself.
+fn live_registers<'a, M: Machine>(c: &'a mut Context<'_, M>) -> Result<&'a mut Regs> {
+    let thread = c.resident.program.threads.get_mut(&c.tid).ok_or(Stop::Gone)?;
+    c.services.machine.save_live(&mut thread.regs, &mut thread.fpu);
+    Ok(&mut thread.regs)
+}
+
 pub fn arch_prctl<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
     const SET_GS: u64 = 0x1001;
     const SET_FS: u64 = 0x1002;
@@ -189,20 +197,23 @@ pub fn arch_prctl<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u6
     const GET_GS: u64 = 0x1004;
     match a[0] {
         SET_FS | SET_GS if a[1] >= USER_END => Err(Errno::EPERM.into()),
-        SET_FS => {
-            c.thread()?.regs.fs_base = a[1];
-            Ok(0)
-        }
-        SET_GS => {
-            c.thread()?.regs.gs_base = a[1];
+        SET_FS | SET_GS => {
+            let regs = live_registers(c)?;
+            if a[0] == SET_FS {
+                regs.fs_base = a[1];
+            } else {
+                regs.gs_base = a[1];
+            }
+            let tid = c.tid;
+            c.services.forget_registers(tid);
             Ok(0)
         }
         GET_FS => {
-            let base = c.thread()?.regs.fs_base;
+            let base = live_registers(c)?.fs_base;
             c.write_u64(a[1], base).map(|()| 0)
         }
         GET_GS => {
-            let base = c.thread()?.regs.gs_base;
+            let base = live_registers(c)?.gs_base;
             c.write_u64(a[1], base).map(|()| 0)
         }
         _ => Err(Errno::EINVAL.into()),

@@ -54,7 +54,7 @@ pub fn read<M: Machine>(c: &mut Context<'_, M>, opened: Opened, count: usize, wa
     if count == 0 {
         return Ok(Vec::new());
     }
-    let now = c.now;
+    let now = c.now();
     let tty = c.resident.program.tty(opened.name).ok_or(Errno::EIO)?;
     let arrived = tty.arrived.unwrap_or_default();
     let late = match tty.input(count) {
@@ -124,7 +124,7 @@ pub fn read_master<M: Machine>(c: &mut Context<'_, M>, id: PairId, count: usize,
 
 /// Writes to a master: it is typed at the slave.
 pub fn write_master<M: Machine>(c: &mut Context<'_, M>, id: PairId, bytes: &[u8]) -> Result<Progress> {
-    let now = c.now;
+    let now = c.now();
     let pair = c.resident.program.pairs.get_mut(&id).ok_or(Errno::EIO)?;
     if pair.input_flow != Flow::Going {
         return Ok(Progress::Wait(Key::Pair(id)));

@@ -41,7 +41,7 @@ pub fn timerfd_create<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Resul
 
 /// The timer, with what was due up to now counted.
 fn timer<'a, M: Machine>(c: &'a mut Context<'_, M>, id: EventId) -> Result<&'a mut TimerFd> {
-    let now = c.now;
+    let now = c.now();
     match c.resident.program.events.get_mut(&id) {
         Some(Event::Timer(timer)) => {
             timer.count(now);
@@ -67,7 +67,7 @@ pub fn timerfd_settime<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Resu
         return Err(Errno::EINVAL.into());
     }
     let id = c.event_of(fd, EventClass::Timer, Errno::EINVAL)?;
-    let now = c.now;
+    let now = c.now();
     let before = *timer(c, id)?;
     let at = match before.clock {
         clock::REALTIME | clock::REALTIME_ALARM if options & ABSOLUTE != 0 => now + (value - clock::wall(c)),
@@ -89,7 +89,7 @@ pub fn timerfd_settime<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Resu
 
 pub fn timerfd_gettime<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
     let id = c.event_of(a[0], EventClass::Timer, Errno::EINVAL)?;
-    let now = c.now;
+    let now = c.now();
     let schedule = timer(c, id)?.schedule;
     let bytes = clock::timer_spec(schedule, now);
     c.write_bytes(a[1], &bytes)?;

@@ -35,10 +35,11 @@ fn interval_timer<M: Machine>(c: &Context<'_, M>, which: u64) -> Result<(TimerKe
 }
 
 /// Period and time left of a timer; both 0 for one that is not set.
-fn state<M: Machine>(c: &Context<'_, M>, key: TimerKey) -> (Nanos, Nanos) {
+fn state<M: Machine>(c: &mut Context<'_, M>, key: TimerKey) -> (Nanos, Nanos) {
+    c.count_use();
     let Some(timer) = c.resident.program.timers.get(&key) else { return (Nanos(0), Nanos(0)) };
     let Some(mut schedule) = timer.schedule else { return (Nanos(0), Nanos(0)) };
-    let now = timers::read(&c.resident.program, timer.clock, c.now);
+    let now = timers::read(&c.resident.program, timer.clock, c.now());
     // One that tells nobody is not counted by anybody else.
     schedule.pass(now);
     (schedule.period, schedule.left(now))
@@ -48,7 +49,7 @@ pub fn alarm<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
     let (key, timer) = interval_timer(c, 0)?;
     let (_, left) = state(c, key);
     let seconds = a[0] as u32;
-    let schedule = (seconds != 0).then(|| Schedule { at: c.now + Nanos::secs(seconds.into()), period: Nanos(0) });
+    let schedule = (seconds != 0).then(|| Schedule { at: c.now() + Nanos::secs(seconds.into()), period: Nanos(0) });
     set(c, key, Timer { schedule, ..timer });
     // To the nearest second, but never 0 for one that is still to come.
     let rounded = (left.0 + 500_000_000) / 1_000_000_000;
@@ -75,7 +76,7 @@ pub fn setitimer<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64
     };
     let (key, timer) = interval_timer(c, a[0])?;
     let old = value_bytes(state(c, key));
-    let at = timers::read(&c.resident.program, timer.clock, c.now) + first;
+    let at = timers::read(&c.resident.program, timer.clock, c.now()) + first;
     set(c, key, Timer { schedule: (first != Nanos(0)).then_some(Schedule { at, period }), ..timer });
     if a[2] != 0 {
         c.write_bytes(a[2], &old)?;
@@ -157,7 +158,7 @@ pub fn timer_settime<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result
     let (period, value) = (clock::read_timespec(c, new)?, clock::read_timespec(c, new.wrapping_add(16))?);
     let (key, timer) = find(c, id)?;
     let before = state(c, key);
-    let now = timers::read(&c.resident.program, timer.clock, c.now);
+    let now = timers::read(&c.resident.program, timer.clock, c.now());
     let at = match timer.clock {
         Clock::Wall if options & ABSOLUTE != 0 => now + (value - clock::wall(c)),
         _ if options & ABSOLUTE != 0 => value,
@@ -168,7 +169,7 @@ pub fn timer_settime<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result
     if old != 0 {
         c.write_bytes(old, &clock::span_bytes(before))?;
     }
-    let now = c.now;
+    let now = c.now();
     timers::expire(c.resident, now);
     if timer.clock.counts_use() {
         timers::expire_used(c.resident, now);

@@ -5,7 +5,7 @@ use crate::{
     context::{Context, MAX_TRANSFER, Result, Stop, wait_for},
     delivery, device,
     event::{EventClass, EventId, epoll::bits, inotify::mask},
-    files::{DescriptionId, Kind},
+    files::{Description, DescriptionId, Kind},
     pipe::ATOMIC,
     resident::Key,
     signal::{Info, Signal},
@@ -13,6 +13,7 @@ use crate::{
 use alloc::{vec, vec::Vec};
 use shimos_abi::{errno::Errno, time::Nanos};
 use shimos_hal::Machine;
+use shimos_vfs::NodeId;
 
 /// File status flags (open(2)).
 pub mod flags {
@@ -51,12 +52,12 @@ pub fn read_from<M: Machine>(
     if at.is_some() && !seekable {
         return Err(Errno::ESPIPE.into());
     }
-    let kind = description.kind.clone();
-    let waiting = waiting(c, id, Direction::In)?;
-    match kind {
+    let waiting = waiting_of(description, Direction::In);
+    match &description.kind {
         // Reading nothing from a socket takes nothing and waits for nothing.
         Kind::Socket(_) | Kind::Unix(_) if count == 0 => Ok(Vec::new()),
         Kind::File(node) => {
+            let node = *node;
             let mut bytes = vec![0; count];
             let got = content::read(c, node, at.unwrap_or(offset), &mut bytes)?;
             bytes.truncate(got);
@@ -67,6 +68,7 @@ pub fn read_from<M: Machine>(
             Ok(bytes)
         }
         Kind::Snapshot(node, text) => {
+            let (node, text) = (*node, text.clone());
             if let Some(bytes) = crate::proc::part(c, node, at.unwrap_or(offset), count)? {
                 advance(c, id, at, bytes.len())?;
                 return Ok(bytes);
@@ -88,6 +90,7 @@ pub fn read_from<M: Machine>(
         Kind::Zero(_) | Kind::Full(_) => Ok(vec![0; count]),
         Kind::Random(_) => Ok(c.random_bytes(count)),
         Kind::PipeReader(pipe) | Kind::PipeBoth(pipe) => {
+            let pipe = *pipe;
             let state = c.resident.program.pipes.get_mut(&pipe).ok_or(Errno::EBADF)?;
             if count == 0 || state.is_empty() && state.writers == 0 {
                 return Ok(Vec::new());
@@ -104,21 +107,29 @@ pub fn read_from<M: Machine>(
         }
         Kind::PipeWriter(_) | Kind::Path(_) => Err(Errno::EBADF.into()),
         Kind::Queue(queue) => {
+            let queue = *queue;
             let text = super::queues::status(c.resident, queue);
             let from = (at.unwrap_or(offset) as usize).min(text.len());
             let to = from.saturating_add(count).min(text.len());
             advance(c, id, at, to - from)?;
             Ok(text[from..to].to_vec())
         }
-        Kind::Master(_, pair) => terminals::read_master(c, pair, count, waiting),
-        Kind::Console(_) | Kind::Slave { .. } => {
+        Kind::Master(_, pair) => {
+            let pair = *pair;
+            terminals::read_master(c, pair, count, waiting)
+        }
+        kind @ (Kind::Console(_) | Kind::Slave { .. }) => {
+            let kind = kind.clone();
             let opened = terminals::opened(&c.resident.program, &kind).ok_or(Errno::EIO)?;
             terminals::read(c, opened, count, waiting)
         }
         Kind::Shimos(..) => device::shimos::read(c, id, count),
         Kind::Socket(_) | Kind::Unix(_) | Kind::Netlink(_) => super::receiving::read(c, id, count, waiting),
         Kind::Process(..) => Err(Errno::EINVAL.into()),
-        Kind::Event(class, event) => read_event(c, class, event, count, waiting),
+        Kind::Event(class, event) => {
+            let (class, event) = (*class, *event);
+            read_event(c, class, event, count, waiting)
+        }
     }
 }
 
@@ -157,15 +168,18 @@ pub enum Direction {
 
 /// Whether calls on a description may wait: as O_NONBLOCK and a socket's time limits say.
 pub fn waiting<M: Machine>(c: &mut Context<'_, M>, id: DescriptionId, direction: Direction) -> Result<Waiting> {
-    let description = c.description_by(id)?;
+    Ok(waiting_of(c.description_by(id)?, direction))
+}
+
+fn waiting_of(description: &Description, direction: Direction) -> Waiting {
     if description.flags & flags::NONBLOCK != 0 {
-        return Ok(Waiting::Refused);
+        return Waiting::Refused;
     }
     let limit = description.patience.and_then(|patience| match direction {
         Direction::In => patience.receive,
         Direction::Out => patience.send,
     });
-    Ok(limit.map_or(Waiting::Allowed, Waiting::AtMost))
+    limit.map_or(Waiting::Allowed, Waiting::AtMost)
 }
 
 /// Waits for `key`, or fails with EAGAIN where that is not allowed or has lasted too long.
@@ -175,7 +189,7 @@ pub fn wait_if<M: Machine, T>(c: &mut Context<'_, M>, waiting: Waiting, key: Key
         Waiting::Refused => Err(Errno::EAGAIN.into()),
         Waiting::AtMost(limit) => {
             let deadline = c.deadline_in(limit)?;
-            if c.now >= deadline { Err(Errno::EAGAIN.into()) } else { wait_for(key) }
+            if c.now() >= deadline { Err(Errno::EAGAIN.into()) } else { wait_for(key) }
         }
     }
 }
@@ -330,7 +344,21 @@ pub fn read_to_user<M: Machine>(
     at: Option<u64>,
 ) -> Result<u64> {
     let id = c.descriptor(fd)?.description;
-    check_readable(c.description_by(id)?.flags)?;
+    let description = c.description_by(id)?;
+    check_readable(description.flags)?;
+    match (&description.kind, spans) {
+        (Kind::File(node), [span]) => {
+            let (node, from) = (*node, at.unwrap_or(description.offset));
+            let got = content::read_to_user(c, node, from, (span.0, span.1.min(MAX_TRANSFER)))?;
+            if got > 0 {
+                advance(c, id, at, got)?;
+                c.resident.notice_by(id, mask::ACCESS);
+            }
+            return note_read(c, got);
+        }
+        (Kind::Null(_), _) | (Kind::Zero(_), [(_, 0)]) => return note_read(c, 0),
+        _ => {}
+    }
     let total = spans.iter().map(|(_, len)| *len).sum::<usize>().min(MAX_TRANSFER);
     if let Some((addr, len)) = spans.iter().find(|(_, len)| *len != 0) {
         c.probe_writable(*addr, (*len).min(total))?;
@@ -344,10 +372,14 @@ pub fn read_to_user<M: Machine>(
         }
         rest = later;
     }
+    note_read(c, bytes.len())
+}
+
+fn note_read<M: Machine>(c: &mut Context<'_, M>, count: usize) -> Result<u64> {
     let counters = &mut c.thread()?.counters;
     counters.reads = counters.reads.wrapping_add(1);
-    counters.read_bytes = counters.read_bytes.wrapping_add(bytes.len() as u64);
-    Ok(bytes.len() as u64)
+    counters.read_bytes = counters.read_bytes.wrapping_add(count as u64);
+    Ok(count as u64)
 }
 
 pub fn read<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
@@ -405,9 +437,58 @@ pub fn gather<M: Machine>(c: &mut Context<'_, M>, spans: &[(u64, usize)]) -> Res
 
 pub fn write<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
     let id = c.descriptor(a[0])?.description;
-    check_writable(c.description_by(id)?.flags)?;
+    let description = c.description_by(id)?;
+    check_writable(description.flags)?;
+    match description.kind {
+        Kind::File(node) => return write_file(c, id, node, (a[1], a[2] as usize), None),
+        // Nobody looks at what is thrown away.
+        Kind::Null(_) | Kind::Zero(_) => {
+            let count = a[2].min(MAX_TRANSFER as u64);
+            return note_written(c, count).map(|()| count);
+        }
+        _ => {}
+    }
     let bytes = c.read_bytes(a[1], a[2] as usize)?;
     write_all(c, id, &bytes)
+}
+
+/// Writes to a regular file: at `at`, or where the description is. What has been written before the call had to wait is
+/// kept in the call.
+fn write_file<M: Machine>(
+    c: &mut Context<'_, M>,
+    id: DescriptionId,
+    node: NodeId,
+    (addr, len): (u64, usize),
+    at: Option<u64>,
+) -> Result<u64> {
+    let len = len.min(MAX_TRANSFER);
+    let mut moved = (c.moved()? as usize).min(len);
+    while moved < len {
+        let description = c.description_by(id)?;
+        let (flags, offset) = (description.flags, description.offset);
+        let from = match at {
+            _ if flags & flags::APPEND != 0 => content::size(c, node)?,
+            Some(at) => at.saturating_add(moved as u64),
+            None => offset,
+        };
+        match content::write_from_user(c, node, from, (addr.wrapping_add(moved as u64), len - moved)) {
+            Ok(written) => {
+                if at.is_none() {
+                    c.description_by(id)?.offset = from + written as u64;
+                }
+                moved += written;
+                c.resident.notice_by(id, mask::MODIFY);
+            }
+            Err(Stop::Block(keys)) => {
+                c.set_moved(moved as u64)?;
+                return Err(Stop::Block(keys));
+            }
+            Err(Stop::Errno(_)) if moved > 0 => break,
+            Err(stop) => return Err(stop),
+        }
+    }
+    note_written(c, moved as u64)?;
+    Ok(moved as u64)
 }
 
 pub fn writev<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
@@ -421,7 +502,11 @@ pub fn writev<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
 pub fn pwrite64<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
     let at = position(a[3])?;
     let id = c.descriptor(a[0])?.description;
-    check_writable(c.description_by(id)?.flags)?;
+    let description = c.description_by(id)?;
+    check_writable(description.flags)?;
+    if let Kind::File(node) = description.kind {
+        return write_file(c, id, node, (a[1], a[2] as usize), Some(at));
+    }
     let bytes = c.read_bytes(a[1], a[2] as usize)?;
     write_at(c, id, &bytes, at)
 }

@@ -105,7 +105,7 @@ pub fn ioctl<M: Machine>(c: &mut Context<'_, M>, id: DescriptionId, a: Arguments
                 return Err(Errno::EPERM.into());
             }
             let byte = c.read_bytes(argument, 1)?;
-            let (mut signals, now) = (Vec::new(), c.now);
+            let (mut signals, now) = (Vec::new(), c.now());
             if let Some(tty) = c.resident.program.tty_mut(opened.name) {
                 tty.receive(&byte, now, &mut signals);
             }

@@ -1,6 +1,7 @@
 //! Inodes, compact and extended.
 use super::{BLOCK, Image, le16, le32, le64};
 use crate::{
+    access::Gate,
     fault::{Blocks, Fault},
     node::{Kind, Metadata, Rdev},
 };
@@ -73,6 +74,22 @@ impl Image {
             remembered.note_inode(self.start, &inode);
         }
         Ok(inode)
+    }
+
+    /// What stat(2) tells of a file.
+    pub fn metadata(&self, blocks: &mut dyn Blocks, nid: u64) -> Result<Metadata, Fault> {
+        match blocks.remembered().and_then(|remembered| remembered.inode(self.start, nid)) {
+            Some(known) => Ok(known.metadata),
+            None => Ok(self.inode(blocks, nid)?.metadata),
+        }
+    }
+
+    /// Who may use a file.
+    pub(crate) fn gate(&self, blocks: &mut dyn Blocks, nid: u64) -> Result<Gate, Fault> {
+        match blocks.remembered().and_then(|remembered| remembered.inode(self.start, nid)) {
+            Some(known) => Ok(Gate::of(&known.metadata)),
+            None => Ok(Gate::of(&self.inode(blocks, nid)?.metadata)),
+        }
     }
 
     fn read_inode(&self, blocks: &mut dyn Blocks, nid: u64) -> Result<Inode, Fault> {

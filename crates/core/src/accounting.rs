@@ -1,0 +1,64 @@
+//! What threads use of the processor. A system call is not worth a look at the clock: use is counted at the end of a turn,
+//! and before somebody asks for it. The part of the kernel is estimated from a few ways through it.
+use crate::{program::Program, services::Services};
+use shimos_abi::{ids::Pid, time::Nanos};
+use shimos_hal::Machine;
+
+/// The thread whose turn it is.
+#[derive(Clone, Copy, Debug)]
+pub struct Running {
+    tid: Pid,
+    /// Its use is counted up to here.
+    pub counted: Nanos,
+    /// When it came into the kernel, if that is being timed, and for how many other times this one stands.
+    entered: Option<(Nanos, u64)>,
+}
+
+impl<M: Machine> Services<M> {
+    /// A thread's turn begins.
+    pub fn begin_turn(&mut self, tid: Pid) {
+        self.running = Some(Running { tid, counted: self.machine.now(), entered: None });
+    }
+    /// It is over.
+    pub fn end_turn(&mut self, program: &mut Program) {
+        self.count_use(program);
+        self.count_kernel(program);
+        self.running = None;
+    }
+    /// Counts what the thread whose turn it is has used until now. Whoever asks for processor time calls this before.
+    pub fn count_use(&mut self, program: &mut Program) {
+        let Some(running) = &mut self.running else { return };
+        let now = self.machine.now();
+        if let Some(thread) = program.threads.get_mut(&running.tid) {
+            thread.used = thread.used + (now - running.counted);
+        }
+        running.counted = now;
+    }
+
+    /// Begins to time a way through the kernel, which stands for so many others.
+    #[cold]
+    pub fn begin_timing(&mut self, program: &mut Program, others: u64) {
+        self.count_use(program);
+        if let Some(running) = &mut self.running {
+            running.entered = Some((running.counted, others));
+        }
+    }
+    /// Whether a way through the kernel is being timed.
+    #[inline]
+    pub fn is_timing(&self) -> bool {
+        self.running.is_some_and(|running| running.entered.is_some())
+    }
+    /// Ends it: the thread goes on.
+    #[cold]
+    pub fn end_timing(&mut self, program: &mut Program) {
+        self.count_use(program);
+        self.count_kernel(program);
+    }
+    fn count_kernel(&mut self, program: &mut Program) {
+        let Some(running) = &mut self.running else { return };
+        let Some((entered, others)) = running.entered.take() else { return };
+        if let Some(thread) = program.threads.get_mut(&running.tid) {
+            thread.estimate_system(running.counted - entered, others.saturating_add(1));
+        }
+    }
+}
