@@ -7,6 +7,7 @@ use crate::{
     event::{EventClass, EventId, epoll::bits, inotify::mask},
     files::{Description, DescriptionId, Kind},
     pipe::ATOMIC,
+    process::limit,
     resident::Key,
     signal::{Info, Signal},
 };
@@ -471,6 +472,10 @@ fn write_file<M: Machine>(
             Some(at) => at.saturating_add(moved as u64),
             None => offset,
         };
+        // What fits under the limit is written; only a call that finds no room at all is told of it.
+        if moved > 0 && from >= c.process()?.limit(limit::FSIZE) {
+            break;
+        }
         match content::write_from_user(c, node, from, (addr.wrapping_add(moved as u64), len - moved)) {
             Ok(written) => {
                 if at.is_none() {
