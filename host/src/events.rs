@@ -6,7 +6,7 @@ use crate::{
 };
 use serde_json::{Value, json};
 use shimos_abi::{
-    control::{Device, KernelState, MachineStatus, ProgramStatus, Takeover},
+    control::{Cause, Device, KernelState, MachineStatus, ProgramStatus, Takeover},
     ids::{KernelId, Life, ProgramId},
     time::Nanos,
 };
@@ -32,6 +32,8 @@ pub enum What {
     Rejoined(Life),
     /// A program went on on another kernel.
     TakenOver(ProgramId, Life, KernelId),
+    /// The administrator moved a program from a kernel to another.
+    Moved(ProgramId, Life, KernelId),
     /// A kernel's monitor daemon became the active one.
     Elected(KernelId, u32),
     /// A device has another owner.
@@ -149,7 +151,10 @@ fn new_records(before: &Recorded, after: &Recorded) -> Vec<Event> {
         }
     }
     for (key, takeover) in after.takeovers.iter().filter(|(key, _)| !before.takeovers.contains_key(key)) {
-        let what = What::TakenOver(key.1, takeover.from, takeover.to);
+        let what = match takeover.cause {
+            Cause::Death => What::TakenOver(key.1, takeover.from, takeover.to),
+            Cause::Move => What::Moved(key.1, takeover.from, takeover.to),
+        };
         events.push(Event { at: takeover.first_instruction, what });
     }
     events
@@ -163,6 +168,7 @@ impl What {
             What::Fenced(..) => "fenced",
             What::Rejoined(..) => "rejoined",
             What::TakenOver(..) => "taken-over",
+            What::Moved(..) => "moved",
             What::Elected(..) => "elected",
             What::DeviceMoved(..) => "device-moved",
             What::Started(..) => "started",
@@ -176,7 +182,9 @@ impl What {
             What::Died(life, why) => format!("{life}: {why}"),
             What::Fenced(life, by) => format!("{life}: by {by}"),
             What::Rejoined(life) => format!("{} after the death of {life}", life.kernel),
-            What::TakenOver(program, from, to) => format!("{program}: from {from} to {to}"),
+            What::TakenOver(program, from, to) | What::Moved(program, from, to) => {
+                format!("{program}: from {from} to {to}")
+            }
             What::Elected(kernel, term) => format!("{kernel}: active monitor in term {term}"),
             What::DeviceMoved(device, to) => format!("{}: to {to}", names::device(*device)),
             What::Started(program, name, kernel) => format!("{program} ({name}): on {kernel}"),
@@ -198,7 +206,7 @@ impl Event {
         let mut put = |name: &str, content: Value| value[name] = content;
         match &self.what {
             What::Died(life, _) | What::Fenced(life, _) | What::Rejoined(life) => put("life", json!(life.to_string())),
-            What::TakenOver(program, from, to) => {
+            What::TakenOver(program, from, to) | What::Moved(program, from, to) => {
                 put("program", json!(program.0));
                 put("life", json!(from.to_string()));
                 put("kernel", json!(to.0));

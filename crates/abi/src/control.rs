@@ -394,19 +394,19 @@ impl Request {
 
     /// Whether being made twice does no more than being made once.
     pub fn is_repeatable(&self) -> bool {
-        match self {
+        matches!(
+            self,
             Request::Hello
-            | Request::Status
-            | Request::Processes { .. }
-            | Request::Protect { .. }
-            | Request::Unprotect { .. }
-            | Request::SetHeartbeat { .. }
-            | Request::Drain { .. }
-            | Request::SetLevel { .. }
-            | Request::Reboot { incarnation: Some(_), .. }
-            | Request::Inject { incarnation: Some(_), .. } => true,
-            _ => false,
-        }
+                | Request::Status
+                | Request::Processes { .. }
+                | Request::Protect { .. }
+                | Request::Unprotect { .. }
+                | Request::SetHeartbeat { .. }
+                | Request::Drain { .. }
+                | Request::SetLevel { .. }
+                | Request::Reboot { incarnation: Some(_), .. }
+                | Request::Inject { incarnation: Some(_), .. }
+        )
     }
 
     /// The number of an encoded request, if it is one of this version or a later one.

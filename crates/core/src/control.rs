@@ -7,6 +7,7 @@ use crate::{
     signal::{Info, Signal},
 };
 use alloc::{
+    boxed::Box,
     format,
     string::{String, ToString},
     vec::Vec,
@@ -330,7 +331,7 @@ impl<M: Machine> Kernel<M> {
             }
             Request::PowerOff => self.services.machine.power_off(),
             Request::Exec { target, argv, env } => match self.here(&target) {
-                Err(answer) => answer,
+                Err(answer) => *answer,
                 Ok(program) => match self.begin_joining(program, argv, env, (number, asker)) {
                     Ok(()) => return None,
                     Err(why) => Response::Failed(why),
@@ -339,7 +340,7 @@ impl<M: Machine> Kernel<M> {
             Request::Signal { pid, signal } => self.signal(pid, signal),
             Request::Processes { program, from } => self.processes(program, from),
             Request::Move { target, to } => match self.here(&target) {
-                Err(answer) => answer,
+                Err(answer) => *answer,
                 Ok(program) => match self.begin_move(program, to) {
                     Ok(()) => Response::Done,
                     Err(why) => Response::Failed(why),
@@ -351,19 +352,19 @@ impl<M: Machine> Kernel<M> {
         })
     }
 
-    fn here(&mut self, target: &Target) -> Result<ProgramId, Response> {
-        let program = self.find(target).map_err(Response::Failed)?;
+    fn here(&mut self, target: &Target) -> Result<ProgramId, Box<Response>> {
+        let program = self.find(target).map_err(|why| Box::new(Response::Failed(why)))?;
         if self.residents.contains_key(&program) {
             Ok(program)
         } else {
-            Err(Response::Again(format!("program {program} is on its way to another kernel: try again")))
+            Err(Box::new(Response::Again(format!("program {program} is on its way to another kernel: try again"))))
         }
     }
 
     fn kill(&mut self, target: &Target, signal: u8) -> Response {
         let program = match self.here(target) {
             Ok(program) => program,
-            Err(answer) => return answer,
+            Err(answer) => return *answer,
         };
         let Some(signal) = Signal::new(signal.into()) else {
             return Response::Failed("signals have numbers from 1 to 64".to_string());
@@ -383,7 +384,7 @@ impl<M: Machine> Kernel<M> {
         };
         let program = match self.here(&Target::Pid(pid)) {
             Ok(program) => program,
-            Err(answer) => return answer,
+            Err(answer) => return *answer,
         };
         if let Some(resident) = self.residents.get_mut(&program) {
             delivery::send_to_process(resident, pid, signal, Info::from_kernel());
@@ -394,7 +395,7 @@ impl<M: Machine> Kernel<M> {
     fn change_level(&mut self, target: &Target, level: Level) -> Response {
         match self.here(target) {
             Ok(program) => self.set_level(program, level),
-            Err(answer) => answer,
+            Err(answer) => *answer,
         }
     }
 
