@@ -86,7 +86,9 @@ impl Suite {
             }
             println!("failures:");
             for (name, why) in &self.failures {
-                println!("    {name}: {}", why.lines().next().unwrap_or_default());
+                // As much as comes before the log and the status of the machine.
+                let told: Vec<&str> = why.lines().take_while(|line| !line.starts_with("    [k")).take(6).collect();
+                println!("    {name}: {}", told.join(" "));
             }
         }
         println!(

@@ -16,6 +16,7 @@ mod run;
 mod several;
 mod shell;
 mod sockets;
+mod state;
 mod takeover;
 
 use shimos::children;
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         levels::run,
         room::run,
         abi::run,
+        state::run,
         images::run,
         input::run,
         run::run,

@@ -1,7 +1,8 @@
 //! Tests of the system call interface as a plain Linux program: the same binary passes on Linux and on Shimos.
 //!
 //! `abi-test [NAME...]` runs the subtests whose names begin with one of the words, or all. Each runs in a process of its
-//! own and prints one line; the exit status is 0 if all passed. `abi-test --scripts` runs Debian's programs instead.
+//! own and prints one line; the exit status is 0 if all passed. `abi-test --scripts` runs Debian's programs instead, and
+//! `abi-test --kept` what must outlive a kernel.
 #![forbid(unsafe_code)]
 
 mod administration;
@@ -16,6 +17,7 @@ mod futexes;
 mod hunger;
 mod ipc;
 mod jobs;
+mod kept;
 mod locking;
 mod mappings;
 mod memory;
@@ -65,6 +67,9 @@ fn main() -> ExitCode {
     }
     if words.first().is_some_and(|word| word == "--events") {
         return enduring::run();
+    }
+    if words.first().is_some_and(|word| word == "--kept") {
+        return kept::run(&words[1..]);
     }
     if words.first().is_some_and(|word| word == "--hunger") {
         return hunger::run(&words[1..]);
