@@ -164,8 +164,11 @@ impl ConsoleOwner {
             self.taken += taken as u64;
         }
         // Only now: who inherits the console from us prints what we had and did not print.
-        while let Some(line) = self.lines.pop_front_if(|line| line.end <= self.taken) {
+        while let Some(line) = self.lines.front()
+            && line.end <= self.taken
+        {
             ikc.set_printed(line.program, line.stream, line.place);
+            self.lines.pop_front();
         }
     }
 
