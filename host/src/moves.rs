@@ -256,10 +256,10 @@ mod tests {
         let status = sample::machine();
         let (programs, devices) = left(&status, KernelId(0));
         assert_eq!(programs, [(ProgramId(2), "httpd".to_string())]);
-        assert_eq!(devices, ["console", "disk"]);
+        assert_eq!(devices, ["console", "block"]);
         assert_eq!(left(&status, KernelId(9)), (Vec::new(), Vec::new()));
         let told = late(&status, KernelId(0), "empty").to_string();
-        assert_eq!(told, "k0 is not empty yet, it still has httpd, console, disk");
+        assert_eq!(told, "k0 is not empty yet, it still has httpd, console, block");
     }
 
     #[test]

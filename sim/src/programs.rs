@@ -227,13 +227,15 @@ pub fn init(requests: &[Request]) -> Vec<u8> {
         let message = [&(item.len() as u32).to_le_bytes()[..], &item].concat();
         let addr = p.asm.data(&message);
         // A kernel that is not up yet does not answer: ask again after a while.
-        let (again, good) = (p.asm.label(), p.asm.label());
+        let (again, refused, good) = (p.asm.label(), p.asm.label(), p.asm.label());
         p.asm.set(R14, 0).bind(again).add_set(R14, R14, 1);
         p.asm.copy(Rdi, Rbx).set(Reg::Rsi, addr).set(Rdx, message.len() as u64).call(p.write_all);
         p.asm.call_system(system::READ, &[Arg::In(Rbx), Arg::Is(buffer), Arg::Is(40_000)]);
         p.check();
-        // Behind the length: an array of two, then the number of the kind of answer; 5 says that it failed, and why.
-        p.asm.copy(R13, Rax).set(Rbp, buffer).load_byte(Rdx, Rbp, 5).set(Rax, 5).if_different(Rdx, Rax, good);
+        // Behind the length: an array of two, then the number of the kind of answer; 5 says that it failed, and why, and 8 that
+        // it can be asked again.
+        p.asm.copy(R13, Rax).set(Rbp, buffer).load_byte(Rdx, Rbp, 5).set(Rax, 5).if_equal(Rdx, Rax, refused);
+        p.asm.set(Rax, 8).if_different(Rdx, Rax, good).bind(refused);
         p.sleep(5_000_000);
         p.asm.set(Rax, 100).if_less(R14, Rax, again);
         p.asm.set(Rdi, 1).set(Reg::Rsi, buffer + 8).add_set(Rdx, R13, 8_u64.wrapping_neg()).call(p.write_all);
