@@ -285,8 +285,14 @@ fn ps_and_logs(makings: &Makings, rig: &mut Rig) -> Result<()> {
     let row = &rows[0];
     ensure!(row["kernel"] == 1 && row["id"] == started.program.0 && row["protection"].is_null(), "{row}");
     ensure!(processes(row).count() == 41, "{} processes", processes(row).count());
-    for process in processes(row).skip(1) {
-        ensure!(process["parent"] == started.pid.0 && process["command"] == "sleep 1000", "{process}");
+    // The last of them may still be on its way to its program.
+    let rows = clock::until(SOON, "forty that sleep", || {
+        let rows = ps(makings, Some("crowd"))?;
+        let asleep = |process: &Value| process["command"] == "sleep 1000" && process["state"] == "sleeping";
+        Ok((processes(&rows[0]).filter(|process| asleep(process)).count() == 40).then_some(rows))
+    })?;
+    for process in processes(&rows[0]).skip(1) {
+        ensure!(process["parent"] == started.pid.0, "{process}");
         ensure!(process["state"] == "sleeping" && process["memory"].as_u64() > Some(0), "{process}");
     }
     let table = said(makings, &["ps", "crowd"])?;

@@ -23,7 +23,7 @@ use alloc::{
     vec::Vec,
 };
 use shimos_abi::{
-    addr::UserAddr,
+    addr::{PAGE, UserAddr},
     control::Device,
     errno::Errno,
     ids::{KernelId, Pid, ProgramId},
@@ -31,7 +31,7 @@ use shimos_abi::{
 };
 use shimos_hal::{Access, Machine};
 use shimos_ikc::{Endpoint, Notify, SendError};
-use shimos_memory::{AddressSpace, Bytes, Frames, MemoryFault, ObjectId, Progress, space};
+use shimos_memory::{AROUND, AddressSpace, Bytes, Frames, MemoryFault, ObjectId, Progress, space};
 use shimos_vfs::Image;
 
 /// A control request that a program has written to /dev/shimos.
@@ -423,10 +423,13 @@ impl<M: Machine> UserMemory<'_, M> {
         let mut place = Place { machine: self.machine, frames: self.frames, space: self.space, tables: self.tables };
         self.pending.step(&mut place, self.id, most)
     }
+    /// Maps what is still only in the image of the pages that an access can map: those that it touches and, where they show a
+    /// file, their neighbours. A neighbour's content of its own must not be hidden by the file's.
     fn touch(&mut self, addr: UserAddr, len: usize) -> Result<(), MemoryFault> {
         if self.pending.is_empty() {
             return Ok(());
         }
+        let (addr, len) = with_neighbours(addr, len);
         let mut place = Place { machine: self.machine, frames: self.frames, space: self.space, tables: self.tables };
         Ok(self.pending.touch(&mut place, self.id, addr, len)?)
     }
@@ -494,6 +497,15 @@ impl<M: Machine> UserMemory<'_, M> {
     }
 }
 
+/// The bytes of all pages that may be mapped when `len` bytes at `addr` are accessed.
+fn with_neighbours(addr: UserAddr, len: usize) -> (UserAddr, usize) {
+    const WINDOW: u64 = AROUND * PAGE as u64;
+    let first = addr.0 - addr.0 % WINDOW;
+    let last = addr.0.saturating_add(len.max(1) as u64 - 1);
+    let end = last.saturating_add(WINDOW - last % WINDOW);
+    (UserAddr(first), (end - first) as usize)
+}
+
 impl<M: Machine> Context<'_, M> {
     /// Gives a reference to a description up.
     pub fn release_description(&mut self, id: DescriptionId) {
@@ -507,5 +519,24 @@ impl<M: Machine> Context<'_, M> {
     pub fn probe_writable(&mut self, addr: u64, count: usize) -> Result<(), Stop> {
         let space = self.process()?.space;
         Ok(self.services.memory(self.resident, space)?.prepare(UserAddr(addr), count, Access::Write)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A read of a file's page maps the cached pages around it: what the image holds of these must be mapped before.
+    #[test]
+    fn neighbours_are_all_that_a_fault_can_map() {
+        let window = AROUND * PAGE as u64;
+        for (addr, len) in [(0, 1), (window - 1, 1), (window - 1, 2), (5 * window + 77, 0), (window / 2, 3 * PAGE)] {
+            let (first, all) = with_neighbours(UserAddr(addr), len);
+            let last = addr + (len.max(1) as u64 - 1);
+            assert_eq!(first.0, addr / window * window, "{addr:#x}, {len}");
+            assert_eq!(first.0 + all as u64, (last / window + 1) * window, "{addr:#x}, {len}");
+        }
+        let (_, len) = with_neighbours(UserAddr(u64::MAX - 5), usize::MAX);
+        assert!(len > 0);
     }
 }

@@ -13,7 +13,7 @@ use shimos_abi::{
 use shimos_hal::{Access, FrameSource, Machine, Mapping, Rights};
 
 /// Pages mapped along with a faulting one if they cost nothing: an aligned run of this many, at most 64.
-const AROUND: u64 = 32;
+pub const AROUND: u64 = 32;
 
 /// How an address is wrong.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

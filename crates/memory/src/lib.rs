@@ -31,7 +31,7 @@ pub mod vma;
 
 pub use backing::{Backing, BackingError};
 pub use direct::Bytes;
-pub use fault::{MemoryFault, Segv};
+pub use fault::{AROUND, MemoryFault, Segv};
 pub use frames::Frames;
 pub use limits::{Limits, LockFuture};
 pub use mappings::Mappings;
