@@ -157,7 +157,7 @@ fn map_shared(to: &mut Builder, kernel: u32) {
     }
 }
 
-/// Writes GDT, TSS and and loads the task register: that marks the descriptor as busy, which
+/// Writes GDT and TSS, and loads the task register: that marks the descriptor as busy, which
 /// must happen through this mapping, for the kernel's own is read-only.
 unsafe fn write_start_page(at: u64, root: u64) {
     const KERNEL_CODE_BITS: u64 = 0x00af_9b00_0000_ffff;
