@@ -49,6 +49,7 @@ pub fn run(suite: &mut Suite) {
     ] {
         group.case(name, |rig| goes_on(rig, start));
     }
+    group.case("takeover::own_pages_beside_those_of_a_file", beside_a_file);
     group.case("takeover::all_at_once", all_at_once);
     group.case("takeover::sleeping", sleeping);
     group.case("takeover::reading_from_a_pipe", reading_from_a_pipe);
@@ -90,6 +91,18 @@ fn goes_on(rig: &mut Rig, start: Start) -> Result<()> {
     ensure!(state.takeovers == 4, "{} takeovers are counted", state.takeovers);
     ensure!(state.processes.iter().any(|process| process.pid == started.pid), "process {} is gone", started.pid);
     Ok(())
+}
+
+/// Every kernel has the file in its memory, and so may map its pages around one that is read.
+fn beside_a_file(rig: &mut Rig) -> Result<()> {
+    const PROGRAM: &str = "/usr/bin/abi-test";
+    let kernels = rig.lives()?.len() as u16;
+    for kernel in 0..kernels {
+        let name = format!("reader-{kernel}");
+        rig.start(programs::script(&name, kernel, &format!("md5sum {PROGRAM} >/dev/null && echo read")))?;
+        rig.wait_line(&name, "read")?;
+    }
+    goes_on(rig, programs::command("beside", VICTIM, &[PROGRAM, "--beside"]))
 }
 
 fn find(rig: &mut Rig, program: ProgramId) -> Result<(u16, shimos_abi::control::ProgramStatus)> {

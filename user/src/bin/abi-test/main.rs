@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod administration;
+mod beside;
 mod check;
 mod corners;
 mod enduring;
@@ -67,6 +68,9 @@ fn main() -> ExitCode {
     }
     if words.first().is_some_and(|word| word == "--events") {
         return enduring::run();
+    }
+    if words.first().is_some_and(|word| word == "--beside") {
+        return beside::run();
     }
     if words.first().is_some_and(|word| word == "--kept") {
         return kept::run(&words[1..]);
