@@ -120,3 +120,97 @@ shimos_memset:
     mov [rdi + r8], cl
     mov [rdi + rdx - 1], cl
 7:  ret
+
+    .balign 16
+    .global shimos_memmove
+    # As shimos_memcpy, but they may overlap. Copying upwards is right unless the target begins within the source.
+shimos_memmove:
+    mov rax, rdi
+    sub rax, rsi
+    cmp rax, rdx
+    jae shimos_memcpy
+    mov rax, rdi
+    cmp rdx, 32
+    jb 3f
+    # Downwards, from the last bytes on.
+2:  mov rcx, [rsi + rdx - 8]
+    mov r8, [rsi + rdx - 16]
+    mov r9, [rsi + rdx - 24]
+    mov r10, [rsi + rdx - 32]
+    mov [rdi + rdx - 8], rcx
+    mov [rdi + rdx - 16], r8
+    mov [rdi + rdx - 24], r9
+    mov [rdi + rdx - 32], r10
+    sub rdx, 32
+    cmp rdx, 32
+    jae 2b
+    # 0 to 31 left: all are read before the first is written.
+3:  cmp edx, 16
+    jb shimos_memcpy
+    mov rcx, [rsi]
+    mov r8, [rsi + 8]
+    mov r9, [rsi + rdx - 16]
+    mov r10, [rsi + rdx - 8]
+    mov [rdi], rcx
+    mov [rdi + 8], r8
+    mov [rdi + rdx - 16], r9
+    mov [rdi + rdx - 8], r10
+    ret
+
+    .balign 16
+    .global shimos_memcmp
+    # RDI, RSI: bytes, RDX: how many. Returns in EAX: below, above or 0 as the first difference says.
+shimos_memcmp:
+    cmp rdx, 8
+    jb 4f
+2:  mov rax, [rdi]
+    mov rcx, [rsi]
+    cmp rax, rcx
+    jne 3f
+    add rdi, 8
+    add rsi, 8
+    sub rdx, 8
+    cmp rdx, 8
+    jae 2b
+    test edx, edx
+    jz 7f
+    # 1 to 7 left: the last word, of which some bytes are known to be the same.
+    mov rax, [rdi + rdx - 8]
+    mov rcx, [rsi + rdx - 8]
+    cmp rax, rcx
+    je 7f
+3:  bswap rax
+    bswap rcx
+    cmp rax, rcx
+    sbb eax, eax
+    or eax, 1
+    ret
+    # 0 to 7 in all.
+4:  cmp edx, 4
+    jb 6f
+    mov eax, [rdi]
+    mov ecx, [rsi]
+    cmp eax, ecx
+    jne 5f
+    mov eax, [rdi + rdx - 4]
+    mov ecx, [rsi + rdx - 4]
+    cmp eax, ecx
+    je 7f
+5:  bswap eax
+    bswap ecx
+    cmp eax, ecx
+    sbb eax, eax
+    or eax, 1
+    ret
+6:  test edx, edx
+    jz 7f
+    movzx eax, byte ptr [rdi]
+    movzx ecx, byte ptr [rsi]
+    sub eax, ecx
+    jne 8f
+    inc rdi
+    inc rsi
+    dec edx
+    jmp 6b
+7:  xor eax, eax
+8:  ret
