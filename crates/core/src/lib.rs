@@ -46,6 +46,7 @@ mod program;
 mod protect;
 mod readiness;
 mod records;
+mod release;
 mod resident;
 mod rights;
 mod run;
@@ -62,6 +63,7 @@ mod thread;
 mod timers;
 mod tty;
 mod unix;
+mod user_memory;
 mod vdso;
 
 pub use kernel::{BootConfig, Kernel};

@@ -158,6 +158,7 @@ fn go_on<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>, tid
         // Timers that a call has set come on time, and so do those that count what the thread uses.
         let until = resident.timers.next().map_or(until, |at| at.min(until));
         services.loaded = Some(tid);
+        let (files, descriptions) = (&resident.program.tables, &resident.program.descriptions);
         let (trap, measured) = loop {
             let trap = services.machine.run(tables, &mut thread.regs, &mut thread.fpu, until);
             let measured = services.sampling.next();
@@ -165,7 +166,7 @@ fn go_on<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>, tid
                 break (trap, measured);
             }
             // After these calls everything is as it was: what interrupts bring ends the stay by itself.
-            match syscall::told(thread, process) {
+            match syscall::answer(thread, process, files, descriptions) {
                 Some(value) => thread.regs.rax = value,
                 None => break (trap, None),
             }

@@ -146,6 +146,16 @@ pub struct Counters {
 }
 
 impl Counters {
+    /// A call has read so many bytes.
+    pub fn count_read(&mut self, bytes: u64) {
+        self.reads = self.reads.wrapping_add(1);
+        self.read_bytes = self.read_bytes.wrapping_add(bytes);
+    }
+    /// A call has written so many bytes.
+    pub fn count_written(&mut self, bytes: u64) {
+        self.writes = self.writes.wrapping_add(1);
+        self.written_bytes = self.written_bytes.wrapping_add(bytes);
+    }
     /// Both together.
     #[must_use]
     pub fn with(self, other: Counters) -> Counters {

@@ -1,7 +1,9 @@
 //! Whole files: copying between descriptors, room, synchronisation, advice.
 use super::{
     Arguments,
-    transfer::{Progress, check_readable, check_writable, flags, read_from, write_to},
+    reading::read_from,
+    transfer::{check_readable, check_writable, flags},
+    writing::{Progress, write_to},
 };
 use crate::{
     content,

@@ -1,35 +1,19 @@
 //! Who a process is: ids, users, groups, sessions.
-use super::Arguments;
+use super::{Arguments, quick};
 use crate::{
     context::{Context, Result, Stop},
-    process::{Ids, Process},
+    process::Ids,
     rights::{SETGID, SETUID},
     sharing::Whereabouts,
-    thread::Thread,
 };
 use alloc::vec::Vec;
 use shimos_abi::{errno::Errno, ids::Pid};
 use shimos_hal::Machine;
 
-/// What calls return that only tell who the caller is; `None` for all others. Nothing has to be looked at after them.
-#[inline]
-pub fn told(thread: &Thread, process: &Process) -> Option<u64> {
-    Some(u64::from(match thread.regs.rax {
-        39 => process.pid.0,
-        102 => process.credentials.uid,
-        104 => process.credentials.gid,
-        107 => process.credentials.euid,
-        108 => process.credentials.egid,
-        110 => process.parent.0,
-        186 => thread.tid.0,
-        _ => return None,
-    }))
-}
-
-/// One of the calls of [`told`].
+/// A call of [`quick::told`].
 pub fn tell<M: Machine>(c: &mut Context<'_, M>, _: Arguments) -> Result<u64> {
     let thread = c.resident.program.threads.get(&c.tid).ok_or(Stop::Gone)?;
-    Ok(told(thread, c.process()?).ok_or(Errno::ENOSYS)?)
+    Ok(quick::told(thread, c.process()?).ok_or(Errno::ENOSYS)?)
 }
 
 /// Changes users or groups, and what the process may do along with them.

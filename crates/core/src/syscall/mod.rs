@@ -42,6 +42,8 @@ mod poll;
 mod prctl;
 mod priority;
 mod queues;
+mod quick;
+mod reading;
 mod ready;
 mod receiving;
 mod robust;
@@ -63,19 +65,21 @@ mod unix;
 mod unix_data;
 mod vectors;
 mod wait;
+mod writing;
 
 pub use asynchronous::{ASYNC, Hearer, Hearers, tell as tell_hearers, urgent as tell_urgent};
 pub use clock::note_time_left;
 pub use clone::copy_table;
 pub use exec::{bytes_of as strings, run as execute};
-pub use identity::told;
 pub use life::end_process;
 pub use memfd::{check as check_seals, seal};
 pub use memory::{Faulted, page_fault};
 pub use queues::{closed as queue_closed, tell_no_more};
+pub use quick::answer;
 pub use shared::{attached, leave as leave_segments};
-pub use transfer::{Progress, flags as status_flags};
+pub use transfer::flags as status_flags;
 pub use unix::{closed as unix_closed, drop_rights, unreachable_rights};
+pub use writing::Progress;
 
 /// Whether a blocked call's note says that its work is done: no signal may end it in another way then.
 pub fn is_settled(number: u64, note: u64) -> bool {

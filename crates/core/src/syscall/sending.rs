@@ -5,8 +5,9 @@ use super::{
     netlink,
     network::{Socket, socket_by, socket_of},
     sockaddr,
-    transfer::{self, Direction, Progress, Waiting, wait_if},
+    transfer::{self, Direction, Waiting, wait_if},
     unix_data,
+    writing::Progress,
 };
 use crate::{
     context::{Context, MAX_TRANSFER, Result, Stop},
@@ -106,7 +107,7 @@ fn send_message<M: Machine>(c: &mut Context<'_, M>, fd: u64, out: &Outgoing<'_>)
             }
             Err(Stop::Errno(_)) if moved > 0 => return Ok(moved as u64),
             Err(Stop::Errno(Errno::EPIPE)) if out.flags & message::NO_SIGNAL == 0 && signals(c, socket) => {
-                return transfer::broken_pipe(c);
+                return super::writing::broken_pipe(c);
             }
             Err(stop) => return Err(stop),
         }
@@ -185,7 +186,7 @@ pub fn write<M: Machine>(c: &mut Context<'_, M>, id: DescriptionId, bytes: &[u8]
         Socket::Netlink(id) => netlink::send(c, id, &out).map(Progress::Moved),
     };
     match progress {
-        Err(Stop::Errno(Errno::EPIPE)) if signals(c, socket) => transfer::broken_pipe(c),
+        Err(Stop::Errno(Errno::EPIPE)) if signals(c, socket) => super::writing::broken_pipe(c),
         progress => progress,
     }
 }

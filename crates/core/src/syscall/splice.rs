@@ -1,7 +1,9 @@
 //! Moving bytes between descriptors without the caller's memory: splice, tee, vmsplice, copy_file_range.
 use super::{
     Arguments,
-    transfer::{Progress, broken_pipe, check_readable, check_writable, flags, gather, read_from, read_spans, write_to},
+    reading::read_from,
+    transfer::{check_readable, check_writable, flags, gather, read_spans},
+    writing::{Progress, broken_pipe, write_to},
 };
 use crate::{
     context::{Context, MAX_TRANSFER, Result, wait_for},

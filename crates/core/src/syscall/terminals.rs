@@ -1,5 +1,8 @@
 //! Reading, writing and polling of terminals and of the masters of pairs.
-use super::transfer::{Progress, Waiting, wait_if};
+use super::{
+    transfer::{Waiting, wait_if},
+    writing::Progress,
+};
 use crate::{
     context::{Context, Result},
     event::epoll::bits,

@@ -3,8 +3,9 @@ use super::{
     ancillary,
     receiving::{self, Received},
     sending::{Outgoing, message},
-    transfer::{Progress, Waiting, wait_if},
+    transfer::{Waiting, wait_if},
     unix::{address, find, get, name_itself},
+    writing::Progress,
 };
 use crate::{
     context::{Context, Result, Stop},

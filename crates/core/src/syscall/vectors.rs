@@ -1,7 +1,9 @@
 //! preadv2 and pwritev2: reading and writing with flags for this one call.
 use super::{
     Arguments,
-    transfer::{Progress, check_writable, gather, position, read_spans, read_to_user, write_all, write_to},
+    reading::read_to_user,
+    transfer::{check_writable, gather, position, read_spans},
+    writing::{Progress, write_all, write_to},
 };
 use crate::{
     content,
