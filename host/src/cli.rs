@@ -1,6 +1,6 @@
 //! The command line.
 use crate::{
-    compat,
+    bench, compat,
     faults::Which,
     machine::{Kind, Options},
     run_args::{ExecArgs, RunArgs, ShellArgs},
@@ -415,6 +415,21 @@ pub enum Bench {
         #[arg(long)]
         json: bool,
     },
+    /// The pause of a checkpoint against dirty pages and size of the program, with the cost of each phase.
+    Checkpoint {
+        /// Programs of each kind.
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        rounds: u32,
+        /// Only programs of this size in MB; may be given several times.
+        #[arg(long, value_name = "MB", value_parser = bench::size)]
+        only: Vec<u32>,
+        /// Count instructions instead of time: the host's load does not matter then, and it takes longer.
+        #[arg(long)]
+        counted: bool,
+        /// How the figures are told.
+        #[command(flatten)]
+        told: Told,
+    },
     /// The same programs on Shimos and on Debian's Linux with one processor, in the same emulator.
     Linux {
         /// How often each row is measured.
@@ -433,6 +448,17 @@ pub enum Bench {
         #[arg(long)]
         json: bool,
     },
+}
+
+/// How figures are told.
+#[derive(Args, Debug)]
+pub struct Told {
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// Draw charts into this file (SVG).
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
 }
 
 /// What machine is wanted.

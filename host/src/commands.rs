@@ -1,11 +1,11 @@
 //! What each command does.
 use crate::{
     artifacts, bench,
-    cli::{Bench, Cli, Command, FaultsCommand, KernelCommand, MachineArgs, PolicyCommand},
+    cli::{Bench, Cli, Command, FaultsCommand, KernelCommand, MachineArgs, PolicyCommand, Told},
     compat,
     control::Control,
     demo, events, faults, image, images, logs,
-    machine::{self, Files, Machine},
+    machine::{self, Files, Machine, Time},
     moves,
     paths::Paths,
     policy::{self, Policy, Watched},
@@ -148,6 +148,10 @@ pub fn perform(cli: Cli) -> Result<ExitCode> {
             show(&if json { format!("{}\n", report.json()) } else { report.table() });
             Ok(if report.held() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
+        Command::Bench { what: Bench::Checkpoint { rounds, only, counted, told } } => {
+            let files = Files { kernel: artifacts::kernel(&paths)?, image: image::root(&paths)? };
+            tell(&bench::checkpoint(&paths, &files, (rounds, &only), time_of(counted))?, &told)
+        }
         Command::Bench { what: Bench::Linux { rounds, only, cpu, image, json } } => {
             let programs = match image.or_else(|| std::env::var_os("SHIMOS_IMAGE").map(Into::into)) {
                 None if versus::wants_programs(&only) => Some(images::build::bench_image(&paths)?.file),
@@ -179,6 +183,20 @@ pub fn perform(cli: Cli) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+/// How time passes in a machine that is measured.
+fn time_of(counted: bool) -> Time {
+    if counted { Time::Counted } else { Time::Real }
+}
+
+/// Tells the figures of a measurement and whether they are good enough.
+fn tell(report: &bench::Report, told: &Told) -> Result<ExitCode> {
+    if let Some(file) = &told.svg {
+        std::fs::write(file, report.svg()).with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    show(&if told.json { format!("{}\n", report.json()) } else { report.table() });
+    Ok(if report.held() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Prints; a reader that has gone away is no error.

@@ -2,10 +2,10 @@
 use anyhow::{Context, Result, anyhow, bail};
 use shimos_abi::{
     control::{
-        Drain, Evidence, Fault, Figure, Level, MAX_MESSAGE, MachineStatus, Processes, Protection, Request, Response,
-        Start, Target, VERSION,
+        CheckpointStatus, Drain, Evidence, Fault, Figure, Level, MAX_MESSAGE, MachineStatus, Processes, Protection,
+        Request, Response, Start, Target, VERSION,
     },
-    ids::{Incarnation, KernelId, Life, Pid, ProgramId},
+    ids::{Epoch, Incarnation, KernelId, Life, Pid, ProgramId},
     time::Nanos,
 };
 use std::{
@@ -113,6 +113,14 @@ impl Control {
                 }
                 other => return Err(unexpected(&other)),
             }
+        }
+    }
+
+    /// The checkpoints of a program after an epoch, the oldest first, as many as one answer tells.
+    pub fn checkpoints(&mut self, program: ProgramId, after: Epoch) -> Result<Vec<CheckpointStatus>> {
+        match self.ask(&Request::Checkpoints { program, after }, &Repeat::Harmless, ANSWER)? {
+            Response::Checkpoints(list) => Ok(list),
+            other => Err(unexpected(&other)),
         }
     }
 

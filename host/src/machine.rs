@@ -71,6 +71,27 @@ pub struct Options {
     pub model: Option<String>,
     /// More words for the kernel's command line.
     pub words: Vec<String>,
+    /// How its time passes.
+    pub time: Time,
+}
+
+/// How a machine's time passes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Time {
+    /// As it does outside.
+    #[default]
+    Real,
+    /// A nanosecond with each instruction; while nothing runs, as outside. The host's load does not matter then.
+    Counted,
+}
+
+impl std::fmt::Display for Time {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Time::Real => "",
+            Time::Counted => ", times are counted instructions",
+        })
+    }
 }
 
 impl Default for Options {
@@ -83,6 +104,7 @@ impl Default for Options {
             published: Vec::new(),
             model: None,
             words: Vec::new(),
+            time: Time::Real,
         }
     }
 }
@@ -222,7 +244,10 @@ pub fn arguments(
     let mut words: Vec<String> = vec!["-machine".to_string()];
     let mut add = |more: &[&str]| words.extend(more.iter().map(|word| word.to_string()));
     add(machine);
-    add(&accelerator.arguments());
+    match options.time {
+        Time::Real => add(&accelerator.arguments()),
+        Time::Counted => add(&["-accel", "tcg,thread=single", "-icount", "shift=0", "-cpu", "max"]),
+    }
     if let Some(model) = &options.model {
         add(&["-cpu", model]);
     }
@@ -279,7 +304,10 @@ impl Machine {
         options.check()?;
         check_image(&files.image)?;
         let emulator = emulator()?;
-        let accelerator = Accelerator::choose(&emulator, &files.kernel);
+        let accelerator = match options.time {
+            Time::Real => Accelerator::choose(&emulator, &files.kernel),
+            Time::Counted => Accelerator::Tcg,
+        };
         let (id, directory) = registry::create(paths)?;
         let disk = disk::create(&directory, &files.image).inspect_err(|_| disk::remove(&directory))?;
         let kernel = keep_kernel(&files.kernel, &directory)?;

@@ -123,6 +123,10 @@ pub fn table(status: &MachineStatus) -> String {
                 },
                 checkpoint
             );
+            if let Some(stretched) = program.checkpoint.and_then(|checkpoint| checkpoint.stretched) {
+                let why = "more changes than can be saved in the interval";
+                text += &format!("         {why}: the next checkpoint comes after {:.1} ms\n", ms(stretched));
+            }
             if let Some(why) = &program.waiting {
                 text += &format!("         waits: {why}\n");
             }
@@ -200,6 +204,7 @@ fn program_json(program: &ProgramStatus) -> Value {
         "checkpoint": program.checkpoint.map(|checkpoint| json!({
             "epoch": checkpoint.epoch.0, "at": checkpoint.at.0, "pause": checkpoint.pause.0, "pages": checkpoint.pages,
             "image_pages": checkpoint.image_pages, "record_bytes": checkpoint.record_bytes,
+            "stretched": checkpoint.stretched.map(|span| span.0),
         })),
         "exceptions": program.exceptions,
         "takeovers": program.takeovers,
@@ -282,6 +287,8 @@ pub mod sample {
                 pages: 12,
                 image_pages: 90,
                 record_bytes: 1234,
+                phases: None,
+                stretched: None,
             }),
             exceptions: Vec::new(),
             takeovers: 1,

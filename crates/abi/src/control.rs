@@ -3,7 +3,7 @@
 //! A message is one CBOR item behind its length as a 32-bit little-endian number. A client writes a [`Request`] and reads
 //! the [`Response`]; one at a time. The version is asked for first ([`Request::Hello`]).
 use crate::{
-    ids::{Incarnation, KernelId, Pid, ProgramId},
+    ids::{Epoch, Incarnation, KernelId, Pid, ProgramId},
     time::Nanos,
 };
 use alloc::{string::String, vec::Vec};
@@ -11,7 +11,7 @@ use minicbor::{Decode, Encode};
 
 pub use crate::state::{
     Cause, CheckpointStatus, DeathCause, DetectedBy, Evidence, FencedBy, KernelState, KernelStatus, MachineStatus,
-    MoveStatus, ProcessStatus, ProgramStatus, Published, Recovery, Takeover,
+    MoveStatus, Phases, ProcessStatus, ProgramStatus, Published, Recovery, Takeover,
 };
 
 /// Version of this protocol.
@@ -374,6 +374,16 @@ pub enum Request {
         #[n(0)]
         kernel: KernelId,
     },
+    /// The last checkpoints of a program, as many as one answer holds.
+    #[n(40)]
+    Checkpoints {
+        /// Which.
+        #[n(0)]
+        program: ProgramId,
+        /// Only those after this epoch.
+        #[n(1)]
+        after: Epoch,
+    },
 }
 
 /// What a kernel is to do with its programs.
@@ -390,7 +400,7 @@ pub enum Drain {
 
 impl Request {
     /// Requests that this version knows are numbered from 0 to here.
-    pub const LAST: u32 = 30;
+    pub const LAST: u32 = 40;
 
     /// Whether being made twice does no more than being made once.
     pub fn is_repeatable(&self) -> bool {
@@ -399,6 +409,7 @@ impl Request {
             Request::Hello
                 | Request::Status
                 | Request::Processes { .. }
+                | Request::Checkpoints { .. }
                 | Request::Protect { .. }
                 | Request::Unprotect { .. }
                 | Request::SetHeartbeat { .. }
@@ -474,7 +485,13 @@ pub enum Response {
     /// A death record, if the kernel ever left one.
     #[n(30)]
     Evidence(#[n(0)] Option<Evidence>),
+    /// Checkpoints of a program, the oldest first.
+    #[n(40)]
+    Checkpoints(#[n(0)] Vec<CheckpointStatus>),
 }
+
+/// As many checkpoints one answer tells at most.
+pub const MAX_CHECKPOINTS: usize = 24;
 
 /// Processes of a program, by their ids.
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]

@@ -258,7 +258,7 @@ pub struct CheckpointStatus {
     /// When it committed.
     #[n(1)]
     pub at: Nanos,
-    /// How long the program stood still for it.
+    /// How long the program stood still for it: at a time, if it was saved in steps.
     #[n(2)]
     pub pause: Nanos,
     /// Pages that it saved.
@@ -270,6 +270,35 @@ pub struct CheckpointStatus {
     /// Bytes of records.
     #[n(5)]
     pub record_bytes: u32,
+    /// What the pause was spent on.
+    #[n(6)]
+    pub phases: Option<Phases>,
+    /// The time to the next one, if more changes than can be saved in the interval that was asked for.
+    #[n(7)]
+    pub stretched: Option<Nanos>,
+}
+
+/// The parts of one checkpoint's pause, in their order; of the last one, if it was saved in steps.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Encode, Decode)]
+pub struct Phases {
+    /// Stopping: registers are saved, pages that lie elsewhere are mapped, what ended is told to the image.
+    #[n(0)]
+    pub stop: Nanos,
+    /// Changed pages are found and write-protected.
+    #[n(1)]
+    pub pages: Nanos,
+    /// The image's page map is brought up to date.
+    #[n(2)]
+    pub tables: Nanos,
+    /// The records are encoded and stored.
+    #[n(3)]
+    pub records: Nanos,
+    /// The commit, and giving back the oldest generation's records.
+    #[n(4)]
+    pub commit: Nanos,
+    /// Held output leaves.
+    #[n(5)]
+    pub release: Nanos,
 }
 
 /// What a kernel said of itself when it died, or what was found in its processor when it was made to park.

@@ -92,6 +92,11 @@ impl Writer {
         self.map.foreign
     }
 
+    /// Whether a generation has begun that is neither committed nor given up.
+    pub fn is_writing(&self) -> bool {
+        self.writing.is_some()
+    }
+
     /// Begins the next generation.
     pub fn begin(&mut self) -> Result<Epoch, WriteError> {
         if self.writing.is_some() {
@@ -202,7 +207,10 @@ impl Writer {
         }
         for touched in core::mem::take(&mut self.touched) {
             let changed = self.map.undo(machine, frames, epoch, touched.at)?;
-            self.count(touched.at.0, changed.was, changed.is);
+            // Pages of a dropped key count no more.
+            if !self.drops.iter().any(|(_, key)| *key == touched.at.0) {
+                self.count(touched.at.0, changed.was, changed.is);
+            }
         }
         Ok(())
     }

@@ -172,7 +172,7 @@ impl<M: Machine> Kernel<M> {
                 Ok(program) => self.at_home(program),
             },
             Request::Signal { pid, .. } => self.at_home(ProgramId::of(*pid)),
-            Request::Processes { program, .. } => self.at_home(*program),
+            Request::Processes { program, .. } | Request::Checkpoints { program, .. } => self.at_home(*program),
             Request::Inject { kernel, .. } => match (self.of_kernel(*kernel), order_for(request)) {
                 // Who asks has died of it and asks again, or its answer was lost.
                 (Business::Of(_), Some(life)) if crate::device::claim::has_ended(&self.services, life) => {
@@ -309,8 +309,10 @@ impl<M: Machine> Kernel<M> {
                 }
             }
             Request::Kill { target, signal } => self.kill(&target, signal),
-            Request::Protect { target, protection } => self.change_level(&target, Level::Checkpoint(protection)),
-            Request::Unprotect { target } => self.unprotect(&target),
+            Request::Protect { target, protection } => {
+                return self.change_level(&target, Level::Checkpoint(protection), (number, asker));
+            }
+            Request::Unprotect { target } => return self.unprotect(&target, (number, asker)),
             // The order was for an earlier life, which has obeyed it: who asks was taken over and asks again.
             Request::Inject { incarnation: Some(meant), .. } if meant != self.me.incarnation => Response::Done,
             Request::Inject { fault, .. } => {
@@ -346,9 +348,13 @@ impl<M: Machine> Kernel<M> {
                     Err(why) => Response::Failed(why),
                 },
             },
-            Request::SetLevel { target, level } => self.change_level(&target, level),
+            Request::SetLevel { target, level } => return self.change_level(&target, level, (number, asker)),
             Request::Drain { kernel, drain } => self.drain(kernel, drain),
             Request::Reboot { kernel, incarnation } => self.reboot(kernel, incarnation),
+            Request::Checkpoints { program, after } => match self.residents.get(&program) {
+                Some(resident) => Response::Checkpoints(resident.guard.checkpoints_after(after)),
+                None => Response::Again(format!("program {program} is on its way to another kernel: try again")),
+            },
         })
     }
 
@@ -392,18 +398,36 @@ impl<M: Machine> Kernel<M> {
         Response::Done
     }
 
-    fn change_level(&mut self, target: &Target, level: Level) -> Response {
+    /// No answer means that it comes with the program's first checkpoint.
+    fn change_level(&mut self, target: &Target, level: Level, asker: (u64, KernelId)) -> Option<Response> {
         match self.here(target) {
-            Ok(program) => self.set_level(program, level),
-            Err(answer) => *answer,
+            Ok(program) => self.set_level(program, level, Some(asker)),
+            Err(answer) => Some(*answer),
         }
     }
 
-    fn unprotect(&mut self, target: &Target) -> Response {
-        match self.change_level(target, Level::Off) {
+    fn unprotect(&mut self, target: &Target, asker: (u64, KernelId)) -> Option<Response> {
+        self.change_level(target, Level::Off, asker).map(|answer| match answer {
             Response::Protected { .. } => Response::Done,
             other => other,
+        })
+    }
+
+    /// Answers those who wait for a checkpoint of a program, if it has committed or failed.
+    pub(crate) fn answer_protected(&mut self, program: ProgramId) {
+        let Some(resident) = self.residents.get_mut(&program) else { return };
+        if resident.guard.waiting.is_empty() || resident.guard.is_under_way() {
+            return;
         }
+        let waiting = core::mem::take(&mut resident.guard.waiting);
+        let answer = match resident.guard.trouble.clone() {
+            Some(trouble) => Response::Failed(trouble),
+            None => Response::Protected { program, exceptions: crate::status::exceptions(resident) },
+        };
+        for asker in waiting {
+            self.answer(asker, &answer);
+        }
+        self.publish();
     }
 }
 
@@ -432,6 +456,7 @@ pub(crate) fn check(protection: Protection) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use shimos_abi::ids::Epoch;
 
     #[test]
     fn requests_of_a_later_version_are_named() {
@@ -484,7 +509,7 @@ mod tests {
 
     #[test]
     fn the_last_request_is_the_last() {
-        let last = Request::Evidence { kernel: KernelId(1) };
+        let last = Request::Checkpoints { program: ProgramId(1), after: Epoch(0) };
         assert_eq!(Request::number(&minicbor::to_vec(last).unwrap_or_default()), Some(Request::LAST));
     }
 }

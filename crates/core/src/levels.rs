@@ -2,7 +2,7 @@
 //!
 //! *Off*: it dies as well. *Restart*: it is started again elsewhere from the beginning, by the order that started it.
 //! *Checkpoint*: it goes on from its last checkpoint. A level can be changed while the program runs.
-use crate::{create::Starting, kernel::Kernel, program::Head, protect};
+use crate::{create::Starting, kernel::Kernel, program::Head, protect, saving};
 use alloc::{
     format,
     string::{String, ToString},
@@ -56,45 +56,57 @@ pub fn order_of(start: &Start) -> Start {
 }
 
 impl<M: Machine> Kernel<M> {
-    /// Changes the level of a program that lives here.
-    pub(crate) fn set_level(&mut self, program: ProgramId, level: Level) -> Response {
+    /// Changes the level of a program that lives here. No answer means that whoever asks is answered when the next checkpoint
+    /// has committed or failed: from then on the program is safe.
+    pub(crate) fn set_level(
+        &mut self,
+        program: ProgramId,
+        level: Level,
+        asker: Option<(u64, KernelId)>,
+    ) -> Option<Response> {
         if let Level::Checkpoint(protection) = level
             && let Err(why) = crate::control::check(protection)
         {
-            return Response::Failed(why);
+            return Some(Response::Failed(why));
         }
         let Some(resident) = self.residents.get_mut(&program) else {
-            return Response::Again(format!("program {program} is on its way to another kernel: try again"));
+            return Some(Response::Again(format!("program {program} is on its way to another kernel: try again")));
         };
         let before = resident.program.head.level();
         let same_kind = matches!((before, level), (Level::Checkpoint(_), Level::Checkpoint(_)));
         if before == level && !same_kind {
-            return Response::Protected { program, exceptions: Vec::new() };
+            return Some(Response::Protected { program, exceptions: Vec::new() });
         }
+        // What was saved for a move is of no use with another level.
+        self.abandon_preparation(program);
+        let resident = self.residents.get_mut(&program)?;
         if !same_kind && before != Level::Off {
             self.teardowns.extend(protect::unprotect(resident, &mut self.services));
+            for waiting in core::mem::take(&mut resident.guard.waiting) {
+                self.answer(waiting, &Response::Failed(format!("program {program} got another level meanwhile")));
+            }
         }
         let outcome = match level {
-            Level::Off => Ok(Vec::new()),
-            Level::Restart => self.keep_order(program).map(|()| Vec::new()),
+            Level::Off => Ok(()),
+            Level::Restart => self.keep_order(program),
             Level::Checkpoint(protection) => {
+                let resident = self.residents.get_mut(&program)?;
                 match protect::protect(resident, &mut self.services, &self.slots, protection) {
                     Err(error) => Err(format!("there is no room for an image: {error:?}")),
                     Ok(()) => {
-                        protect::checkpoint(resident, &mut self.services);
-                        match resident.guard.trouble.clone() {
-                            Some(trouble) => Err(trouble),
-                            None => Ok(crate::status::exceptions(resident)),
-                        }
+                        resident.guard.waiting.extend(asker);
+                        saving::checkpoint(resident, &mut self.services);
+                        self.answer_protected(program);
+                        return None;
                     }
                 }
             }
         };
         self.publish();
-        match outcome {
-            Ok(exceptions) => Response::Protected { program, exceptions },
+        Some(match outcome {
+            Ok(()) => Response::Protected { program, exceptions: Vec::new() },
             Err(why) => Response::Failed(why),
-        }
+        })
     }
 
     /// Keeps the order that started a program where it outlives this kernel.
@@ -114,8 +126,8 @@ impl<M: Machine> Kernel<M> {
         let failed = match level {
             Level::Off => return,
             Level::Restart => self.keep_order(program).err(),
-            Level::Checkpoint(_) => match self.set_level(program, level) {
-                Response::Failed(why) => Some(why),
+            Level::Checkpoint(_) => match self.set_level(program, level, None) {
+                Some(Response::Failed(why)) => Some(why),
                 _ => None,
             },
         };

@@ -51,6 +51,7 @@ mod resident;
 mod rights;
 mod run;
 mod sampling;
+mod saving;
 mod services;
 pub mod sharing;
 mod signal;

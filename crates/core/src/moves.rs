@@ -3,7 +3,9 @@
 //! The program is stopped, its last checkpoint is taken and its output leaves. Then its home word offers it to the chosen
 //! kernel, which takes it from the image as it would take it from a dead kernel. One compare-and-swap decides: the taker's,
 //! or that of this kernel when it takes the offer back. So there never are two living copies, whoever dies meanwhile.
-use crate::{daemon::Message, device::claim::has_ended, kernel::Kernel, pressure, protect, resident::Resident};
+use crate::{
+    daemon::Message, device::claim::has_ended, kernel::Kernel, pressure, protect, protect::Leaving, resident::Resident,
+};
 use alloc::{
     boxed::Box,
     collections::VecDeque,
@@ -27,6 +29,8 @@ const REPEAT: Nanos = Nanos::millis(100);
 const PATIENCE: Nanos = Nanos::secs(5);
 /// How long a program that waits for the answer to a control request is not moved.
 const COURTESY: Nanos = Nanos::secs(2);
+/// After so long a program that changes its pages faster than they can be saved is stopped all the same.
+const PREPARATION: Nanos = Nanos::secs(10);
 /// Moves that are remembered.
 const HISTORY: usize = 16;
 
@@ -180,6 +184,11 @@ impl<M: Machine> Kernel<M> {
                 if asks || !resident.program.head.loans.is_empty() {
                     return Answer::Open;
                 }
+                match self.prepare(program) {
+                    Err(why) => return Answer::Failed(why),
+                    Ok(Leaving::NotYet) if now < moving.status.asked + PREPARATION => return Answer::Open,
+                    Ok(_) => {}
+                }
                 match self.offer(program, moving.to) {
                     Err(why) => Answer::Failed(why),
                     Ok(resident) => {
@@ -211,6 +220,12 @@ impl<M: Machine> Kernel<M> {
         }
     }
 
+    /// Saves pages of a program that is to leave while it still runs.
+    fn prepare(&mut self, program: ProgramId) -> Result<Leaving, String> {
+        let Some(resident) = self.residents.get_mut(&program) else { return Err("the program has ended".to_string()) };
+        protect::prepare_to_leave(resident, &mut self.services, &self.slots)
+    }
+
     /// Stops a program, takes its last checkpoint and offers it.
     fn offer(&mut self, program: ProgramId, to: Life) -> Result<Resident<M>, String> {
         self.write_registers_back();
@@ -218,6 +233,8 @@ impl<M: Machine> Kernel<M> {
         let level = resident.program.head.level();
         let saved = protect::checkpoint_to_leave(resident, &mut self.services, &self.slots);
         self.teardowns.extend(protect::take_replaced(resident));
+        self.answer_protected(program);
+        let Some(resident) = self.residents.get_mut(&program) else { return Err("the program has ended".to_string()) };
         let area = self.services.ikc.area();
         let seen = area.home(program);
         let offered = Home::Offered { life: self.me, to: to.kernel };
@@ -259,6 +276,8 @@ impl<M: Machine> Kernel<M> {
                 failed = None;
                 self.depart(resident);
             }
+        } else {
+            self.abandon_preparation(program);
         }
         moving.status.over = self.services.machine.now();
         match &failed {
@@ -274,6 +293,19 @@ impl<M: Machine> Kernel<M> {
             self.moves.over.pop_front();
         }
         self.publish();
+    }
+
+    /// A program does not leave after all: what was saved for that goes.
+    pub(crate) fn abandon_preparation(&mut self, program: ProgramId) {
+        let Some(resident) = self.residents.get_mut(&program) else { return };
+        if !resident.guard.only_prepares() {
+            return;
+        }
+        let level = resident.program.head.level();
+        self.teardowns.extend(protect::stay(resident, &mut self.services));
+        if level == Level::Restart {
+            self.begin_level(program, level);
+        }
     }
 
     /// A program lives elsewhere now: its image stays until the taker needs it no more, all else goes.

@@ -181,6 +181,16 @@ impl Program {
         self.head.protection.is_some_and(|protection| protection.output == Output::Commit)
     }
 
+    /// Pages that its address spaces and objects have.
+    pub fn owned_pages(&self) -> usize {
+        let spaces: usize = self.spaces.values().map(AddressSpace::owned_pages).sum();
+        spaces + self.objects.iter().map(|(_, object)| object.resident()).sum::<usize>()
+    }
+    /// Pages that the next checkpoint has to save.
+    pub fn changed_pages(&self) -> usize {
+        self.spaces.values().map(AddressSpace::changed_pages).sum::<usize>() + self.objects.changed_pages()
+    }
+
     /// An id that nothing of the program has, for tables, descriptions, pipes and the like.
     pub fn fresh_id(&mut self) -> u32 {
         self.head.last_id = self.head.last_id.wrapping_add(1);

@@ -6,44 +6,55 @@ use crate::{
     program::Held,
     records,
     resident::Resident,
+    saving::{self, Begun},
     services::Services,
 };
-use alloc::{format, string::String, vec::Vec};
+use alloc::{collections::VecDeque, format, string::String, vec::Vec};
 use shimos_abi::{
-    control::{CheckpointStatus, Protection},
-    ids::KernelId,
+    addr::Frame,
+    control::{CheckpointStatus, MAX_CHECKPOINTS, Protection},
+    ids::{Epoch, KernelId},
     time::Nanos,
 };
 use shimos_checkpoint::{PageKey, Slots, WriteError, Writer};
 use shimos_hal::Machine;
 use shimos_ikc::Home;
-use shimos_memory::{ObjectId, PageSet, Tracking, space::Progress};
+use shimos_memory::{ObjectId, Tracking, space::Progress};
 use shimos_net::AckMode;
 
 /// Held bytes beyond which a checkpoint is taken at once.
 const HELD_LIMIT: usize = 1 << 20;
 /// The least time between two checkpoints that output asks for.
 const OUTPUT_GAP: Nanos = Nanos::micros(200);
-/// How long a checkpoint that failed is not tried again.
-const RETRY: Nanos = Nanos::millis(100);
+/// Checkpoints that are remembered for measurements.
+const HISTORY: usize = 128;
 
 /// The protection of one program, as far as it is this kernel's business.
 #[derive(Default)]
 pub struct Guard {
-    writer: Option<Writer>,
-    /// When the next checkpoint is due.
-    next: Option<Nanos>,
+    pub(crate) writer: Option<Writer>,
+    /// When the next checkpoint, or the next step of the one under way, is due.
+    pub(crate) next: Option<Nanos>,
+    /// The checkpoint under way.
+    pub(crate) begun: Begun,
+    /// Requests that wait for the next commit: their numbers, and who asked.
+    pub(crate) waiting: Vec<(u64, KernelId)>,
     /// The last committed one.
     pub last: Option<CheckpointStatus>,
+    /// The last committed ones, the oldest first: as many as [`HISTORY`].
+    history: VecDeque<CheckpointStatus>,
     /// Address spaces that ended since the last checkpoint.
     pub ended_spaces: Vec<SpaceId>,
     /// Why there is no checkpoint now, if there should be.
     pub trouble: Option<String>,
-    buffer: Vec<u8>,
+    pub(crate) buffer: Vec<u8>,
+    pub(crate) batch: Vec<(PageKey, u64, Option<Frame>)>,
     /// Whether the last sweep left something to do.
     unswept: Progressing,
     /// What the image is for.
     holds: Holds,
+    /// The image with the order, while a larger one is made beside it.
+    order: Option<Writer>,
     /// An image that was replaced, and is still to be freed.
     replaced: Option<shimos_checkpoint::Teardown>,
 }
@@ -56,6 +67,17 @@ enum Holds {
     Program,
     /// The order that started it, and nothing else.
     Order,
+    /// Pages of a program that is about to leave. Nothing is committed before it is stopped.
+    Pages,
+}
+
+/// Whether a program can be stopped to leave.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Leaving {
+    /// More has changed than one pause may save.
+    NotYet,
+    /// What is left can be saved in one pause.
+    Ready,
 }
 
 /// Whether work is left.
@@ -87,9 +109,13 @@ pub fn track_new_space<M: Machine>(resident: &mut Resident<M>, id: SpaceId) {
 }
 
 impl Guard {
-    /// Whether checkpoints are taken.
+    /// Whether an image of the program's pages is kept up.
     pub fn is_on(&self) -> bool {
-        self.writer.is_some() && self.holds == Holds::Program
+        self.writer.is_some() && self.holds != Holds::Order
+    }
+    /// Whether the checkpoint under way must not commit yet.
+    pub(crate) fn only_prepares(&self) -> bool {
+        self.holds == Holds::Pages
     }
     /// When the next one is due.
     pub fn next_checkpoint(&self) -> Option<Nanos> {
@@ -98,6 +124,25 @@ impl Guard {
     /// References of the image to frames of other kernels.
     pub fn foreign_frames(&self) -> u64 {
         self.writer.as_ref().map_or(0, Writer::foreign_frames)
+    }
+    /// The first of the checkpoints after an epoch that are remembered: as many as one answer tells.
+    pub fn checkpoints_after(&self, epoch: Epoch) -> Vec<CheckpointStatus> {
+        self.history.iter().filter(|checkpoint| checkpoint.epoch > epoch).take(MAX_CHECKPOINTS).copied().collect()
+    }
+    pub(crate) fn remember(&mut self, checkpoint: CheckpointStatus) {
+        self.last = Some(checkpoint);
+        if self.history.len() >= HISTORY {
+            self.history.pop_front();
+        }
+        self.history.push_back(checkpoint);
+    }
+    /// Whether a checkpoint is under way, in steps.
+    pub(crate) fn is_under_way(&self) -> bool {
+        self.begun.is_under_way()
+    }
+    /// There is something to give back.
+    pub(crate) fn note_unswept(&mut self) {
+        self.unswept = Progressing::More;
     }
     /// Whether there is background work.
     pub fn is_busy(&self) -> bool {
@@ -113,7 +158,7 @@ pub fn protect<M: Machine>(
     protection: Protection,
 ) -> Result<(), WriteError> {
     let now = services.machine.now();
-    let after = resident.guard.last.map_or(shimos_abi::ids::Epoch(0), |last| last.epoch);
+    let after = resident.guard.last.map_or(Epoch(0), |last| last.epoch);
     if resident.guard.writer.is_none() {
         let writer = slots.create(&mut services.machine, resident.program.head.id, after)?;
         resident.guard.writer = Some(writer);
@@ -136,7 +181,7 @@ pub fn resume<M: Machine>(
     resident: &mut Resident<M>,
     services: &mut Services<M>,
     slots: &Slots,
-    epoch: shimos_abi::ids::Epoch,
+    epoch: Epoch,
 ) -> Result<(), WriteError> {
     let Some(protection) = resident.program.head.protection else { return Ok(()) };
     resident.guard.writer = Some(slots.create(&mut services.machine, resident.program.head.id, epoch)?);
@@ -148,11 +193,11 @@ pub fn resume<M: Machine>(
     Ok(())
 }
 
-/// Switches protection off: held output leaves, the image goes.
+/// Switches protection off: held output leaves, the image goes. The work that is left of it is returned.
 pub fn unprotect<M: Machine>(
     resident: &mut Resident<M>,
     services: &mut Services<M>,
-) -> Option<shimos_checkpoint::Teardown> {
+) -> Vec<shimos_checkpoint::Teardown> {
     resident.program.head.protection = None;
     resident.program.head.revival = Revival::Never;
     resident.guard.holds = Holds::Program;
@@ -171,7 +216,10 @@ pub fn unprotect<M: Machine>(
     }
     release_held(resident, services);
     resident.guard.last = None;
-    resident.guard.writer.take().map(|writer| writer.close(&mut services.machine))
+    resident.guard.history.clear();
+    resident.guard.begun = Begun::default();
+    let writers = resident.guard.order.take().into_iter().chain(resident.guard.writer.take());
+    writers.map(|writer| writer.close(&mut services.machine)).collect()
 }
 
 /// Lets all held output leave.
@@ -190,8 +238,7 @@ pub fn keep_order<M: Machine>(
     slots: &Slots,
 ) -> Result<(), (WriteError, Option<shimos_checkpoint::Teardown>)> {
     let id = resident.program.head.id;
-    let mut writer =
-        slots.create(&mut services.machine, id, shimos_abi::ids::Epoch(0)).map_err(|error| (error, None))?;
+    let mut writer = slots.create(&mut services.machine, id, Epoch(0)).map_err(|error| (error, None))?;
     resident.program.head.revival = Revival::Restart;
     let bytes = records::encode_head(&resident.program.head);
     let Services { machine, frames, .. } = services;
@@ -213,8 +260,16 @@ pub fn keep_order<M: Machine>(
         let _ = area.move_home(id, seen, Home::Protected { life, image: life.kernel });
     }
     let at = services.machine.now();
-    let (pause, record_bytes) = (Nanos(0), writer.record_bytes());
-    resident.guard.last = Some(CheckpointStatus { epoch, at, pause, pages: 0, image_pages: 0, record_bytes });
+    resident.guard.last = Some(CheckpointStatus {
+        epoch,
+        at,
+        pause: Nanos(0),
+        pages: 0,
+        image_pages: 0,
+        record_bytes: writer.record_bytes(),
+        phases: None,
+        stretched: None,
+    });
     resident.guard.holds = Holds::Order;
     resident.guard.writer = Some(writer);
     Ok(())
@@ -227,27 +282,62 @@ pub fn checkpoint_to_leave<M: Machine>(
     services: &mut Services<M>,
     slots: &Slots,
 ) -> Result<(), String> {
-    // The order alone does not do; it stays until there is more.
-    let order = if resident.guard.holds == Holds::Order { resident.guard.writer.take() } else { None };
-    if resident.guard.writer.is_none() {
-        let after = order.as_ref().map_or(shimos_abi::ids::Epoch(0), Writer::committed);
-        match slots.create(&mut services.machine, resident.program.head.id, after) {
-            Ok(writer) => resident.guard.writer = Some(writer),
-            Err(error) => {
-                resident.guard.writer = order;
-                return Err(format!("there is no room for an image: {error:?}"));
-            }
-        }
-        resident.guard.holds = Holds::Program;
-        for space in resident.program.spaces.values_mut() {
-            space.set_tracking(Tracking::On);
-        }
-        resident.program.objects.set_tracking(Tracking::On);
-    }
+    begin_to_leave(resident, services, slots)?;
+    resident.guard.holds = Holds::Program;
     let outcome = commit_all(resident, services);
+    let order = resident.guard.order.take();
     resident.guard.replaced = order.map(|order| order.close(&mut services.machine));
     resident.guard.next = None;
     outcome
+}
+
+/// Makes sure that there is an image for the program's pages.
+fn begin_to_leave<M: Machine>(
+    resident: &mut Resident<M>,
+    services: &mut Services<M>,
+    slots: &Slots,
+) -> Result<(), String> {
+    let guard = &mut resident.guard;
+    if guard.is_on() {
+        return Ok(());
+    }
+    // The order alone does not do; it stays until there is more.
+    let after = guard.writer.as_ref().map_or(Epoch(0), Writer::committed);
+    let writer = slots
+        .create(&mut services.machine, resident.program.head.id, after)
+        .map_err(|error| format!("there is no room for an image: {error:?}"))?;
+    guard.order = guard.writer.replace(writer);
+    guard.holds = Holds::Pages;
+    for space in resident.program.spaces.values_mut() {
+        space.set_tracking(Tracking::On);
+    }
+    resident.program.objects.set_tracking(Tracking::On);
+    Ok(())
+}
+
+/// Saves pages of a program that is to leave while it runs, in steps, until what is left can be saved in one pause.
+pub fn prepare_to_leave<M: Machine>(
+    resident: &mut Resident<M>,
+    services: &mut Services<M>,
+    slots: &Slots,
+) -> Result<Leaving, String> {
+    if resident.guard.is_under_way() && !resident.guard.only_prepares() {
+        return Ok(Leaving::NotYet);
+    }
+    if !resident.guard.is_on() && resident.program.owned_pages() <= services.save_step {
+        return Ok(Leaving::Ready);
+    }
+    begin_to_leave(resident, services, slots)?;
+    if let Some(trouble) = resident.guard.trouble.clone().filter(|_| resident.guard.only_prepares()) {
+        return Err(trouble);
+    }
+    if resident.program.changed_pages() <= services.save_step {
+        return Ok(Leaving::Ready);
+    }
+    if resident.guard.next.is_none() {
+        resident.guard.next = Some(services.machine.now());
+    }
+    Ok(Leaving::NotYet)
 }
 
 /// Takes checkpoints until no output waits.
@@ -255,7 +345,7 @@ fn commit_all<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>
     // The first commits what waits, so that it leaves; the second is without it.
     for _ in 0..2 {
         flush_network(resident, services);
-        checkpoint(resident, services);
+        saving::checkpoint_at_once(resident, services);
         if let Some(trouble) = resident.guard.trouble.clone() {
             return Err(trouble);
         }
@@ -272,11 +362,11 @@ pub fn take_replaced<M: Machine>(resident: &mut Resident<M>) -> Option<shimos_ch
 }
 
 /// The program stays here after all.
-pub fn stay<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>) -> Option<shimos_checkpoint::Teardown> {
+pub fn stay<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>) -> Vec<shimos_checkpoint::Teardown> {
     match resident.program.head.protection {
         Some(_) => {
             resident.guard.next = Some(services.machine.now());
-            None
+            Vec::new()
         }
         None => unprotect(resident, services),
     }
@@ -314,124 +404,6 @@ pub fn is_due<M: Machine>(resident: &Resident<M>, now: Nanos) -> bool {
     let rested = resident.guard.last.is_none_or(|last| now >= last.at + OUTPUT_GAP);
     let packets: usize = resident.program.held.iter().map(|Held::Packet(bytes)| bytes.len()).sum();
     rested && !resident.runnable() || packets + unreleased as usize > HELD_LIMIT
-}
-
-/// Takes a checkpoint and releases the output that it covers. What went wrong is kept as the guard's trouble.
-pub fn checkpoint<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>) {
-    let Some(mut writer) = resident.guard.writer.take() else { return };
-    let started = services.machine.now();
-    let outcome = write(resident, services, &mut writer);
-    let interval = resident.program.head.protection.map_or(RETRY, |protection| protection.interval);
-    match outcome {
-        Ok(pages) => {
-            let life = services.machine.identity().life;
-            let area = services.ikc.area();
-            let id = resident.program.head.id;
-            let seen = area.home(id);
-            let wanted = Home::Protected { life, image: life.kernel };
-            if seen != wanted && seen.life() == Some(life) {
-                let _ = area.move_home(id, seen, wanted);
-            }
-            release_held(resident, services);
-            let at = services.machine.now();
-            resident.guard.last = Some(CheckpointStatus {
-                epoch: writer.committed(),
-                at,
-                pause: at - started,
-                pages,
-                image_pages: writer.pages(),
-                record_bytes: writer.record_bytes(),
-            });
-            resident.guard.trouble = None;
-            resident.guard.unswept = Progressing::More;
-            resident.guard.next = Some(at + interval);
-        }
-        Err(error) => {
-            let text = format!("checkpoint failed: {error:?}");
-            if resident.guard.trouble.as_ref() != Some(&text) {
-                services.log(&format!("program {}: {text}", resident.program.head.name));
-            }
-            resident.guard.trouble = Some(text);
-            resident.guard.next = Some(services.machine.now() + RETRY.max(interval));
-        }
-    }
-    resident.guard.writer = Some(writer);
-}
-
-fn write<M: Machine>(
-    resident: &mut Resident<M>,
-    services: &mut Services<M>,
-    writer: &mut Writer,
-) -> Result<u32, WriteError> {
-    for thread in resident.program.threads.values_mut() {
-        services.machine.save_live(&mut thread.regs, &mut thread.fpu);
-    }
-    // The first checkpoint after a takeover needs every page.
-    let incomplete: Vec<SpaceId> = resident.pending.spaces().collect();
-    for space in incomplete {
-        if let Ok(mut memory) = services.memory(resident, space) {
-            memory.with(|_, _| ());
-        }
-    }
-    if resident.pending.damage().is_some() {
-        return Err(WriteError::OutOfTurn);
-    }
-    for space in resident.guard.ended_spaces.drain(..) {
-        writer.drop_key(space_key(space));
-    }
-    for object in resident.program.objects.take_ended() {
-        writer.drop_key(object_key(object));
-    }
-    writer.begin()?;
-    let mut changes: Vec<(SpaceId, PageSet)> = Vec::new();
-    let mut object_changes = None;
-    let outcome = collect(resident, services, writer, &mut changes, &mut object_changes);
-    let outcome = outcome.and_then(|pages| {
-        let buffer = core::mem::take(&mut resident.guard.buffer);
-        let bytes = records::encode(&resident.program, buffer);
-        let stored = writer.records(&mut services.machine, &mut services.frames, &bytes);
-        resident.guard.buffer = bytes;
-        stored.map(|()| pages)
-    });
-    let outcome = outcome.and_then(|pages| writer.commit(&mut services.machine, &mut services.frames).map(|_| pages));
-    if outcome.is_err() {
-        let _ = writer.abort(&mut services.machine, &mut services.frames);
-        for (id, pages) in &changes {
-            if let Some(space) = resident.program.spaces.get_mut(id) {
-                space.restore_changes(pages);
-            }
-        }
-        if let Some(pages) = &object_changes {
-            resident.program.objects.restore_changes(pages);
-        }
-    }
-    outcome
-}
-
-fn collect<M: Machine>(
-    resident: &mut Resident<M>,
-    services: &mut Services<M>,
-    writer: &mut Writer,
-    changes: &mut Vec<(SpaceId, PageSet)>,
-    object_changes: &mut Option<shimos_memory::ObjectChanges>,
-) -> Result<u32, WriteError> {
-    let mut pages = 0;
-    let Services { machine, frames, .. } = services;
-    for (id, space) in &mut resident.program.spaces {
-        let Some(tables) = resident.tables.get_mut(id) else { continue };
-        let key = space_key(*id);
-        let set = space.collect(machine, tables, |machine, page, frame| {
-            pages += 1;
-            writer.page(machine, frames, key, page.0, frame)
-        })?;
-        changes.push((*id, set));
-    }
-    let set = resident.program.objects.collect(|id, index, frame| {
-        pages += 1;
-        writer.page(machine, frames, object_key(id), index, frame)
-    })?;
-    *object_changes = Some(set);
-    Ok(pages)
 }
 
 /// Gives back what the image needs no more, a bounded amount at a time.

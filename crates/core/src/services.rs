@@ -70,6 +70,8 @@ pub struct Services<M: Machine> {
     pub running: Option<Running>,
     /// A program that found no memory, or the heap full: the event loop does something about it.
     pub starved: Option<ProgramId>,
+    /// Changed pages that one step of a checkpoint deals with.
+    pub save_step: usize,
     next_request: u64,
     unknown_calls: BTreeSet<u64>,
     random: u64,
@@ -99,6 +101,7 @@ impl<M: Machine> Services<M> {
             sampling: Sampling::default(),
             running: None,
             starved: None,
+            save_step: crate::saving::STEP,
             next_request: u64::from(life.kernel.0) << 48 | u64::from(life.incarnation.0) << 24,
             unknown_calls: BTreeSet::new(),
             random,

@@ -409,6 +409,12 @@ impl Object {
     pub(crate) fn take_changed(&mut self) -> PageSet {
         core::mem::take(&mut self.changed)
     }
+    pub(crate) fn take_some_changed(&mut self, most: usize) -> PageSet {
+        self.changed.take_some(most)
+    }
+    pub(crate) fn changed_pages(&self) -> usize {
+        self.changed.len()
+    }
     pub(crate) fn restore_changed(&mut self, changed: &PageSet) {
         self.changed.merge(changed);
     }

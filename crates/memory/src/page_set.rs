@@ -171,6 +171,22 @@ impl PageSet {
     pub fn iter(&self) -> impl Iterator<Item = u64> {
         self.chunks().flat_map(|chunk| chunk.iter())
     }
+    /// Takes chunks out, the first ones, until they hold at least `most` members.
+    pub fn take_some(&mut self, most: usize) -> PageSet {
+        if self.len <= most {
+            return core::mem::take(self);
+        }
+        let mut taken = PageSet::new();
+        while taken.len < most
+            && let Some((key, words)) = self.chunks.pop_first()
+        {
+            let count = words.iter().map(|word| word.count_ones() as usize).sum::<usize>();
+            self.len -= count;
+            taken.len += count;
+            taken.chunks.insert(key, words);
+        }
+        taken
+    }
     /// Removes the members in `first..end`; how many they were.
     pub fn remove_range(&mut self, first: u64, end: u64) -> usize {
         if first >= end {

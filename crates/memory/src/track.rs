@@ -2,7 +2,7 @@
 use crate::{
     fault::read_rights,
     frames::Frames,
-    objects::{ObjectId, Objects},
+    objects::{Object, ObjectId, Objects},
     page_set::PageSet,
     space::{AddressSpace, Progress, Tracking},
     vma::Sharing,
@@ -51,8 +51,14 @@ impl AddressSpace {
         &mut self,
         machine: &mut M,
         tables: &mut M::Space,
-        mut visit: impl FnMut(&mut M, UserPage, Option<Frame>) -> Result<(), E>,
+        visit: impl FnMut(&mut M, UserPage, Option<Frame>) -> Result<(), E>,
     ) -> Result<PageSet, E> {
+        self.protect_shared(machine, tables);
+        self.collect_some(machine, tables, usize::MAX, visit)
+    }
+
+    /// Write-protects the pages of shared mappings: before their objects' pages are collected.
+    pub fn protect_shared<M: Machine>(&mut self, machine: &mut M, tables: &mut M::Space) {
         for chunk in core::mem::take(&mut self.shared_writable).chunks() {
             if let Some((low, high)) = chunk.bounds() {
                 machine.update(tables, UserPage(low), UserPage(high), &mut |page, mapping| {
@@ -60,11 +66,22 @@ impl AddressSpace {
                 });
             }
         }
-        let changed = core::mem::take(&mut self.changed);
-        match self.report(machine, tables, &changed, &mut visit) {
-            Ok(()) => Ok(changed),
+    }
+
+    /// Like [`AddressSpace::collect`], for about `most` of the changed pages and not for those of shared mappings. What is
+    /// written after it counts as changed again.
+    pub fn collect_some<M: Machine, E>(
+        &mut self,
+        machine: &mut M,
+        tables: &mut M::Space,
+        most: usize,
+        mut visit: impl FnMut(&mut M, UserPage, Option<Frame>) -> Result<(), E>,
+    ) -> Result<PageSet, E> {
+        let taken = self.changed.take_some(most);
+        match self.report(machine, tables, &taken, &mut visit) {
+            Ok(()) => Ok(taken),
             Err(error) => {
-                self.changed = changed;
+                self.changed.merge(&taken);
                 Err(error)
             }
         }
@@ -191,6 +208,10 @@ impl ObjectChanges {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
+    /// Adds those of a later step.
+    pub fn append(&mut self, mut later: ObjectChanges) {
+        self.0.append(&mut later.0);
+    }
 }
 
 impl Objects {
@@ -219,12 +240,37 @@ impl Objects {
     /// same pause ([`AddressSpace::collect`] of every space).
     pub fn collect<E>(
         &mut self,
+        visit: impl FnMut(ObjectId, u64, Option<Frame>) -> Result<(), E>,
+    ) -> Result<ObjectChanges, E> {
+        self.collect_some(usize::MAX, visit)
+    }
+
+    /// How many pages [`Objects::collect`] would report.
+    pub fn changed_pages(&self) -> usize {
+        self.dirty.iter().filter_map(|id| self.get(*id)).map(Object::changed_pages).sum()
+    }
+
+    /// Like [`Objects::collect`], for about `most` pages.
+    pub fn collect_some<E>(
+        &mut self,
+        most: usize,
         mut visit: impl FnMut(ObjectId, u64, Option<Frame>) -> Result<(), E>,
     ) -> Result<ObjectChanges, E> {
         let mut changes = ObjectChanges::default();
-        for id in core::mem::take(&mut self.dirty) {
-            let Some(object) = self.object_mut(id) else { continue };
-            changes.0.push((id, object.take_changed()));
+        let mut left = most;
+        while left > 0
+            && let Some(id) = self.dirty.first().copied()
+        {
+            let Some(object) = self.object_mut(id) else {
+                self.dirty.remove(&id);
+                continue;
+            };
+            let taken = object.take_some_changed(left);
+            if object.changed_pages() == 0 {
+                self.dirty.remove(&id);
+            }
+            left = left.saturating_sub(taken.len());
+            changes.0.push((id, taken));
         }
         for (id, pages) in &changes.0 {
             for index in pages.iter() {

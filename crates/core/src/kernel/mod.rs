@@ -145,6 +145,12 @@ impl<M: Machine> Kernel<M> {
         &self.services.machine
     }
 
+    /// Checkpoints are taken in steps of so many pages: for tests, whose programs are small.
+    #[cfg(feature = "inspect")]
+    pub fn save_in_steps(&mut self, pages: usize) {
+        self.services.save_step = pages;
+    }
+
     /// Runs for ever.
     pub fn run(&mut self) -> ! {
         loop {

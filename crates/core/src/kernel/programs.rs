@@ -1,8 +1,8 @@
 //! Programs between their turns: their start, what they need besides running, their end.
 use super::Kernel;
-use crate::{device::console, pressure, protect, signal::Signal};
+use crate::{device::console, pressure, protect, saving, signal::Signal};
 use alloc::format;
-use shimos_abi::{ids::ProgramId, time::Nanos};
+use shimos_abi::{control::Response, ids::ProgramId, time::Nanos};
 use shimos_hal::Machine;
 use shimos_ikc::Home;
 use shimos_memory::space::Progress;
@@ -45,7 +45,8 @@ impl<M: Machine> Kernel<M> {
             pressure::step(resident, services);
         }
         if protect::is_due(resident, now) {
-            protect::checkpoint(resident, services);
+            saving::checkpoint(resident, services);
+            self.answer_protected(id);
         }
     }
 
@@ -53,6 +54,9 @@ impl<M: Machine> Kernel<M> {
     fn end_program(&mut self, id: ProgramId) {
         let Some(mut resident) = self.residents.remove(&id) else { return };
         let status = resident.ended.unwrap_or_default();
+        for asker in core::mem::take(&mut resident.guard.waiting) {
+            self.answer(asker, &Response::Failed(format!("program {} has ended", resident.program.head.name)));
+        }
         protect::flush_network(&mut resident, &mut self.services);
         self.teardowns.extend(protect::unprotect(&mut resident, &mut self.services));
         protect::release_held(&mut resident, &mut self.services);

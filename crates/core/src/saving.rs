@@ -1,0 +1,299 @@
+//! Taking a checkpoint: in one pause if little has changed, else in bounded steps between which the program and the kernel
+//! go on (paper 2.2; D1, D10).
+use crate::{process::SpaceId, protect, records, resident::Resident, services::Services};
+use alloc::{collections::BTreeMap, format, vec::Vec};
+use shimos_abi::{
+    addr::Frame,
+    control::{CheckpointStatus, Phases},
+    time::Nanos,
+};
+use shimos_checkpoint::{PageKey, WriteError, Writer};
+use shimos_hal::Machine;
+use shimos_ikc::Home;
+use shimos_memory::{Frames, ObjectChanges, PageSet};
+
+/// Changed pages that one step deals with. What is left when there are no more than that is saved in the last pause.
+pub(crate) const STEP: usize = 2048;
+/// Changed pages that are noted before they go into the page map.
+const BATCH: usize = 512;
+/// A checkpoint that is not finished after so many steps is finished in one pause, however long.
+const MOST_STEPS: u32 = 4096;
+/// A program runs at least so many times as long as it stood still for the last checkpoint.
+const SHARE: u64 = 3;
+/// How long a checkpoint that failed is not tried again.
+const RETRY: Nanos = Nanos::millis(100);
+
+/// A generation under way: what its steps have saved so far.
+#[derive(Default)]
+pub struct Begun {
+    steps: u32,
+    pages: u32,
+    spaces: BTreeMap<SpaceId, PageSet>,
+    objects: ObjectChanges,
+    /// The longest stop, and all of them together.
+    longest: Nanos,
+    total: Nanos,
+}
+
+impl Begun {
+    /// Pages of a space were saved.
+    fn note(&mut self, id: SpaceId, pages: &PageSet) {
+        match self.spaces.get_mut(&id) {
+            Some(before) => before.merge(pages),
+            None if pages.is_empty() => {}
+            None => drop(self.spaces.insert(id, pages.clone())),
+        }
+    }
+    /// Whether there was a step that was not the last.
+    pub fn is_under_way(&self) -> bool {
+        self.steps > 0
+    }
+}
+
+/// How far a step has brought a checkpoint.
+enum Step {
+    /// There is more to save than one pause may take.
+    More,
+    /// What is left is saved when the program is stopped to leave.
+    Prepared,
+    /// The image is the program as it is now.
+    Committed,
+}
+
+/// Tells how long each part took.
+struct Stopwatch {
+    last: Nanos,
+}
+
+impl Stopwatch {
+    fn lap<M: Machine>(&mut self, services: &Services<M>) -> Nanos {
+        let now = services.machine.now();
+        now - core::mem::replace(&mut self.last, now)
+    }
+}
+
+/// Takes a checkpoint, or a step of one, and releases the output that it covers. What went wrong is kept as the guard's
+/// trouble.
+pub fn checkpoint<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>) {
+    let Some(mut writer) = resident.guard.writer.take() else { return };
+    let started = services.machine.now();
+    let mut watch = Stopwatch { last: started };
+    let mut phases = Phases::default();
+    let mut begun = core::mem::take(&mut resident.guard.begun);
+    let outcome = step(resident, services, &mut writer, &mut begun, (&mut watch, &mut phases));
+    let interval = resident.program.head.protection.map_or(RETRY, |protection| protection.interval);
+    match outcome {
+        Ok(Step::More) => {
+            let now = services.machine.now();
+            let took = now - started;
+            begun.steps += 1;
+            begun.longest = begun.longest.max(took);
+            begun.total = begun.total + took;
+            resident.guard.begun = begun;
+            // As long as it stood still the program may run now.
+            resident.guard.next = Some(now + took);
+        }
+        Ok(Step::Prepared) => {
+            resident.guard.begun = begun;
+            resident.guard.next = None;
+        }
+        Ok(Step::Committed) => {
+            claim_home(resident, services);
+            protect::release_held(resident, services);
+            phases.release = watch.lap(services);
+            let at = watch.last;
+            let took = at - started;
+            // What changes faster than it can be saved must not bring the program to a standstill.
+            let least = Nanos((begun.total + took).0.saturating_mul(SHARE));
+            resident.guard.remember(CheckpointStatus {
+                epoch: writer.committed(),
+                at,
+                pause: begun.longest.max(took),
+                pages: begun.pages,
+                image_pages: writer.pages(),
+                record_bytes: writer.record_bytes(),
+                phases: Some(phases),
+                stretched: (least > interval).then_some(least),
+            });
+            resident.guard.trouble = None;
+            resident.guard.note_unswept();
+            resident.guard.next = Some(at + interval.max(least));
+        }
+        Err(error) => {
+            give_up(resident, services, &mut writer, &begun);
+            let text = format!("checkpoint failed: {error:?}");
+            if resident.guard.trouble.as_ref() != Some(&text) {
+                services.log(&format!("program {}: {text}", resident.program.head.name));
+            }
+            resident.guard.trouble = Some(text);
+            resident.guard.next = Some(services.machine.now() + RETRY.max(interval));
+        }
+    }
+    resident.guard.writer = Some(writer);
+}
+
+/// Takes a whole checkpoint now, however long it takes.
+pub fn checkpoint_at_once<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>) {
+    loop {
+        checkpoint(resident, services);
+        if !resident.guard.is_under_way() {
+            return;
+        }
+    }
+}
+
+/// From the first commit on the image is here.
+fn claim_home<M: Machine>(resident: &Resident<M>, services: &Services<M>) {
+    let life = services.machine.identity().life;
+    let area = services.ikc.area();
+    let id = resident.program.head.id;
+    let seen = area.home(id);
+    let wanted = Home::Protected { life, image: life.kernel };
+    if seen != wanted && seen.life() == Some(life) {
+        let _ = area.move_home(id, seen, wanted);
+    }
+}
+
+/// Takes back what a generation has saved that will not be committed.
+fn give_up<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>, writer: &mut Writer, begun: &Begun) {
+    let _ = writer.abort(&mut services.machine, &mut services.frames);
+    for (id, pages) in &begun.spaces {
+        if let Some(space) = resident.program.spaces.get_mut(id) {
+            space.restore_changes(pages);
+        }
+    }
+    resident.program.objects.restore_changes(&begun.objects);
+}
+
+fn step<M: Machine>(
+    resident: &mut Resident<M>,
+    services: &mut Services<M>,
+    writer: &mut Writer,
+    begun: &mut Begun,
+    (watch, phases): (&mut Stopwatch, &mut Phases),
+) -> Result<Step, WriteError> {
+    // The first checkpoint after a takeover needs every page.
+    let most = services.save_step;
+    let incomplete = resident.pending.spaces().next();
+    if let Some(space) = incomplete
+        && begun.steps < MOST_STEPS
+    {
+        // What is lost is noted, and ends the program.
+        if let Ok(mut memory) = services.memory(resident, space) {
+            let _ = memory.map_pending(most);
+        }
+    }
+    if resident.pending.damage().is_some() {
+        return Err(WriteError::OutOfTurn);
+    }
+    if !resident.pending.is_empty() {
+        // A space that can never be mapped must not keep the kernel busy for ever.
+        return if begun.steps < MOST_STEPS { Ok(Step::More) } else { Err(WriteError::OutOfTurn) };
+    }
+    if !writer.is_writing() {
+        writer.begin()?;
+    }
+    let left = resident.program.changed_pages();
+    let last = left <= most || begun.steps >= MOST_STEPS;
+    if last && resident.guard.only_prepares() {
+        return Ok(Step::Prepared);
+    }
+    if last {
+        for thread in resident.program.threads.values_mut() {
+            services.machine.save_live(&mut thread.regs, &mut thread.fpu);
+        }
+        for space in resident.guard.ended_spaces.drain(..) {
+            writer.drop_key(protect::space_key(space));
+        }
+        for object in resident.program.objects.take_ended() {
+            writer.drop_key(protect::object_key(object));
+        }
+    }
+    phases.stop = watch.lap(services);
+    let mut batch = Batch { pages: core::mem::take(&mut resident.guard.batch), count: 0, tables: Nanos(0) };
+    let part = if last { usize::MAX } else { most };
+    let collected = collect(resident, services, writer, &mut batch, (begun, part));
+    phases.tables = batch.tables;
+    phases.pages = watch.lap(services) - batch.tables;
+    begun.pages = begun.pages.saturating_add(batch.count);
+    batch.pages.clear();
+    resident.guard.batch = batch.pages;
+    collected?;
+    if !last {
+        return Ok(Step::More);
+    }
+    let buffer = core::mem::take(&mut resident.guard.buffer);
+    let bytes = records::encode(&resident.program, buffer);
+    let stored = writer.records(&mut services.machine, &mut services.frames, &bytes);
+    resident.guard.buffer = bytes;
+    stored?;
+    phases.records = watch.lap(services);
+    writer.commit(&mut services.machine, &mut services.frames)?;
+    phases.commit = watch.lap(services);
+    Ok(Step::Committed)
+}
+
+/// Changed pages on their way into the page map: what they are is noted first, so that both parts can be timed.
+struct Batch {
+    pages: Vec<(PageKey, u64, Option<Frame>)>,
+    count: u32,
+    tables: Nanos,
+}
+
+impl Batch {
+    fn add<M: Machine>(
+        &mut self,
+        machine: &mut M,
+        frames: &mut Frames,
+        writer: &mut Writer,
+        page: (PageKey, u64, Option<Frame>),
+    ) -> Result<(), WriteError> {
+        self.pages.push(page);
+        if self.pages.len() < BATCH { Ok(()) } else { self.flush(machine, frames, writer) }
+    }
+
+    fn flush<M: Machine>(
+        &mut self,
+        machine: &mut M,
+        frames: &mut Frames,
+        writer: &mut Writer,
+    ) -> Result<(), WriteError> {
+        let start = machine.now();
+        for (key, page, frame) in self.pages.drain(..) {
+            writer.page(machine, frames, key, page, frame)?;
+            self.count += 1;
+        }
+        self.tables = self.tables + (machine.now() - start);
+        Ok(())
+    }
+}
+
+/// Saves about so many changed pages and notes them in `begun`.
+fn collect<M: Machine>(
+    resident: &mut Resident<M>,
+    services: &mut Services<M>,
+    writer: &mut Writer,
+    batch: &mut Batch,
+    (begun, mut left): (&mut Begun, usize),
+) -> Result<(), WriteError> {
+    let Services { machine, frames, .. } = services;
+    for (id, space) in &mut resident.program.spaces {
+        let Some(tables) = resident.tables.get_mut(id) else { continue };
+        let key = protect::space_key(*id);
+        // Stores by shared mappings are noticed again from here on, as their objects' pages are saved below.
+        space.protect_shared(machine, tables);
+        if left == 0 || space.changed_pages() == 0 {
+            continue;
+        }
+        let set = space.collect_some(machine, tables, left, |machine, page, frame| {
+            batch.add(machine, frames, writer, (key, page.0, frame))
+        })?;
+        left = left.saturating_sub(set.len());
+        begun.note(*id, &set);
+    }
+    let set = resident.program.objects.collect_some(left, |id, index, frame| {
+        batch.add(machine, frames, writer, (protect::object_key(id), index, frame))
+    })?;
+    begun.objects.append(set);
+    batch.flush(machine, frames, writer)
+}
