@@ -8,7 +8,8 @@ use shimos_abi::{
     time::Nanos,
 };
 use shimos_net::{Config, Family, Protocol, SocketId, Stack, Take};
-use shimos_soft::{Rng, World};
+use shimos_random::Random;
+use shimos_soft::World;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
 const MAC: [u8; 6] = [0x52, 0x54, 0, 0x12, 0x34, 0x56];
@@ -28,7 +29,7 @@ struct Connection {
 /// The client.
 pub struct Client {
     stack: Stack,
-    rng: Rng,
+    rng: Random,
     server: Option<SocketAddr>,
     connection: Option<Connection>,
     /// When the next connection begins.
@@ -50,7 +51,7 @@ impl Client {
             Config { mac: MAC, address: ADDRESS, prefix: NETWORK_PREFIX, gateway: Ipv4Addr::UNSPECIFIED, v6: None };
         Client {
             stack: Stack::new(config, seed),
-            rng: Rng::new(seed ^ 0xc11e_4700),
+            rng: Random::new(seed ^ 0xc11e_4700),
             server: None,
             connection: None,
             next: Nanos(0),

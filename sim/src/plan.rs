@@ -5,7 +5,8 @@ use shimos_abi::{
     ids::KernelId,
     time::Nanos,
 };
-use shimos_soft::{Config, Crash, Rng, Timing};
+use shimos_random::Random;
+use shimos_soft::{Config, Crash, Timing};
 
 /// A death that was planned.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -68,7 +69,7 @@ pub enum Rough {
 impl Plan {
     /// The plan for a seed.
     pub fn new(seed: u64, options: &Options) -> Plan {
-        let mut rng = Rng::new(seed ^ 0x005e_ed0f_9a11);
+        let mut rng = Random::new(seed ^ 0x005e_ed0f_9a11);
         let kernels = options.kernels.unwrap_or(rng.between(3, 5) as usize);
         let crashes = options.crashes.unwrap_or(rng.below(5) as u32);
         let all = b"CDPTE";
@@ -115,7 +116,7 @@ impl Plan {
     /// How fast the machine is, and what goes wrong with time, once all programs run.
     pub fn machine_timing(&self) -> Timing {
         let mut timing = Timing::default();
-        let mut rng = Rng::new(self.seed ^ 0x7141_1465);
+        let mut rng = Random::new(self.seed ^ 0x7141_1465);
         timing.preempt_ppm = rng.below(3) as u32 * 5_000;
         if self.rough == Rough::Rough {
             // Short stalls often, or now and then one so long that the kernel is taken for dead.
@@ -133,7 +134,7 @@ impl Plan {
     fn image(&self) -> Vec<u8> {
         let mut image = Image::new();
         let mut requests = Vec::new();
-        let mut rng = Rng::new(self.seed ^ 0x0914_a3e5);
+        let mut rng = Random::new(self.seed ^ 0x0914_a3e5);
         for letter in &self.programs {
             let name = format!("prog-{}", (*letter as char).to_ascii_lowercase());
             let elf = match letter {

@@ -7,7 +7,8 @@ use crate::{
     plan::{Kill, Plan, Rough, Under},
 };
 use shimos_abi::{ids::KernelId, time::Nanos};
-use shimos_soft::{Crash, End, Next, Phase, Rng, SoftMachine, Threads, Turn, World};
+use shimos_random::Random;
+use shimos_soft::{Crash, End, Next, Phase, SoftMachine, Threads, Turn, World};
 use std::collections::BTreeMap;
 
 /// How long the programs may be without visible progress after a death.
@@ -67,7 +68,7 @@ struct Run<'a> {
     plan: &'a Plan,
     world: World,
     checks: Checks,
-    rng: Rng,
+    rng: Random,
     stage: Stage,
     kills_left: u32,
     drains_left: u32,
@@ -91,7 +92,7 @@ pub fn run(plan: &Plan, verbose: bool) -> Outcome {
     let mut run = Run {
         plan,
         checks: Checks::new(&world),
-        rng: Rng::new(plan.seed ^ 0x0c4a_5e50),
+        rng: Random::new(plan.seed ^ 0x0c4a_5e50),
         stage: Stage::Starting,
         kills_left: plan.crashes,
         drains_left: if plan.under == Under::Kernel { plan.drains } else { 0 },

@@ -5,7 +5,8 @@ use crate::{
     run::{self, Outcome},
 };
 use shimos_abi::ids::KernelId;
-use shimos_soft::{Crash, Rng};
+use shimos_random::Random;
+use shimos_soft::Crash;
 
 /// Does the sweep for one seed; calls `report` for every run.
 pub fn sweep(options: &Options, report: &mut dyn FnMut(&Plan, &Outcome)) {
@@ -18,7 +19,7 @@ pub fn sweep(options: &Options, report: &mut dyn FnMut(&Plan, &Outcome)) {
         return;
     }
     // The lines that a program must show after its first ones need several checkpoints each.
-    let mut rng = Rng::new(options.seed);
+    let mut rng = Random::new(options.seed);
     let mut first = None;
     for kernel in 0..plan.kernels {
         let start = calm.steps_at_start.get(kernel).copied().unwrap_or(0);

@@ -8,12 +8,13 @@ use anyhow::{Context, Result, bail, ensure};
 use shimos::{
     console::{Console, Line, Source},
     control::{Control, Started},
+    counter,
     machine::{Machine, Options},
     names, recovery,
     status::{self},
 };
 use shimos_abi::{
-    control::{Fault, KernelState, MachineStatus, Protection, Recovery, Start, Target},
+    control::{Fault, KernelState, MachineStatus, ProgramStatus, Protection, Recovery, Start, Target},
     ids::{Incarnation, KernelId, Life, ProgramId},
     time::Nanos,
 };
@@ -171,10 +172,25 @@ impl Rig {
         self.recovered(life).with_context(|| format!("after {} in {kernel}", names::fault(fault)))
     }
 
+    /// Waits for more lines of a program that counts, and demands that all of them are there once and in order.
+    pub fn counts_on(&mut self, name: &str, lines: usize) -> Result<()> {
+        self.wait_more(name, lines)?;
+        let count = counter::check(self.lines(name).iter().map(String::as_str));
+        ensure!(count.perfect(), "{name}: {count:?}");
+        Ok(())
+    }
+
     /// The kernel that a program lives on.
     pub fn home(&mut self, program: ProgramId) -> Result<KernelId> {
         self.until(SOON, &format!("a home of program {program}"), |status| {
             status::home(status, program).map(|(kernel, _)| kernel.id)
+        })
+    }
+
+    /// A program's state as soon as it is as wanted.
+    pub fn program(&mut self, program: ProgramId, wanted: impl Fn(&ProgramStatus) -> bool) -> Result<ProgramStatus> {
+        self.until(SOON, &format!("a state of program {program}"), |status| {
+            status::home(status, program).map(|(_, found)| found).filter(|found| wanted(found)).cloned()
         })
     }
 

@@ -2,8 +2,8 @@
 use anyhow::{Context, Result, bail, ensure};
 use shimos::{counter, machine::Options, status};
 use shimos_abi::{
-    control::{Fault, Output, ProgramStatus, Protection, Target},
-    ids::{KernelId, ProgramId},
+    control::{Fault, Output, Protection, Target},
+    ids::KernelId,
     time::Nanos,
 };
 use shimos_tests::{
@@ -64,12 +64,6 @@ pub fn run(suite: &mut Suite) {
     });
 }
 
-fn find(rig: &mut Rig, program: ProgramId, wanted: impl Fn(&ProgramStatus) -> bool) -> Result<ProgramStatus> {
-    rig.until(SOON, "a state of the program", |now| {
-        status::home(now, program).map(|(_, found)| found).filter(|found| wanted(found)).cloned()
-    })
-}
-
 /// By process id and by name, with another interval, off and on again; and it is the protection that saves it.
 fn protect_and_unprotect(rig: &mut Rig) -> Result<()> {
     let started = rig.start(programs::count("toggled", 2))?;
@@ -78,30 +72,27 @@ fn protect_and_unprotect(rig: &mut Rig) -> Result<()> {
     for target in [by_pid, by_name] {
         for interval in [Nanos::millis(1), Nanos::millis(30), Nanos::secs(3600), Nanos::millis(20)] {
             rig.control.protect(target.clone(), programs::every(interval))?;
-            let found = find(rig, started.program, |found| {
+            let found = rig.program(started.program, |found| {
                 found.checkpoint.is_some() && found.protection == Some(programs::every(interval))
             })?;
             let checkpoint = found.checkpoint.context("no checkpoint")?;
             ensure!(checkpoint.epoch.0 > 0 && checkpoint.image_pages > 0, "{checkpoint:?}");
             ensure!(checkpoint.record_bytes > 0 && checkpoint.pause.0 > 0, "{checkpoint:?}");
             if interval <= Nanos::millis(30) {
-                find(rig, started.program, |found| {
+                rig.program(started.program, |found| {
                     found.checkpoint.is_some_and(|later| later.epoch.0 > checkpoint.epoch.0 + 3)
                 })?;
             }
         }
         rig.control.unprotect(target)?;
-        find(rig, started.program, |found| found.protection.is_none() && found.checkpoint.is_none())?;
+        rig.program(started.program, |found| found.protection.is_none() && found.checkpoint.is_none())?;
         rig.wait_more("toggled", 2)?;
     }
     rig.control.protect(Target::Pid(started.pid), programs::every(Nanos::millis(20)))?;
     rig.settle(started.program)?;
     rig.kill_under(started.program, Fault::Panic)?;
     rig.settle(started.program)?;
-    rig.wait_more("toggled", 2)?;
-    let count = counter::check(rig.lines("toggled").iter().map(String::as_str));
-    ensure!(count.perfect(), "{count:?}");
-    Ok(())
+    rig.counts_on("toggled", 2)
 }
 
 fn dies_unprotected(rig: &mut Rig) -> Result<()> {
@@ -133,10 +124,7 @@ fn from_the_first(rig: &mut Rig) -> Result<()> {
     let started = rig.start(start)?;
     rig.settle(started.program)?;
     rig.kill_under(started.program, Fault::Panic)?;
-    rig.wait_more("early", 3)?;
-    let count = counter::check(rig.lines("early").iter().map(String::as_str));
-    ensure!(count.perfect(), "{count:?}");
-    Ok(())
+    rig.counts_on("early", 3)
 }
 
 /// Output leaves at once: lines may come twice after a death, none may be missing.
@@ -238,7 +226,7 @@ fn refusals(rig: &mut Rig) -> Result<()> {
     strange.kernel = Some(KernelId(2));
     strange.protection = Some(programs::every(Nanos(0)));
     refuse(control.start(strange).map(drop), "interval")?;
-    ensure!(find(rig, started.program, |_| true)?.protection.is_none(), "a refused protection was switched on");
+    ensure!(rig.program(started.program, |_| true)?.protection.is_none(), "a refused protection was switched on");
     let now = rig.status()?;
     let ghosts = now.kernels.iter().flat_map(|kernel| &kernel.published.programs).filter(|found| found.name == "ghost");
     ensure!(ghosts.count() == 0, "a refused program is there");

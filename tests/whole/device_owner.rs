@@ -1,6 +1,6 @@
 //! Kernel 0 drives the devices, watches the others and runs on the core that booted; it dies like any other.
 use anyhow::{Context, Result, ensure};
-use shimos::{counter, download, machine::Options, names, recovery, status};
+use shimos::{download, machine::Options, names, recovery, status};
 use shimos_abi::{
     control::{Device, Fault, FencedBy, KernelState},
     ids::{KernelId, ProgramId},
@@ -50,10 +50,7 @@ impl Witness {
         self.client.send(&format!("{}\n", self.asked))?;
         let got = self.client.line()?;
         ensure!(got == Some(format!("got {}", self.asked)), "it answered {got:?}");
-        rig.wait_more(&self.name, 3)?;
-        let count = counter::check(rig.lines(&self.name).iter().map(String::as_str));
-        ensure!(count.perfect(), "{count:?}");
-        Ok(())
+        rig.counts_on(&self.name, 3)
     }
 }
 

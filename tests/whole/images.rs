@@ -3,7 +3,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use shimos::{
-    counter, disk,
+    disk,
     images::{self, Image, reader::Reader},
     machine::Options,
 };
@@ -194,9 +194,7 @@ fn outlives(rig: &mut Rig, makings: &Makings) -> Result<()> {
     rig.wait_more("reader", 5)?;
     rig.kill_under(reader.program, Fault::Panic)?;
     rig.kill_under(count.program, Fault::InfiniteLoop)?;
-    rig.wait_more("count", 3)?;
-    let counted = counter::check(rig.lines("count").iter().map(String::as_str));
-    ensure!(counted.perfect(), "{counted:?}");
+    rig.counts_on("count", 3)?;
     rig.wait_line("reader", "end")?;
     let wanted: Vec<String> = (0..FILES).map(|index| index.to_string()).chain(["end".to_string()]).collect();
     ensure!(rig.lines("reader") == wanted, "{:?}", rig.lines("reader"));

@@ -1,9 +1,9 @@
 //! Reliability levels and the policy that gives them.
 use anyhow::{Context, Result, ensure};
-use shimos::{counter, machine::Options, moves, policy, status};
+use shimos::{machine::Options, moves, policy};
 use shimos_abi::{
-    control::{Fault, Level, ProgramStatus, Target},
-    ids::{KernelId, ProgramId},
+    control::{Fault, Level, Target},
+    ids::KernelId,
     time::Nanos,
 };
 use shimos_tests::{
@@ -38,7 +38,7 @@ pub fn run(suite: &mut Suite) {
             let said = tool::run(command(&makings, &words))?;
             ensure!(said.code == Some(0) && said.errors.is_empty(), "{said:?}");
         }
-        has(rig, before.program, |found| found.level == Some(Level::Restart))?;
+        rig.program(before.program, |found| found.level == Some(Level::Restart))?;
         // It counts for what is started from now on, unless the command line says otherwise.
         for (name, options, wanted) in [
             ("pol-b", None, Level::Checkpoint(programs::every(Nanos::millis(25)))),
@@ -64,12 +64,6 @@ pub fn run(suite: &mut Suite) {
     });
 }
 
-fn has(rig: &mut Rig, program: ProgramId, wanted: impl Fn(&ProgramStatus) -> bool) -> Result<()> {
-    rig.until(SOON, "a state of the program", |now| {
-        status::home(now, program).is_some_and(|(_, found)| wanted(found)).then_some(())
-    })
-}
-
 fn by_name(name: &str) -> Target {
     Target::Name(name.to_string())
 }
@@ -86,7 +80,7 @@ fn started_again(rig: &mut Rig) -> Result<()> {
     for restarts in 1..=3 {
         let home = rig.home(started.program)?;
         rig.kill_kernel(home, Fault::Panic)?;
-        has(rig, started.program, |found| found.restarts == restarts && found.level == Some(Level::Restart))?;
+        rig.program(started.program, |found| found.restarts == restarts && found.level == Some(Level::Restart))?;
         // Each life says it once.
         let console = rig.console().clone();
         clock::until(SOON, "its first words once more", || {
@@ -102,16 +96,13 @@ fn changed(rig: &mut Rig) -> Result<()> {
     let every = Level::Checkpoint(programs::every(Nanos::millis(20)));
     for level in [Level::Restart, every, Level::Off, every, Level::Restart, Level::Off, Level::Restart, every] {
         rig.control.set_level(by_name("changing"), level)?;
-        has(rig, started.program, |found| found.level == Some(level))?;
+        rig.program(started.program, |found| found.level == Some(level))?;
         rig.wait_more("changing", 1)?;
     }
     rig.settle(started.program)?;
     rig.kill_under(started.program, Fault::Panic)?;
     rig.settle(started.program)?;
-    rig.wait_more("changing", 2)?;
-    let count = counter::check(rig.lines("changing").iter().map(String::as_str));
-    ensure!(count.perfect(), "{count:?}");
-    Ok(())
+    rig.counts_on("changing", 2)
 }
 
 /// A move takes it as it is; a death after that starts it again.
@@ -120,12 +111,10 @@ fn moved(rig: &mut Rig) -> Result<()> {
     rig.control.set_level(by_name("nomad"), Level::Restart)?;
     for to in [2, 3] {
         moves::program(&mut rig.control, &by_name("nomad"), KernelId(to))?;
-        rig.wait_more("nomad", 2)?;
-        let count = counter::check(rig.lines("nomad").iter().map(String::as_str));
-        ensure!(count.perfect(), "{count:?}");
-        has(rig, started.program, |found| found.level == Some(Level::Restart) && found.restarts == 0)?;
+        rig.counts_on("nomad", 2)?;
+        rig.program(started.program, |found| found.level == Some(Level::Restart) && found.restarts == 0)?;
     }
     rig.kill_kernel(KernelId(3), Fault::Panic)?;
-    has(rig, started.program, |found| found.restarts == 1)?;
+    rig.program(started.program, |found| found.restarts == 1)?;
     rig.wait_more("nomad", 2)
 }

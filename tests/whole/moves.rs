@@ -1,6 +1,6 @@
 //! Planned moves: programs, devices and whole kernels change places, and nothing is rolled back, lost or repeated.
 use anyhow::{Context, Result, ensure};
-use shimos::{counter, download, machine::Options, moves, status};
+use shimos::{download, machine::Options, moves, status};
 use shimos_abi::{
     control::{Drain, Fault, Target},
     ids::{KernelId, ProgramId},
@@ -59,13 +59,6 @@ fn patient() -> Options {
     Options { heartbeat: Some(Nanos::secs(1)), ..Options::default() }
 }
 
-fn perfect(rig: &mut Rig, name: &str) -> Result<()> {
-    rig.wait_more(name, 3)?;
-    let count = counter::check(rig.lines(name).iter().map(String::as_str));
-    ensure!(count.perfect(), "{name}: {count:?}");
-    Ok(())
-}
-
 fn by_name(name: &str) -> Target {
     Target::Name(name.to_string())
 }
@@ -77,7 +70,7 @@ fn goes_round(rig: &mut Rig) -> Result<()> {
     for to in [1, 2, 3, 0, 3, 0, 1, 0] {
         moves::program(&mut rig.control, &by_name("round"), KernelId(to))?;
         moved += 1;
-        perfect(rig, "round")?;
+        rig.counts_on("round", 3)?;
         let now = rig.status()?;
         let (kernel, found) = status::home(&now, started.program).context("it is nowhere")?;
         ensure!(kernel.id == KernelId(to) && found.moves == moved && found.takeovers == 0, "{found:?}");
@@ -89,7 +82,7 @@ fn unprotected(rig: &mut Rig) -> Result<()> {
     let started = rig.start(programs::count("bare", 1))?;
     for to in [2, 1, 3] {
         moves::program(&mut rig.control, &by_name("bare"), KernelId(to))?;
-        perfect(rig, "bare")?;
+        rig.counts_on("bare", 3)?;
         let now = rig.status()?;
         let (_, found) = status::home(&now, started.program).context("it is nowhere")?;
         ensure!(found.protection.is_none() && found.checkpoint.is_none(), "{found:?}");
@@ -134,7 +127,7 @@ fn death_after(rig: &mut Rig) -> Result<()> {
             moves::program(&mut rig.control, &by_name("restless"), KernelId(to))?;
             rig.kill_kernel(KernelId(dies), Fault::Panic)?;
             rig.settle(id)?;
-            perfect(rig, "restless")?;
+            rig.counts_on("restless", 3)?;
         }
     }
     Ok(())
@@ -158,7 +151,7 @@ fn every_kernel(rig: &mut Rig) -> Result<()> {
             "incarnations {lives:?} after {kernel}"
         );
         for name in ["count-0", "count-1", "count-2", "count-3", "guarded"] {
-            perfect(rig, name).with_context(|| format!("after {kernel}"))?;
+            rig.counts_on(name, 3).with_context(|| format!("after {kernel}"))?;
         }
         download::wait_for_server(port, SOON)?;
         // A program that nobody has run before comes from the disk.
@@ -174,7 +167,7 @@ fn every_kernel(rig: &mut Rig) -> Result<()> {
     moves::drain(&mut rig.control, KernelId(1), SOON)?;
     moves::drain(&mut rig.control, KernelId(0), SOON)?;
     rig.start(programs::count("late", 2))?;
-    perfect(rig, "late")?;
+    rig.counts_on("late", 3)?;
     let now = rig.status()?;
     for kernel in [0, 1] {
         let found = status::kernel(&now, KernelId(kernel)).context("no kernel")?;

@@ -1,6 +1,6 @@
 //! A program whose kernel dies while no other has room for it is not lost.
 use anyhow::{Result, ensure};
-use shimos::{counter, machine::Options, status};
+use shimos::{machine::Options, status};
 use shimos_abi::{control::Fault, ids::KernelId};
 use shimos_tests::{group::Group, programs, rig::Rig, suite::Suite};
 
@@ -37,10 +37,7 @@ fn none_elsewhere(rig: &mut Rig) -> Result<()> {
     let home = rig.home(program)?;
     eprintln!("        (it went on in {home})");
     rig.settle(program)?;
-    rig.wait_more("patient", 3)?;
-    let count = counter::check(rig.lines("patient").iter().map(String::as_str));
-    ensure!(count.perfect(), "{count:?}");
-    Ok(())
+    rig.counts_on("patient", 3)
 }
 
 /// The other kernel is not full, and yet cannot hold all pages: it must not take the program over and run out of memory.

@@ -1,6 +1,6 @@
 //! Deaths that come together or one after another.
 use anyhow::{Context, Result, ensure};
-use shimos::{counter, machine::Options, names, recovery, status};
+use shimos::{machine::Options, names, recovery, status};
 use shimos_abi::{
     control::Fault,
     ids::{KernelId, ProgramId},
@@ -21,13 +21,6 @@ pub fn run(suite: &mut Suite) {
     group.case("several::last_words_are_not_mixed_with_lines", last_words);
     group.case("several::an_order_to_die_for_a_life_that_ends_is_obeyed", over);
     group.case("several::a_question_under_way_at_the_daemons_death_is_answered", under_way);
-}
-
-fn perfect(rig: &mut Rig, name: &str) -> Result<()> {
-    rig.wait_more(name, 3)?;
-    let count = counter::check(rig.lines(name).iter().map(String::as_str));
-    ensure!(count.perfect(), "{name}: {count:?}");
-    Ok(())
 }
 
 /// A kernel that neither watches nor drives nor runs the control daemon.
@@ -63,7 +56,7 @@ fn with_monitor(rig: &mut Rig, of_monitor: Fault, of_program: Fault) -> Result<(
     reborn(rig, first)?;
     reborn(rig, second)?;
     rig.settle(program)?;
-    perfect(rig, &name)
+    rig.counts_on(&name, 3)
 }
 
 /// The kernel that takes a program over dies before the program's pages are home.
@@ -96,7 +89,7 @@ fn many(rig: &mut Rig) -> Result<()> {
         rig.kill_under(program, fault).with_context(|| names::fault(fault))?;
         rig.settle(program)?;
     }
-    perfect(rig, "many")?;
+    rig.counts_on("many", 3)?;
     let after = rig.lives()?.iter().sum::<u32>();
     ensure!(after == before + 5, "{} lives ended", after - before);
     Ok(())
@@ -117,8 +110,8 @@ fn two(rig: &mut Rig) -> Result<()> {
     }
     rig.settle(first)?;
     rig.settle(second)?;
-    perfect(rig, "two-a")?;
-    perfect(rig, "two-b")
+    rig.counts_on("two-a", 3)?;
+    rig.counts_on("two-b", 3)
 }
 
 /// What a dead kernel was asked is refused, and the control daemon goes on.
@@ -190,5 +183,5 @@ fn under_way(rig: &mut Rig) -> Result<()> {
     reborn(rig, first)?;
     reborn(rig, second)?;
     rig.settle(program)?;
-    perfect(rig, "asked-about")
+    rig.counts_on("asked-about", 3)
 }

@@ -3,7 +3,7 @@ use anyhow::{Context, Result, ensure};
 use shimos::{counter, machine::Options, names, status};
 use shimos_abi::{
     control::{DeathCause, DetectedBy, Fault, Start, Target},
-    ids::{KernelId, ProgramId},
+    ids::KernelId,
 };
 use shimos_tests::{clock, clock::SOON, group::Group, programs, rig::Rig, suite::Suite};
 
@@ -87,7 +87,7 @@ fn goes_on(rig: &mut Rig, start: Start) -> Result<()> {
         rig.wait_more(&name, 2).with_context(|| format!("after {}", names::fault(fault)))?;
         in_order(&name, &rig.lines(&name)).with_context(|| format!("after {}", names::fault(fault)))?;
     }
-    let (_, state) = find(rig, started.program)?;
+    let state = rig.program(started.program, |_| true)?;
     ensure!(state.takeovers == 4, "{} takeovers are counted", state.takeovers);
     ensure!(state.processes.iter().any(|process| process.pid == started.pid), "process {} is gone", started.pid);
     Ok(())
@@ -103,12 +103,6 @@ fn beside_a_file(rig: &mut Rig) -> Result<()> {
         rig.wait_line(&name, "read")?;
     }
     goes_on(rig, programs::command("beside", VICTIM, &[PROGRAM, "--beside"]))
-}
-
-fn find(rig: &mut Rig, program: ProgramId) -> Result<(u16, shimos_abi::control::ProgramStatus)> {
-    rig.until(SOON, "the program's state", |now| {
-        status::home(now, program).map(|(kernel, state)| (kernel.id.0, state.clone()))
-    })
 }
 
 /// Several programs of one kernel are all taken over at its death.

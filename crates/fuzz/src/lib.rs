@@ -9,11 +9,9 @@
 mod checker;
 mod grammar;
 mod model;
-mod random;
 mod wild;
 
 pub use checker::Checker;
-pub use random::Random;
 pub use wild::{Reach, Wild};
 
 /// Bytes of memory that one thread's arguments point into.

@@ -1,8 +1,9 @@
 //! Calls of all kinds, half of them sensible.
 use crate::{
-    ARENA, Memory, Random, Step,
+    ARENA, Memory, Step,
     grammar::{Arg, CALLS, Call},
 };
+use shimos_random::Random;
 
 /// Names for calls that take paths. Those before `OWN` are everybody's.
 const PATHS: [&str; 34] = [
@@ -306,7 +307,7 @@ impl Wild {
             }
             _ => {
                 let family = self.random.one(&[16, 17, 2, 1, 77]);
-                [&[family, 0][..], &self.random.bytes(26)].concat()
+                [&[family, 0][..], &self.random.bytes().take(26).collect::<Vec<u8>>()].concat()
             }
         }
     }

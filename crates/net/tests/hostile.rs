@@ -1,9 +1,10 @@
 //! Frames and saved states that somebody made up: they may do nothing, but they may not hurt.
 mod common;
-use common::{Faults, Pair, Progress, Random, at};
+use common::{Faults, Pair, Progress, at};
 use proptest::prelude::*;
 use shimos_abi::time::Nanos;
 use shimos_net::{Family, Protocol, SocketId, Stack, Take};
+use shimos_random::Random;
 use std::net::Ipv4Addr;
 
 /// A stack with sockets of all kinds and some connections, and frames that were sent to it.
@@ -86,7 +87,7 @@ fn repair(frame: &mut [u8]) {
 #[test]
 fn mutated_frames() {
     let (pair, frames, [server, _]) = busy();
-    let mut random = Random(2024);
+    let mut random = Random::new(2024);
     for round in 0..60 {
         let mut stack = pair.stacks[0].clone();
         let mut now = pair.now;
@@ -97,7 +98,7 @@ fn mutated_frames() {
                 let most = if random.below(4) == 0 { frame.len() } else { 74.min(frame.len()) };
                 let place = random.below(most as u64) as usize;
                 frame[place] =
-                    if random.below(2) == 0 { random.next() as u8 } else { frame[place] ^ 1 << random.below(8) };
+                    if random.below(2) == 0 { random.bits() as u8 } else { frame[place] ^ 1 << random.below(8) };
             }
             if random.below(20) == 0 {
                 frame.truncate(random.below(frame.len() as u64) as usize);
@@ -129,7 +130,7 @@ fn mutated_frames() {
 fn mutated_states() {
     let (pair, frames, [server, _]) = busy();
     let saved = minicbor::to_vec(&pair.stacks[0]).unwrap();
-    let mut random = Random(77);
+    let mut random = Random::new(77);
     let mut accepted = 0;
     for _ in 0..3000 {
         let mut bytes = saved.clone();
@@ -140,7 +141,7 @@ fn mutated_states() {
                 1 => random.below(600),
                 _ => bytes.len() as u64 - 1 - random.below(1500),
             } as usize;
-            bytes[place] = random.next() as u8;
+            bytes[place] = random.bits() as u8;
         }
         let Ok(mut stack) = minicbor::decode::<Stack>(&bytes) else { continue };
         accepted += 1;

@@ -5,7 +5,6 @@ use crate::{
     death::{Crash, Died, End, write_record},
     devices::{Card, Console, Disk},
     frames::Frames,
-    rng::Rng,
 };
 use shimos_abi::{
     addr::{Frame, FrameRange},
@@ -15,6 +14,7 @@ use shimos_abi::{
     time::Nanos,
 };
 use shimos_hal::Events;
+use shimos_random::Random;
 use std::{
     any::Any,
     sync::{
@@ -62,7 +62,7 @@ pub struct SharedSnapshot(Vec<u64>);
 
 pub(crate) struct Inner {
     pub config: Config,
-    pub rng: Rng,
+    pub rng: Random,
     pub now: Nanos,
     pub shared: &'static [AtomicU64],
     pub layout: Layout,
@@ -95,7 +95,7 @@ impl World {
         let layout = Layout::new(config.kernels.max(1));
         let shared = shared_area(layout.words());
         let size = KERNEL_FRAMES + config.pool_frames.max(1);
-        let mut rng = Rng::new(config.seed);
+        let mut rng = Random::new(config.seed);
         let mut cores = Vec::new();
         for index in 0..layout.kernels() {
             let first = Frame(1 + index as u32 * size);

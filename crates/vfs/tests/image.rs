@@ -1,8 +1,9 @@
 //! The image reader against mkfs.erofs: what was put in comes out, and damaged images do no harm.
 mod common;
 
-use common::{Disk, Rng, Supply, TempDir, make_image, open, retry};
+use common::{Disk, Supply, TempDir, make_image, open, retry};
 use shimos_abi::errno::Errno;
+use shimos_random::Random;
 use shimos_vfs::{Fault, Image, Kind, NodeId, OpenError, Piece, Tree};
 use std::{
     fs,
@@ -14,8 +15,8 @@ use std::{
 };
 
 fn bytes(len: usize, seed: u64) -> Vec<u8> {
-    let mut rng = Rng(seed | 1);
-    (0..len).map(|_| rng.next() as u8).collect()
+    let mut rng = Random::new(seed);
+    (0..len).map(|_| rng.bits() as u8).collect()
 }
 
 /// A tree with all that can go wrong: sizes around blocks, a directory of many blocks, links, special files.
@@ -265,17 +266,17 @@ fn survey(tree: &Tree, disk: &mut Disk) {
 }
 
 /// Changes things all over a tree of a damaged image: no call may panic, and what results is whole.
-fn disturb(tree: &mut Tree, disk: &mut Disk, rng: &mut Rng) {
+fn disturb(tree: &mut Tree, disk: &mut Disk, rng: &mut Random) {
     let mut dirs = vec![tree.root()];
     for _ in 0..40 {
-        let (dir, other) = (dirs[rng.below(dirs.len())], dirs[rng.below(dirs.len())]);
+        let (dir, other) = (dirs[rng.index(dirs.len())], dirs[rng.index(dirs.len())]);
         let Ok(entries) = retry(disk, |sources| tree.read_dir(sources, dir, 0, 100)) else { continue };
         if entries.is_empty() {
             continue;
         }
-        let name = entries[rng.below(entries.len())].name.clone();
+        let name = entries[rng.index(entries.len())].name.clone();
         let actor = common::ROOT;
-        let _ = match rng.below(6) {
+        let _ = match rng.index(6) {
             0 => retry(disk, |sources| tree.unlink(sources, &actor, dir, &name)),
             1 => retry(disk, |sources| tree.rmdir(sources, &actor, dir, &name)),
             2 => {
@@ -314,22 +315,22 @@ fn damaged_images_do_no_harm() {
     symlink("a/b", source.path().join("link")).unwrap();
     for options in [&[][..], &["--chunksize=4096"]] {
         let Some(image) = make_image(source.path(), options) else { return };
-        let mut rng = Rng(0x5eed);
+        let mut rng = Random::new(0x5eed);
         for round in 0..150 {
             let mut disk = Disk::new(image.clone(), Supply::Always);
             // The inodes and entries lie in what is not content: most blocks here.
             for _ in 0..1 + round % 40 {
-                let at = rng.below(disk.bytes.len());
-                disk.bytes[at] = match rng.below(3) {
-                    0 => rng.next() as u8,
-                    1 => disk.bytes[at] ^ (1 << rng.below(8)),
-                    _ => rng.pick(&[0, 0xff, 0x7f, 0x80, b'/', b'.']),
+                let at = rng.index(disk.bytes.len());
+                disk.bytes[at] = match rng.index(3) {
+                    0 => rng.bits() as u8,
+                    1 => disk.bytes[at] ^ (1 << rng.index(8)),
+                    _ => rng.one(&[0, 0xff, 0x7f, 0x80, b'/', b'.']),
                 };
             }
             if round % 3 == 0 {
                 // Aim at the superblock and what follows it.
-                let at = 1024 + rng.below(1024);
-                disk.bytes[at] = rng.next() as u8;
+                let at = 1024 + rng.index(1024);
+                disk.bytes[at] = rng.bits() as u8;
             }
             let Ok(image) = Image::open(&mut disk) else { continue };
             let mut tree = Tree::new(image);

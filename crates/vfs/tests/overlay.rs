@@ -1,9 +1,10 @@
 //! The writable layer against the host's file system: the same random operations give the same errors and the same tree.
 mod common;
 
-use common::{Disk, ROOT, Rng, Supply, TempDir, make_image, open, retry};
+use common::{Disk, ROOT, Supply, TempDir, make_image, open, retry};
 use rustix::fs::{AtFlags, CWD, FileType, RenameFlags};
 use shimos_abi::errno::Errno;
+use shimos_random::Random;
 use shimos_vfs::{
     Content, Credentials, Fault, Kind, Last, NodeId, ObjectId, Piece, RenameMode, Resolved, Sources, Special, Start,
     Times, Tree, Written, resolve,
@@ -128,21 +129,21 @@ fn host(result: rustix::io::Result<()>) -> Result<(), Errno> {
 const NAMES: [&str; 7] = ["a", "b", "c", "d", "dir", "big", "link"];
 
 /// Paths that never leave the tree: no more `..` than names before, and links only lead down.
-fn path(rng: &mut Rng) -> String {
+fn path(rng: &mut Random) -> String {
     let mut path = String::new();
-    for depth in 0..1 + rng.below(3) {
+    for depth in 0..1 + rng.index(3) {
         if depth > 0 {
             path.push('/');
-            match rng.below(25) {
+            match rng.index(25) {
                 0 => path.push_str("../"),
                 1 => path.push_str("./"),
                 2 => path.push('/'),
                 _ => {}
             }
         }
-        path.push_str(rng.pick(&NAMES));
+        path.push_str(rng.one(&NAMES));
     }
-    match rng.below(40) {
+    match rng.index(40) {
         0 | 1 => path.push('/'),
         2 => path.push_str("/."),
         3 => path.push_str("/.."),
@@ -153,9 +154,9 @@ fn path(rng: &mut Rng) -> String {
 }
 
 /// One operation on both; the errors must be the same.
-fn step(kernel: &mut Kernel, root: &Path, rng: &mut Rng, held: &mut Vec<(fs::File, NodeId)>) -> String {
+fn step(kernel: &mut Kernel, root: &Path, rng: &mut Random, held: &mut Vec<(fs::File, NodeId)>) -> String {
     let (mut one, mut two) = (path(rng), path(rng));
-    let choice = rng.below(16);
+    let choice = rng.index(16);
     // With two paths it depends on the host's order which one's errors come first; a name that is too long tells.
     while (9..=12).contains(&choice) && (one.len() > 255 || two.len() > 255) {
         (one, two) = (path(rng), path(rng));
@@ -173,10 +174,10 @@ fn step(kernel: &mut Kernel, root: &Path, rng: &mut Rng, held: &mut Vec<(fs::Fil
             }),
         ),
         2 | 3 => {
-            let data: Vec<u8> = (0..1 + rng.below(6000)).map(|_| rng.next() as u8).collect();
-            let offset = rng.pick(&[0, 0, 100, 4096, 5000, 9000]);
-            let hold = rng.below(3) == 0;
-            let exclusive = rng.below(4) == 0;
+            let data: Vec<u8> = (0..1 + rng.index(6000)).map(|_| rng.bits() as u8).collect();
+            let offset = rng.one(&[0, 0, 100, 4096, 5000, 9000]);
+            let hold = rng.index(3) == 0;
+            let exclusive = rng.index(4) == 0;
             let mut options = fs::OpenOptions::new();
             options.read(true).write(true).create(true).mode(0o644).custom_flags(0o4000);
             options.create_new(exclusive);
@@ -217,10 +218,10 @@ fn step(kernel: &mut Kernel, root: &Path, rng: &mut Rng, held: &mut Vec<(fs::Fil
             (format!("write {one} at {offset}, {} bytes, exclusive {exclusive}", data.len()), result.0, result.1)
         }
         4 => {
-            let target = if rng.below(3) == 0 {
-                format!("{}/{}", rng.pick(&NAMES), rng.pick(&NAMES))
+            let target = if rng.index(3) == 0 {
+                format!("{}/{}", rng.one(&NAMES), rng.one(&NAMES))
             } else {
-                rng.pick(&NAMES).into()
+                rng.one(&NAMES).into()
             };
             (
                 format!("symlink {target} {one}"),
@@ -259,7 +260,7 @@ fn step(kernel: &mut Kernel, root: &Path, rng: &mut Rng, held: &mut Vec<(fs::Fil
             }),
         ),
         9..=11 => {
-            let (mode, flags) = rng.pick(&[
+            let (mode, flags) = rng.one(&[
                 (RenameMode::Replace, RenameFlags::empty()),
                 (RenameMode::Replace, RenameFlags::empty()),
                 (RenameMode::NoReplace, RenameFlags::NOREPLACE),
@@ -287,7 +288,7 @@ fn step(kernel: &mut Kernel, root: &Path, rng: &mut Rng, held: &mut Vec<(fs::Fil
             }),
         ),
         13 => {
-            let mode = rng.pick(&[0o644, 0o4755, 0o2711, 0o600, 0o1777, 0]);
+            let mode = rng.one(&[0o644, 0o4755, 0o2711, 0o600, 0o1777, 0]);
             (
                 format!("chmod {one} {mode:o}"),
                 host(rustix::fs::chmodat(CWD, &host_one, mode.into(), AtFlags::empty())),
@@ -298,7 +299,7 @@ fn step(kernel: &mut Kernel, root: &Path, rng: &mut Rng, held: &mut Vec<(fs::Fil
             )
         }
         14 => {
-            let (uid, gid) = (rng.pick(&[None, Some(0), Some(1000)]), rng.pick(&[None, Some(0), Some(70_000)]));
+            let (uid, gid) = (rng.one(&[None, Some(0), Some(1000)]), rng.one(&[None, Some(0), Some(70_000)]));
             (
                 format!("chown {one} {uid:?} {gid:?}"),
                 std::os::unix::fs::lchown(&host_one, uid, gid).map_err(io_errno),
@@ -309,7 +310,7 @@ fn step(kernel: &mut Kernel, root: &Path, rng: &mut Rng, held: &mut Vec<(fs::Fil
             )
         }
         _ => {
-            let size = rng.pick(&[0, 1, 1000, 4096, 5000, 20_000]);
+            let size = rng.one(&[0, 1, 1000, 4096, 5000, 20_000]);
             let found = kernel.call(|tree, sources| {
                 let node = Kernel::walk(tree, sources, &one, Last::Follow)?.existing()?;
                 tree.content(sources, node)?;
@@ -421,7 +422,7 @@ fn same_as_host(seed: u64, steps: usize, supply: Supply) {
     let Some(image) = make_image(source.path(), &[]) else { return };
     let mut disk = Disk::new(image, supply);
     let mut kernel = Kernel { tree: open(&mut disk), disk, objects: BTreeMap::new() };
-    let mut rng = Rng(seed);
+    let mut rng = Random::new(seed);
     let mut held: Vec<(fs::File, NodeId)> = Vec::new();
     let mut log = Vec::new();
     for number in 0..steps {
@@ -435,8 +436,8 @@ fn same_as_host(seed: u64, steps: usize, supply: Supply) {
                 std::panic::resume_unwind(cause);
             }
         }
-        if !held.is_empty() && rng.below(12) == 0 {
-            let (_, node) = held.swap_remove(rng.below(held.len()));
+        if !held.is_empty() && rng.index(12) == 0 {
+            let (_, node) = held.swap_remove(rng.index(held.len()));
             kernel
                 .call(|tree, _| {
                     tree.unpin(node);
@@ -494,7 +495,7 @@ fn odd_bytes_decode_to_an_error_or_a_tree_that_does_no_harm() {
     let mut kernel = Kernel { tree: open(&mut disk), disk, objects: BTreeMap::new() };
     let copy = TempDir::new();
     build(copy.path());
-    let mut rng = Rng(99);
+    let mut rng = Random::new(99);
     for _ in 0..200 {
         step(&mut kernel, copy.path(), &mut rng, &mut Vec::new());
     }
@@ -502,9 +503,9 @@ fn odd_bytes_decode_to_an_error_or_a_tree_that_does_no_harm() {
     let mut survivors = 0;
     for _ in 0..3000 {
         let mut bytes = good.clone();
-        for _ in 0..1 + rng.below(3) {
-            let at = rng.below(bytes.len());
-            bytes[at] = rng.next() as u8;
+        for _ in 0..1 + rng.index(3) {
+            let at = rng.index(bytes.len());
+            bytes[at] = rng.bits() as u8;
         }
         let Ok(mut tree) = minicbor::decode::<Tree>(&bytes) else { continue };
         if tree.validate().is_err() {

@@ -5,16 +5,8 @@ use shimos::images::{
     reader::Reader,
     tree::{Body, Content, Meta, Node, Tree},
 };
+use shimos_random::Random;
 use std::{collections::BTreeMap, fs, process::Command};
-
-struct Rng(u64);
-
-impl Rng {
-    fn below(&mut self, end: usize) -> usize {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) as usize % end
-    }
-}
 
 fn bytes(len: usize) -> Vec<u8> {
     (0..len).map(|index| (index * 7 % 251) as u8).collect()
@@ -25,25 +17,25 @@ fn node(body: Body, mode: u16) -> Node {
 }
 
 /// A tree with files of these lengths in many directories.
-fn random_tree(rng: &mut Rng, files: usize) -> (Tree, BTreeMap<String, Vec<u8>>) {
+fn random_tree(rng: &mut Random, files: usize) -> (Tree, BTreeMap<String, Vec<u8>>) {
     const SIZES: [usize; 14] = [0, 1, 63, 64, 1000, 2047, 2048, 2049, 4095, 4096, 4097, 8191, 8192, 50_000];
     let mut tree = Tree::default();
     let mut contents = BTreeMap::new();
     let mut directories = vec![String::new()];
     for index in 0..files {
-        let directory = directories[rng.below(directories.len())].clone();
-        let name = format!("{directory}{}{index}", "!.x~\u{ff}".repeat(rng.below(12)));
-        match rng.below(8) {
+        let directory = directories[rng.index(directories.len())].clone();
+        let name = format!("{directory}{}{index}", "!.x~\u{ff}".repeat(rng.index(12)));
+        match rng.index(8) {
             0 => {
                 tree.put(name.as_bytes(), node(Body::directory(), 0o750)).expect("fits");
                 directories.push(format!("{name}/"));
             }
             1 => {
-                let text = bytes(1 + rng.below(4094)).into_iter().map(|byte| byte.max(1)).collect();
+                let text = bytes(1 + rng.index(4094)).into_iter().map(|byte| byte.max(1)).collect();
                 tree.put(name.as_bytes(), node(Body::Symlink(text), 0o777)).expect("fits");
             }
             _ => {
-                let content = bytes(SIZES[rng.below(SIZES.len())]);
+                let content = bytes(SIZES[rng.index(SIZES.len())]);
                 let body = Body::File(Content::Bytes(content.as_slice().into()));
                 tree.put(name.as_bytes(), node(body, 0o640)).expect("fits");
                 contents.insert(name, content);
@@ -57,7 +49,7 @@ fn random_tree(rng: &mut Rng, files: usize) -> (Tree, BTreeMap<String, Vec<u8>>)
 fn what_is_written_is_read_again() {
     let place = Place::new();
     let file = place.directory.join("image");
-    let mut rng = Rng(7);
+    let mut rng = Random::new(7);
     for files in [0, 1, 30, 300, 3000] {
         let (tree, contents) = random_tree(&mut rng, files);
         let written = erofs::write(&tree, &file).expect("writes");

@@ -15,7 +15,8 @@ use shimos_abi::{
 };
 use shimos_checkpoint::{RecordWriter, Records};
 use shimos_core::{BootConfig, Kernel, inspect::read_records};
-use shimos_fuzz::{ARENA, Random};
+use shimos_fuzz::ARENA;
+use shimos_random::Random;
 use shimos_soft::{Config, Crash, End, Next, Phase, SoftMachine, World, asm::Asm};
 use state::State;
 use std::{

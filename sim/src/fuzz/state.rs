@@ -2,8 +2,9 @@
 //!
 //! A thread is told apart by its id, and by what its maker has put into two registers: what it is to be, and which one.
 //! Both move with the thread through fork and takeover.
-use shimos_fuzz::{ARENA, Checker, Memory, Random, Reach, Step, Wild};
+use shimos_fuzz::{ARENA, Checker, Memory, Reach, Step, Wild};
 use shimos_hal::Regs;
+use shimos_random::Random;
 use std::collections::{BTreeMap, VecDeque};
 
 /// Where the arenas of a process's threads are, and how many there are.

@@ -185,7 +185,7 @@ impl Checker {
                 return self.put(fd, at, address, bytes, Vec::new(), count);
             }
         }
-        let bytes = self.random.bytes(count as usize);
+        let bytes: Vec<u8> = self.random.bytes().take(count as usize).collect();
         let address = self.arena + BUFFER_AT;
         self.put(fd, at, address, Some(bytes.clone()), vec![(address, bytes)], count)
     }

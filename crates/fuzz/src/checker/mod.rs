@@ -7,9 +7,10 @@ mod bytes;
 mod choice;
 
 use crate::{
-    ARENA, Memory, Random, Step,
+    ARENA, Memory, Step,
     model::{Kind, Model, PAGE, Page},
 };
+use shimos_random::Random;
 
 const EINTR: i64 = -4;
 const EBADF: i64 = -9;

@@ -11,29 +11,11 @@ use shimos_ikc::DeathRecord;
 use shimos_monitor::{
     Action, Claim, Config, Drained, Election, Freed, Home, KernelView, MonitorDaemon, Refusal, TimerDaemon, View, Work,
 };
+use shimos_random::Random;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Programs in the world.
 pub const PROGRAMS: u16 = 6;
-
-/// A seeded source of choices.
-pub struct Random(u64);
-
-impl Random {
-    pub fn new(seed: u64) -> Random {
-        Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-    pub fn below(&mut self, n: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % n
-    }
-    /// True once in `n` times.
-    pub fn once_in(&mut self, n: u64) -> bool {
-        self.below(n) == 0
-    }
-}
 
 /// What a core does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

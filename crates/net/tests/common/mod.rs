@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test uses a part")]
 use shimos_abi::{errno::Errno, time::Nanos};
 use shimos_net::{Config, Config6, Family, Protocol, Readiness, SocketId, Stack, Take};
+use shimos_random::Random;
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -49,21 +50,6 @@ pub fn config(host: u8) -> Config {
     }
 }
 
-/// A small random generator (xorshift64*).
-pub struct Random(pub u64);
-
-impl Random {
-    pub fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-    pub fn below(&mut self, n: u64) -> u64 {
-        (self.next() >> 16) % n
-    }
-}
-
 /// What the link does to frames, in percent.
 #[derive(Clone, Copy, Default)]
 pub struct Faults {
@@ -100,7 +86,7 @@ impl Pair {
             now: Nanos::secs(100),
             stacks: [Stack::new(config(1), seed), Stack::new(config(2), seed ^ 77)],
             faults,
-            random: Random(seed | 1),
+            random: Random::new(seed),
             flight: BTreeMap::new(),
             count: 0,
             seen: [0; 2],

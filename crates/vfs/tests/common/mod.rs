@@ -1,4 +1,4 @@
-//! What the tests share: images made by mkfs.erofs, blocks that go missing, random numbers.
+//! What the tests share: images made by mkfs.erofs, blocks that go missing.
 #![allow(dead_code, reason = "no test file uses all of it")]
 use shimos_abi::errno::Errno;
 use shimos_vfs::{Actor, Blocks, Credentials, Fault, Image, NoSynthetic, Sources, Tree};
@@ -111,21 +111,3 @@ pub fn open(disk: &mut Disk) -> Tree {
 
 /// The superuser at a fixed time.
 pub const ROOT: Actor<'static> = Actor { credentials: &Credentials::ROOT, now: 1_000_000_000 };
-
-/// Random numbers from a seed.
-pub struct Rng(pub u64);
-
-impl Rng {
-    pub fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16
-    }
-    pub fn below(&mut self, n: usize) -> usize {
-        (self.next() % n as u64) as usize
-    }
-    pub fn pick<T: Copy>(&mut self, from: &[T]) -> T {
-        from[self.below(from.len())]
-    }
-}

@@ -1,8 +1,8 @@
 //! Calls that change the machine as a whole, as a user without rights sees them, and what can be asked without harm.
 use crate::{
     Outcome, Subtest,
-    check::{fails, same, that, works},
-    privileges::{apart, call, is_root, text},
+    check::{call, fails, same, text, that, works},
+    privileges::{apart, is_root},
 };
 
 /// The subtests.

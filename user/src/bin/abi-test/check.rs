@@ -1,6 +1,7 @@
 //! Saying what was expected and what came.
 use crate::Outcome;
-use std::fmt::Debug;
+use shimos_user::raw::{self, Answer};
+use std::{fmt::Debug, io};
 
 /// Fails unless two values are the same.
 pub fn same<T: PartialEq + Debug>(what: &str, got: T, wanted: T) -> Outcome {
@@ -26,6 +27,18 @@ pub fn works<T, E: Number>(what: &str, got: Result<T, E>) -> Result<T, String> {
     got.map_err(|error| format!("{what}: error {}", error.number()))
 }
 
+/// What an error says.
+pub fn text(error: io::Error) -> String {
+    error.to_string()
+}
+
+/// Issues a system call; arguments that are not given are 0.
+pub fn call(number: i64, arguments: &[u64]) -> Answer {
+    let mut all = [0; 6];
+    all.iter_mut().zip(arguments).for_each(|(place, argument)| *place = *argument);
+    raw::call(number, all)
+}
+
 /// Errors that have a number.
 pub trait Number {
     /// The number.
@@ -38,7 +51,7 @@ impl Number for i32 {
     }
 }
 
-impl Number for std::io::Error {
+impl Number for io::Error {
     fn number(&self) -> i32 {
         self.raw_os_error().unwrap_or(-1)
     }

@@ -1,7 +1,7 @@
 //! Corners that random calls have found: each was once answered otherwise here than on Linux.
 use crate::{
     Outcome, Subtest,
-    check::{fails, same, works},
+    check::{fails, same, text, works},
 };
 use shimos_user::raw;
 use std::{
@@ -21,10 +21,6 @@ pub const TESTS: &[Subtest] = &[
     ("corners/fifo_opener_killed", fifo_opener_killed),
     ("corners/fifo_renamed", fifo_renamed),
 ];
-
-fn text(error: std::io::Error) -> String {
-    error.to_string()
-}
 
 /// Reading no bytes from a socket waits for nothing.
 fn read_nothing() -> Outcome {

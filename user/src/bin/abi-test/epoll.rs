@@ -1,7 +1,7 @@
 //! epoll.
 use crate::{
     Outcome, Subtest,
-    check::{fails, same, that, works},
+    check::{fails, same, text, that, works},
 };
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use shimos_user::raw::{self, Answer, Disposition};
@@ -45,10 +45,6 @@ const EXCLUSIVE: u32 = libc::EPOLLEXCLUSIVE as u32;
 const ADD: i32 = libc::EPOLL_CTL_ADD;
 const MOD: i32 = libc::EPOLL_CTL_MOD;
 const DEL: i32 = libc::EPOLL_CTL_DEL;
-
-fn text(error: std::io::Error) -> String {
-    error.to_string()
-}
 
 /// Takes a descriptor that a call has made.
 pub fn owned(what: &str, got: Answer) -> Result<OwnedFd, String> {

@@ -1,7 +1,7 @@
 //! eventfd, timerfd, signalfd, memfd.
 use crate::{
     Outcome, Subtest,
-    check::{fails, same, that, works},
+    check::{fails, same, text, that, works},
     epoll::owned,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -28,10 +28,6 @@ pub const TESTS: &[Subtest] = &[
     ("memfd/seals", memfd_seals),
     ("memfd/names", memfd_names),
 ];
-
-fn text(error: std::io::Error) -> String {
-    error.to_string()
-}
 
 fn read(fd: &OwnedFd) -> Answer {
     let mut word = 0_u64;

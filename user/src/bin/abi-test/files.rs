@@ -1,7 +1,7 @@
 //! Contents of files.
 use crate::{
     Outcome, Subtest,
-    check::{fails, same, that, works},
+    check::{fails, same, text, that, works},
 };
 use rustix::{
     fs::{self, FallocateFlags, Mode, OFlags, SeekFrom},
@@ -40,10 +40,6 @@ pub const TESTS: &[Subtest] = &[
     ("files/image-copy-up", image_copy_up),
     ("files/bad-addresses", bad_addresses),
 ];
-
-fn text(error: std::io::Error) -> String {
-    error.to_string()
-}
 
 fn read_write() -> Outcome {
     std::fs::write("a", b"hello").map_err(text)?;

@@ -1,7 +1,7 @@
 //! Futexes, robust lists, and what threads and processes share.
 use crate::{
     Outcome, Subtest,
-    check::{fails, same, that, works},
+    check::{call, fails, same, text, that, works},
 };
 use shimos_user::raw::{self, Disposition, Map};
 use std::{
@@ -52,16 +52,6 @@ const LOCK_PI2: u64 = 13;
 const REALTIME: u64 = 256;
 const WAITERS: u32 = 0x8000_0000;
 const OWNER_DIED: u32 = 0x4000_0000;
-
-fn text(error: std::io::Error) -> String {
-    error.to_string()
-}
-
-fn call(number: i64, arguments: &[u64]) -> raw::Answer {
-    let mut all = [0; 6];
-    all[..arguments.len()].copy_from_slice(arguments);
-    raw::call(number, all)
-}
 
 fn futex(arguments: &[u64]) -> raw::Answer {
     call(libc::SYS_futex, arguments)

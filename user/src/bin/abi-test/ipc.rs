@@ -1,7 +1,7 @@
 //! System V and POSIX interprocess communication.
 use crate::{
     Outcome, Subtest,
-    check::{fails, same, that, works},
+    check::{call, fails, same, text, that, works},
 };
 use shimos_user::raw::{self, Disposition};
 use std::{
@@ -39,16 +39,6 @@ const RMID: u64 = 0;
 const SET: u64 = 1;
 const STAT: u64 = 2;
 const UNDO: u16 = 0x1000;
-
-fn text(error: std::io::Error) -> String {
-    error.to_string()
-}
-
-fn call(number: i64, arguments: &[u64]) -> raw::Answer {
-    let mut all = [0; 6];
-    all[..arguments.len()].copy_from_slice(arguments);
-    raw::call(number, all)
-}
 
 fn half(bytes: &[u8], at: usize) -> u16 {
     u16::from_le_bytes([bytes[at], bytes[at + 1]])

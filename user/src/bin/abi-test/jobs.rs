@@ -1,7 +1,7 @@
 //! Sessions and job control: controlling terminals, the foreground, stopping and going on, hanging up.
 use crate::{
     Outcome, Subtest,
-    check::{fails, same, that, works},
+    check::{fails, same, text, that, works},
     ttys::{self, Pair, await_event, change, give, ioctl, number, once, open_at, pair, put},
 };
 use rustix::fs::OFlags;
@@ -26,10 +26,6 @@ pub const TESTS: &[Subtest] = &[
     ("jobs/groups", groups),
     ("jobs/told", told),
 ];
-
-fn text(error: std::io::Error) -> String {
-    error.to_string()
-}
 
 fn own() -> i32 {
     std::process::id() as i32

@@ -1,7 +1,7 @@
 //! File locks of all three kinds, and signals that tell of descriptors.
 use crate::{
     Outcome, Subtest,
-    check::{fails, same, that, works},
+    check::{fails, same, text, that, works},
 };
 use shimos_user::raw::{self, Disposition};
 use std::{
@@ -30,10 +30,6 @@ pub const TESTS: &[Subtest] = &[
 const OFD_GETLK: i32 = 36;
 const OFD_SETLK: i32 = 37;
 const OFD_SETLKW: i32 = 38;
-
-fn text(error: std::io::Error) -> String {
-    error.to_string()
-}
 
 fn own() -> i32 {
     std::process::id() as i32

@@ -1,7 +1,7 @@
 //! Mappings with everything that mmap and its family offer.
 use crate::{
     Outcome, Subtest,
-    check::{fails, same, that, works},
+    check::{call, fails, same, text, that, works},
 };
 use shimos_user::raw::{self, Disposition, Map};
 use std::{
@@ -43,16 +43,6 @@ pub const TESTS: &[Subtest] = &[
 const READ: u64 = libc::PROT_READ as u64;
 const WRITE: u64 = libc::PROT_WRITE as u64;
 const ANONYMOUS: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-
-fn text(error: std::io::Error) -> String {
-    error.to_string()
-}
-
-fn call(number: i64, arguments: &[u64]) -> raw::Answer {
-    let mut all = [0; 6];
-    all[..arguments.len()].copy_from_slice(arguments);
-    raw::call(number, all)
-}
 
 fn mmap(addr: u64, len: u64, prot: u64, flags: i32, fd: i32, offset: u64) -> raw::Answer {
     call(libc::SYS_mmap, &[addr, len, prot, flags as u64, fd as u64, offset])

@@ -1,7 +1,7 @@
 //! Mappings.
 use crate::{
     Outcome, Subtest,
-    check::{fails, same, that, works},
+    check::{fails, same, text, that, works},
 };
 use shimos_user::raw::{self, Map};
 use std::{
@@ -26,10 +26,6 @@ pub const TESTS: &[Subtest] = &[
 ];
 
 const READ_WRITE: i32 = libc::PROT_READ | libc::PROT_WRITE;
-
-fn text(error: std::io::Error) -> String {
-    error.to_string()
-}
 
 fn file(content: &[u8]) -> Result<File, String> {
     let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open("a").map_err(text)?;

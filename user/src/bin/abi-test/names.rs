@@ -1,7 +1,7 @@
 //! Names of files: directories, links, renaming.
 use crate::{
     Outcome, Subtest,
-    check::{fails, same, that, works},
+    check::{fails, same, text, that, works},
 };
 use rustix::fs::{self, AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, Timespec, Timestamps};
 use shimos_user::raw;
@@ -22,10 +22,6 @@ pub const TESTS: &[Subtest] = &[
     ("names/statfs", statfs),
     ("names/deep", deep),
 ];
-
-fn text(error: std::io::Error) -> String {
-    error.to_string()
-}
 
 fn directories() -> Outcome {
     std::fs::create_dir("d").map_err(text)?;

@@ -1,7 +1,7 @@
 //! Descriptors of processes.
 use crate::{
     Outcome, Subtest,
-    check::{fails, same, that, works},
+    check::{fails, same, text, that, works},
     epoll::owned,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -17,10 +17,6 @@ pub const TESTS: &[Subtest] = &[
     ("pidfd/getfd", getfd),
     ("pidfd/bad-arguments", bad_arguments),
 ];
-
-fn text(error: std::io::Error) -> String {
-    error.to_string()
-}
 
 fn open(pid: i32, flags: u64) -> Answer {
     raw::call(libc::SYS_pidfd_open, [pid as u64, flags, 0, 0, 0, 0])

@@ -1,7 +1,7 @@
 //! Pipes and named pipes.
 use crate::{
     Outcome, Subtest,
-    check::{fails, same, that, works},
+    check::{fails, same, text, that, works},
 };
 use rustix::{
     fs::{self, CWD, FileType, Mode, OFlags},
@@ -28,10 +28,6 @@ pub const TESTS: &[Subtest] = &[
     ("pipes/fifo-interrupted", fifo_interrupted),
     ("pipes/by-proc", by_proc),
 ];
-
-fn text(error: std::io::Error) -> String {
-    error.to_string()
-}
 
 fn order_and_end() -> Outcome {
     let (mut reader, mut writer) = std::io::pipe().map_err(text)?;

@@ -1,7 +1,7 @@
 //! poll and select.
 use crate::{
     Outcome, Subtest,
-    check::{fails, same, that, works},
+    check::{fails, same, text, that, works},
 };
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
@@ -27,10 +27,6 @@ pub const TESTS: &[Subtest] = &[
     ("poll/mask", mask),
     ("poll/bad-arguments", bad_arguments),
 ];
-
-fn text(error: std::io::Error) -> String {
-    error.to_string()
-}
 
 fn ready(fds: &mut [PollFd<'_>], millis: i64) -> Result<usize, String> {
     let time = Timespec { tv_sec: millis / 1000, tv_nsec: millis % 1000 * 1_000_000 };

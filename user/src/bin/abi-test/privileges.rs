@@ -1,7 +1,7 @@
 //! What a process may do: users and groups, capabilities, prctl, set-id files, chroot. As root only, where that is needed.
 use crate::{
     Outcome, Subtest,
-    check::{fails, same, that, works},
+    check::{call, fails, same, text, that, works},
 };
 use shimos_user::raw::{self, Answer};
 use std::{io::Read, os::unix::fs::PermissionsExt};
@@ -27,10 +27,6 @@ const SETPCAP: u64 = 8;
 const ALL: u64 = (1 << 41) - 1;
 
 /// An error as text.
-pub fn text(error: std::io::Error) -> String {
-    error.to_string()
-}
-
 fn own() -> u64 {
     std::process::id().into()
 }
@@ -41,12 +37,6 @@ pub fn is_root() -> bool {
 }
 
 /// A system call.
-pub fn call(number: i64, arguments: &[u64]) -> Answer {
-    let mut all = [0; 6];
-    all[..arguments.len()].copy_from_slice(arguments);
-    raw::call(number, all)
-}
-
 const KEEP: u64 = u32::MAX as u64;
 
 /// Runs `work` in a child, as it may not come back to what it was.

@@ -1,7 +1,7 @@
 //! Processes: fork, exec, wait, ids, groups, threads.
 use crate::{
     Outcome, Subtest,
-    check::{fails, same, that, works},
+    check::{fails, same, text, that, works},
 };
 use rustix::process::{self, Pid};
 use shimos_user::raw;
@@ -41,10 +41,6 @@ pub const TESTS: &[Subtest] = &[
     ("process/usage", usage),
     ("process/scheduling", scheduling),
 ];
-
-fn text(error: std::io::Error) -> String {
-    error.to_string()
-}
 
 /// What `abi-test --helper WORD...` does: the other end of the tests of exec.
 pub fn helper(words: &[String]) -> ExitCode {

@@ -1,7 +1,7 @@
 //! /proc as programs use it.
 use crate::{
     Outcome, Subtest,
-    check::{fails, same, that, works},
+    check::{fails, same, text, that, works},
 };
 use shimos_user::raw;
 use std::{
@@ -23,10 +23,6 @@ pub const TESTS: &[Subtest] = &[
     ("proc/snapshot", snapshot),
     ("proc/network", network),
 ];
-
-fn text(error: std::io::Error) -> String {
-    error.to_string()
-}
 
 fn read(path: &str) -> Result<String, String> {
     fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))

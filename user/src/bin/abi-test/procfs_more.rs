@@ -1,7 +1,7 @@
 //! More of /proc and /sys: titles, names of threads, memory, what tools read.
 use crate::{
     Outcome, Subtest,
-    check::{fails, same, that, works},
+    check::{fails, same, text, that, works},
 };
 use shimos_user::raw::{self, Map};
 use std::{
@@ -35,10 +35,6 @@ pub const TESTS: &[Subtest] = &[
     ("sys/processors", processors),
     ("sys/network", network),
 ];
-
-fn text(error: std::io::Error) -> String {
-    error.to_string()
-}
 
 fn read(path: &str) -> Result<String, String> {
     fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))

@@ -1,7 +1,7 @@
 //! What a process may do: capabilities, users that change, attributes of prctl(2), roots.
 use crate::{
     Outcome, Subtest,
-    check::{same, that},
+    check::{call, same, text, that},
 };
 use shimos_user::raw;
 use std::{
@@ -30,21 +30,9 @@ pub const TESTS: &[Subtest] = &[
 /// A user that is nobody in particular.
 const SOMEBODY: u64 = 4242;
 
-fn text(error: std::io::Error) -> String {
-    error.to_string()
-}
-
 fn prctl(arguments: [u64; 5]) -> Result<u64, i32> {
     let [a, b, c, d, e] = arguments;
     raw::call(libc::SYS_prctl, [a, b, c, d, e, 0])
-}
-
-fn call(number: i64, arguments: &[u64]) -> Result<u64, i32> {
-    let mut all = [0; 6];
-    for (place, argument) in all.iter_mut().zip(arguments) {
-        *place = *argument;
-    }
-    raw::call(number, all)
 }
 
 /// Runs checks in a child, as what they change cannot be undone.

@@ -1,7 +1,7 @@
 //! Signals with values, alternate stacks, frames of handlers.
 use crate::{
     Outcome, Subtest,
-    check::{fails, same, that, works},
+    check::{call, fails, same, text, that, works},
 };
 use shimos_user::raw::{self, Answer, Disposition};
 
@@ -18,18 +18,8 @@ pub const TESTS: &[Subtest] = &[
     ("sending/child-is-told-of", child_is_told_of),
 ];
 
-fn text(error: std::io::Error) -> String {
-    error.to_string()
-}
-
 fn own() -> u64 {
     std::process::id().into()
-}
-
-fn call(number: i64, arguments: &[u64]) -> Answer {
-    let mut all = [0; 6];
-    all[..arguments.len()].copy_from_slice(arguments);
-    raw::call(number, all)
 }
 
 /// siginfo_t as words.

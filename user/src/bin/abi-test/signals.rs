@@ -1,7 +1,7 @@
 //! Signals.
 use crate::{
     Outcome, Subtest,
-    check::{fails, same, that, works},
+    check::{fails, same, text, that, works},
 };
 use shimos_user::raw::{self, Disposition};
 use std::{
@@ -32,10 +32,6 @@ pub const TESTS: &[Subtest] = &[
     ("signals/with-what-is-waited-for", with_what_is_waited_for),
     ("signals/bad-arguments", bad_arguments),
 ];
-
-fn text(error: std::io::Error) -> String {
-    error.to_string()
-}
 
 fn own() -> i32 {
     std::process::id() as i32

@@ -1,7 +1,7 @@
 //! TCP and UDP over the loopback address.
 use crate::{
     Outcome, Subtest,
-    check::{fails, same, that, works},
+    check::{fails, same, text, that, works},
 };
 use shimos_user::raw;
 use std::{
@@ -29,10 +29,6 @@ pub const TESTS: &[Subtest] = &[
 ];
 
 const HERE: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 0);
-
-fn text(error: std::io::Error) -> String {
-    error.to_string()
-}
 
 fn listener() -> Result<(TcpListener, SocketAddr), String> {
     let listener = TcpListener::bind(HERE).map_err(text)?;

@@ -1,7 +1,7 @@
 //! splice, tee, vmsplice, copy_file_range, sendfile, preadv2, pwritev2, hints about files, futex_waitv.
 use crate::{
     Outcome, Subtest,
-    check::{fails, same, that, works},
+    check::{fails, same, text, that, works},
 };
 use shimos_user::raw::{self, Answer};
 use std::{
@@ -32,10 +32,6 @@ pub const TESTS: &[Subtest] = &[
 ];
 
 const NONBLOCK: u64 = libc::SPLICE_F_NONBLOCK as u64;
-
-fn text(error: std::io::Error) -> String {
-    error.to_string()
-}
 
 fn pipe() -> Result<(PipeReader, PipeWriter), String> {
     std::io::pipe().map_err(text)

@@ -1,7 +1,7 @@
 //! Timers that send signals, and clocks of processor time.
 use crate::{
     Outcome, Subtest,
-    check::{fails, same, that, works},
+    check::{fails, same, text, that, works},
 };
 use shimos_user::raw::{self, Answer, Disposition};
 use std::time::{Duration, Instant};
@@ -24,10 +24,6 @@ pub const TESTS: &[Subtest] = &[
 ];
 
 const SIGNAL: i32 = libc::SIGUSR1;
-
-fn text(error: std::io::Error) -> String {
-    error.to_string()
-}
 
 /// struct sigevent.
 fn event(notify: i32, signal: i32, value: u64, tid: i32) -> [u64; 8] {

@@ -1,7 +1,7 @@
 //! Pseudo terminals: opening, the line discipline, what ioctl(2) sets.
 use crate::{
     Outcome, Subtest,
-    check::{fails, same, that, works},
+    check::{fails, same, text, that, works},
 };
 use rustix::fs::{Mode, OFlags};
 use shimos_user::raw;
@@ -35,10 +35,6 @@ pub const TIOCGPTPEER: u64 = 0x5441;
 pub const TIOCGPKT: u64 = 0x8004_5438;
 pub const TCGETS2: u64 = 0x802c_542a;
 pub const TCSETS2: u64 = 0x402c_542b;
-
-fn text(error: std::io::Error) -> String {
-    error.to_string()
-}
 
 /// A request with an address or a number.
 pub fn ioctl(fd: &OwnedFd, request: u64, argument: u64) -> raw::Answer {

@@ -1,7 +1,7 @@
 //! UNIX sockets.
 use crate::{
     Outcome, Subtest,
-    check::{fails, same, that, works},
+    check::{fails, same, text, that, works},
 };
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
@@ -34,10 +34,6 @@ pub const TESTS: &[Subtest] = &[
     ("unix/timeouts", timeouts),
     ("unix/peek", peek),
 ];
-
-fn text(error: std::io::Error) -> String {
-    error.to_string()
-}
 
 fn pair() -> Outcome {
     let (mut one, mut two) = UnixStream::pair().map_err(text)?;

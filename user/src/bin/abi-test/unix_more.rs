@@ -1,7 +1,7 @@
 //! UNIX sockets: what goes wrong, and what travels.
 use crate::{
     Outcome, Subtest,
-    check::{fails, same, that, works},
+    check::{fails, same, text, that, works},
     net::{self, DGRAM, STREAM},
 };
 use libc::SOL_SOCKET;
@@ -31,10 +31,6 @@ pub const TESTS: &[Subtest] = &[
 
 const UNIX: i32 = libc::AF_UNIX;
 const SEQPACKET: i32 = libc::SOCK_SEQPACKET;
-
-fn text(error: std::io::Error) -> String {
-    error.to_string()
-}
 
 fn named(path: &str) -> Vec<u8> {
     [&[1, 0], path.as_bytes(), &[0]].concat()

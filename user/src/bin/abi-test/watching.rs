@@ -1,7 +1,7 @@
 //! inotify.
 use crate::{
     Outcome, Subtest,
-    check::{fails, same, that, works},
+    check::{fails, same, text, that, works},
     epoll::{self, owned},
 };
 use shimos_user::raw::{self, Answer};
@@ -42,10 +42,6 @@ const ALL: u32 = libc::IN_ALL_EVENTS;
 
 /// Watch, mask, cookie and name.
 type Told = (i32, u32, u32, String);
-
-fn text(error: std::io::Error) -> String {
-    error.to_string()
-}
 
 fn new() -> Result<OwnedFd, String> {
     owned("inotify_init1", raw::call(libc::SYS_inotify_init1, [libc::IN_NONBLOCK as u64, 0, 0, 0, 0, 0]))

@@ -2,9 +2,8 @@
 use super::{Case, Gate, Other};
 use crate::{
     Outcome,
-    check::{fails, same, that, works},
+    check::{call, fails, same, text, that, works},
     net::{self, four, get_int, name, receive, set_int, six, socket},
-    privileges::text,
 };
 use std::{
     io::{Read, Write},
@@ -190,7 +189,7 @@ fn error(gate: &mut Gate) -> Outcome {
     fails("connect", net::connect(&socket, &six("::1", free, 0)), libc::EINPROGRESS)
         .or_else(|_| fails("connect at once", net::connect(&socket, &six("::1", free, 0)), libc::ECONNREFUSED))?;
     let mut fds = [libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLOUT, revents: 0 }];
-    works("poll", crate::privileges::call(libc::SYS_poll, &[fds.as_mut_ptr() as u64, 1, 10_000]))?;
+    works("poll", call(libc::SYS_poll, &[fds.as_mut_ptr() as u64, 1, 10_000]))?;
     gate.deaths()?;
     same("error", get_int(&socket, libc::SOL_SOCKET, libc::SO_ERROR), Ok(libc::ECONNREFUSED))?;
     same("once", get_int(&socket, libc::SOL_SOCKET, libc::SO_ERROR), Ok(0))

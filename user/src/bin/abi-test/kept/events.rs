@@ -2,9 +2,8 @@
 use super::{Case, Gate, Other};
 use crate::{
     Outcome,
-    check::{fails, same, that, works},
+    check::{call, fails, same, text, that, works},
     epoll::{self, owned},
-    privileges::{call, text},
 };
 use shimos_user::raw::{self, Answer};
 use std::{

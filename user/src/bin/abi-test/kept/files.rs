@@ -2,8 +2,7 @@
 use super::{Case, Gate, Other};
 use crate::{
     Outcome,
-    check::{same, that, works},
-    privileges::{call, text},
+    check::{call, same, text, that, works},
 };
 use std::{
     fs::{self, File, OpenOptions},

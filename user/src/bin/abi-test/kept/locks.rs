@@ -2,8 +2,7 @@
 use super::{Case, Gate, Other};
 use crate::{
     Outcome,
-    check::{fails, same, that, works},
-    privileges::{call, text},
+    check::{call, fails, same, text, that, works},
 };
 use shimos_user::raw;
 use std::{

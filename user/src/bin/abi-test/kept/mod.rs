@@ -12,8 +12,7 @@ mod processes;
 
 use crate::{
     Outcome,
-    check::{same, works},
-    privileges::{call, text},
+    check::{call, same, text, works},
     say,
 };
 use shimos_user::raw;

@@ -2,9 +2,9 @@
 use super::{Case, Gate, Other};
 use crate::{
     Outcome,
-    check::{fails, same, that, works},
+    check::{call, fails, same, text, that, works},
     epoll::owned,
-    privileges::{call, is_root, text},
+    privileges::is_root,
     ttys::{self, change, give, number, put, take},
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
