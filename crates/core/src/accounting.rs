@@ -21,8 +21,7 @@ impl<M: Machine> Services<M> {
     }
     /// It is over.
     pub fn end_turn(&mut self, program: &mut Program) {
-        self.count_use(program);
-        self.count_kernel(program);
+        self.end_timing(program);
         self.running = None;
     }
     /// Counts what the thread whose turn it is has used until now. Whoever asks for processor time calls this before.
@@ -30,7 +29,7 @@ impl<M: Machine> Services<M> {
         let Some(running) = &mut self.running else { return };
         let now = self.machine.now();
         if let Some(thread) = program.threads.get_mut(&running.tid) {
-            thread.used = thread.used + (now - running.counted);
+            thread.count_use(now - running.counted);
         }
         running.counted = now;
     }
@@ -48,17 +47,16 @@ impl<M: Machine> Services<M> {
     pub fn is_timing(&self) -> bool {
         self.running.is_some_and(|running| running.entered.is_some())
     }
-    /// Ends it: the thread goes on.
+    /// Ends it, if there is one: the thread goes on, or is stopped.
     #[cold]
     pub fn end_timing(&mut self, program: &mut Program) {
-        self.count_use(program);
-        self.count_kernel(program);
-    }
-    fn count_kernel(&mut self, program: &mut Program) {
-        let Some(running) = &mut self.running else { return };
-        let Some((entered, others)) = running.entered.take() else { return };
-        if let Some(thread) = program.threads.get_mut(&running.tid) {
-            thread.estimate_system(running.counted - entered, others.saturating_add(1));
+        let now = self.machine.now();
+        if let Some(running) = &mut self.running
+            && let Some((entered, others)) = running.entered.take()
+            && let Some(thread) = program.threads.get_mut(&running.tid)
+        {
+            thread.owe_system(now - entered, others.saturating_add(1));
         }
+        self.count_use(program);
     }
 }

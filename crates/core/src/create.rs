@@ -387,7 +387,7 @@ pub(crate) fn first_thread(pid: Pid) -> Thread {
         used: Nanos(0),
         name: None,
         counters: Default::default(),
-        estimated: Nanos(0),
+        owed: Nanos(0),
         scheduling: Default::default(),
     }
 }

@@ -71,14 +71,14 @@ pub struct Thread {
     /// Its memory policy, if it has set one (set_mempolicy(2)).
     #[n(23)]
     pub policy: Option<u32>,
-    /// What it had used when its time in the kernel was last estimated.
-    #[n(24)]
-    #[cbor(default)]
-    pub estimated: Nanos,
     /// How it wants to be scheduled.
     #[n(25)]
     #[cbor(default)]
     pub scheduling: Scheduling,
+    /// Time in the kernel that is estimated and not yet counted. (Number 24 was another form of it.)
+    #[n(26)]
+    #[cbor(default)]
+    pub owed: Nanos,
 }
 
 /// How a thread wants to be scheduled, as it can ask for again.
@@ -103,14 +103,22 @@ impl Scheduling {
 }
 
 impl Thread {
-    /// It has been in the kernel `times` times, one of them for `spent`. All count as equally long, but never for more than
-    /// it has used since the last estimate.
-    pub fn estimate_system(&mut self, spent: Nanos, times: u64) {
-        let room = self.used - self.estimated;
-        self.estimated = self.used;
-        self.counters.system = self.counters.system + spent.times(times).min(room);
+    /// It has been in the kernel `times` times, one of them for `spent`: all count as equally long. That is owed, and counted
+    /// as use comes, so that neither kind of time ever goes back.
+    pub fn owe_system(&mut self, spent: Nanos, times: u64) {
+        self.owed = (self.owed + spent.times(times)).min(OWED.max(spent));
+    }
+    /// It has used the processor for so long.
+    pub fn count_use(&mut self, used: Nanos) {
+        let system = self.owed.min(used);
+        self.owed = self.owed - system;
+        self.used = self.used + used;
+        self.counters.system = self.counters.system + system;
     }
 }
+
+/// Time in the kernel that a thread may owe, at most: a call in which the processor stood still stands for no others.
+const OWED: Nanos = Nanos::millis(50);
 
 /// What threads have done: for getrusage(2) and /proc.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Encode, Decode)]
@@ -245,5 +253,50 @@ impl AltStack {
     pub fn flags(self) -> u32 {
         let disabled = if self.size == 0 { Self::DISABLE } else { 0 };
         disabled | if self.disarms.is_some() { Self::AUTODISARM } else { 0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{create::first_thread, sampling::Sampling};
+    use alloc::vec::Vec;
+
+    /// Runs `rounds` of: so long in user mode, then one call after the other.
+    fn estimated(user: Nanos, calls: &[Nanos], rounds: u32) -> (Nanos, Nanos) {
+        let (mut thread, mut sampling, mut system) = (first_thread(Pid(1)), Sampling::default(), Nanos(0));
+        for _ in 0..rounds {
+            thread.count_use(user);
+            for call in calls {
+                system = system + *call;
+                if let Some(others) = sampling.next() {
+                    thread.owe_system(*call, others + 1);
+                }
+                thread.count_use(*call);
+            }
+        }
+        (thread.counters.system, system)
+    }
+
+    #[test]
+    fn short_and_long_calls_in_turn_are_estimated_right() {
+        for calls in [&[1, 1][..], &[40, 1], &[1, 1, 1, 1, 90], &[400, 1, 1]] {
+            for user in [0, 5, 500] {
+                let calls: Vec<Nanos> = calls.iter().map(|micros| Nanos::micros(*micros)).collect();
+                let (estimated, system) = estimated(Nanos::micros(user), &calls, 20_000);
+                let wrong = estimated.0.abs_diff(system.0);
+                assert!(wrong < system.0 / 10, "{calls:?} and {user} us: {estimated} instead of {system}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_stall_counts_once() {
+        let mut thread = first_thread(Pid(1));
+        thread.owe_system(Nanos::millis(200), 30);
+        thread.count_use(Nanos::millis(200));
+        assert_eq!(thread.counters.system, Nanos::millis(200));
+        thread.count_use(Nanos::secs(100));
+        assert!(thread.counters.system <= Nanos::millis(250));
     }
 }

@@ -10,7 +10,7 @@ use shimos_abi::{
     errno::Errno,
 };
 use shimos_hal::Machine;
-use shimos_memory::{MemoryFault, Presence, Prot, Sharing, Source, Usage, Vma, VmaFlags};
+use shimos_memory::{MemoryFault, Presence, Progress, Prot, Sharing, Source, Usage, Vma, VmaFlags};
 
 /// Kibibytes of so many pages.
 pub(super) fn kib(pages: u64) -> u64 {
@@ -93,10 +93,27 @@ pub(super) fn executed_with<M: Machine>(c: &mut Context<'_, M>, node: Node) -> R
     }
 }
 
+/// Maps what is still only in the image, in every address space: how many share a page is not known before.
+fn bring_pages<M: Machine>(c: &mut Context<'_, M>) -> Result<()> {
+    const STEP: usize = 4096;
+    loop {
+        let next = c.resident.pending.spaces().next();
+        let Some(space) = next else { return Ok(()) };
+        match c.services.memory(c.resident, space)?.map_pending(STEP) {
+            Ok(Progress::Done) => {}
+            Ok(Progress::More) => return Err(Stop::Again),
+            Err(_) => return Err(Errno::EIO.into()),
+        }
+    }
+}
+
 /// maps, smaps or smaps_rollup.
 pub(super) fn maps<M: Machine>(c: &mut Context<'_, M>, node: Node) -> Result<Vec<u8>> {
     let Some(id) = space_of(&view(c), node)? else { return Ok(Vec::new()) };
     let file = node.file.of_process();
+    if file != File::Maps {
+        bring_pages(c)?;
+    }
     let mut memory = c.services.memory(c.resident, id)?;
     let (mut text, mut sum, mut anonymous) = (String::new(), Usage::default(), 0);
     let mut bounds = None;

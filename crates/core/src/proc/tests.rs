@@ -109,7 +109,7 @@ fn thread(tid: Pid, process: Pid) -> Thread {
         whereabouts: None,
         files: None,
         policy: None,
-        estimated: Nanos(0),
+        owed: Nanos(0),
         scheduling: Default::default(),
         call: None,
         used: Nanos::millis(250),

@@ -298,7 +298,7 @@ fn add_thread<M: Machine>(c: &mut Context<'_, M>, wish: Wish, tid: Pid, process:
         whereabouts,
         files,
         policy: parent.policy,
-        estimated: Nanos(0),
+        owed: Nanos(0),
         scheduling: parent.scheduling.of_child(),
     };
     c.resident.program.threads.insert(tid, thread);
