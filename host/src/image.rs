@@ -1,5 +1,5 @@
 //! The root image: Debian's own files, our programs, a little configuration, as an uncompressed EROFS file system.
-use crate::{artifacts, images::furnish, packages, paths::Paths};
+use crate::{artifacts, exclusive, images::furnish, packages, paths::Paths};
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 use std::{
@@ -76,15 +76,15 @@ pub fn root(paths: &Paths) -> Result<PathBuf> {
     with_files(paths, &programs)
 }
 
-/// An image with these files in it besides Debian's.
+/// An image with these files in it besides Debian's. One process at a time makes it; others wait and then find it.
 pub fn with_files(paths: &Paths, extras: &[Extra]) -> Result<PathBuf> {
+    let _held = exclusive::hold(&paths.images().join("lock"), "another shimos makes the root image; waiting for it")?;
     let packages = packages::fetch(paths)?;
     let image = paths.images().join(format!("root-{}.erofs", key(&packages, extras)?));
     if image.is_file() {
         return Ok(image);
     }
     eprintln!("shimos: making the root image from {} packages", packages.len());
-    fs::create_dir_all(paths.images())?;
     let staging = paths.images().join(format!("staging-{}", std::process::id()));
     clear(&staging)?;
     let made = stage(&staging, &packages, extras).and_then(|()| pack(&staging, &image));

@@ -17,6 +17,7 @@ pub mod demo;
 pub mod disk;
 pub mod download;
 pub mod events;
+pub mod exclusive;
 pub mod fate;
 pub mod faults;
 pub mod image;

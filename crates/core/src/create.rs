@@ -362,6 +362,9 @@ pub(crate) fn first_process(pid: Pid, files: FilesId, root: NodeId, now: Nanos) 
         nice: Default::default(),
         oom_adjustment: None,
         personality: 0,
+        peak: 0,
+        children_peak: 0,
+        maker: None,
     }
 }
 

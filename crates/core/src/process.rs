@@ -133,6 +133,17 @@ pub struct Process {
     #[n(62)]
     #[cbor(default)]
     pub personality: u32,
+    /// The most pages that it had in memory, in address spaces that are gone.
+    #[n(63)]
+    #[cbor(default)]
+    pub peak: u64,
+    /// The most that a descendant had that was waited for.
+    #[n(64)]
+    #[cbor(default)]
+    pub children_peak: u64,
+    /// The thread of the parent that made it; once that is gone, its parent's first thread stands for it.
+    #[n(65)]
+    pub maker: Option<Pid>,
 }
 
 /// Where execve(2) has put what a program is executed with. Programs overwrite it to say what they do.

@@ -272,6 +272,13 @@ impl Program {
         self.threads_of(process).fold(ended, |sum, thread| sum + thread.used)
     }
 
+    /// The most pages that a process has had in memory.
+    pub fn peak_of(&self, process: Pid) -> u64 {
+        let Some(process) = self.processes.get(&process) else { return 0 };
+        let now = self.spaces.get(&process.space).filter(|_| process.zombie.is_none()).map_or(0, AddressSpace::peak);
+        process.peak.max(now)
+    }
+
     /// What a process has done.
     pub fn counters_of(&self, process: Pid) -> Counters {
         let ended = self.processes.get(&process).map(|process| process.ended_counters).unwrap_or_default();

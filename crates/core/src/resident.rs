@@ -276,6 +276,15 @@ impl<M: Machine> Resident<M> {
         }
     }
 
+    /// Whether a signal is pending for a thread that it does not block.
+    #[inline]
+    pub fn has_signals(&self, tid: Pid) -> bool {
+        let Some(thread) = self.program.threads.get(&tid) else { return true };
+        let process = self.program.processes.get(&thread.process);
+        let pending = thread.pending.set().0 | process.map_or(0, |process| process.pending.set().0);
+        pending & !thread.mask.0 != 0
+    }
+
     /// Makes a blocked thread run again.
     pub fn rouse(&mut self, tid: Pid) {
         if let Some(thread) = self.program.threads.get_mut(&tid)

@@ -5,6 +5,8 @@ use shimos_abi::time::Nanos;
 
 /// All capabilities of Linux 6.1, CAP_CHOWN to CAP_CHECKPOINT_RESTORE.
 pub const ALL: u64 = (1 << 41) - 1;
+/// CAP_DAC_READ_SEARCH.
+pub const DAC_READ_SEARCH: u32 = 2;
 /// CAP_SETGID.
 pub const SETGID: u32 = 6;
 /// CAP_SETUID.

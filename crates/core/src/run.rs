@@ -143,7 +143,7 @@ fn go_on<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>, tid
         let Some(thread) = resident.program.threads.get_mut(&tid) else { return Turn::Off };
         let Some(process) = resident.program.processes.get(&thread.process) else { return Turn::Off };
         if !(delivered || thread.pending.is_empty() && process.pending.is_empty()) {
-            if has_signals(resident, tid) && delivery::deliver(resident, services, tid, InCall::No) == Delivery::Gone {
+            if resident.has_signals(tid) && delivery::deliver(resident, services, tid, InCall::No) == Delivery::Gone {
                 return Turn::Off;
             }
             delivered = true;
@@ -227,14 +227,6 @@ fn limited_by_use<M: Machine>(resident: &mut Resident<M>, services: &mut Service
     services.count_use(&mut resident.program);
     let left = timers::left_to_use(&resident.program, &resident.timers, process, tid);
     left.map_or(until, |left| until.min(services.machine.now() + left))
-}
-
-#[inline]
-fn has_signals<M: Machine>(resident: &Resident<M>, tid: Pid) -> bool {
-    let Some(thread) = resident.program.threads.get(&tid) else { return true };
-    let process = resident.program.processes.get(&thread.process);
-    let pending = thread.pending.set().0 | process.map_or(0, |process| process.pending.set().0);
-    pending & !thread.mask.0 != 0
 }
 
 /// Sends a signal for a fault of the thread's own, which it cannot ignore: blocked or ignored it ends the process.
@@ -362,8 +354,11 @@ fn stopped<M: Machine>(
                 thread.call.get_or_insert_default();
             }
             // A signal that waits already, or that the call has let in by lending the thread another mask, interrupts it.
-            let outcome = if has_signals(resident, tid) {
-                delivery::deliver(resident, services, tid, in_call_of(resident, tid))
+            let outcome = if resident.has_signals(tid) {
+                // A wait for the disk is short, and programs do not expect that it ends otherwise.
+                let disk = matches!(keys[..], [Key::Block(_)]);
+                let kind = if disk { InCall::Killable } else { in_call_of(resident, tid) };
+                delivery::deliver(resident, services, tid, kind)
             } else {
                 Delivery::None
             };

@@ -45,6 +45,10 @@ impl<M: Machine> Services<M> {
 
     /// A process leaves an address space; it ends if no other process uses it.
     pub fn drop_space_of(&mut self, resident: &mut Resident<M>, space: SpaceId, pid: Pid) {
+        let peak = resident.program.peak_of(pid);
+        if let Some(process) = resident.program.processes.get_mut(&pid) {
+            process.peak = peak;
+        }
         let shared =
             resident.program.processes.values().any(|p| p.pid != pid && p.space == space && p.zombie.is_none());
         if !shared {

@@ -16,10 +16,15 @@ const CODE: usize = DATA + 64;
 const DYNAMIC: usize = 0x300;
 const PROGRAM_HEADERS: usize = 0x40;
 const SYMBOLS: usize = 0x100;
+/// Which version each symbol has, and what the versions are called: who finds no versions may trust in their being there.
+const VERSIONS: usize = 0x180;
+const DEFINITIONS: usize = 0x190;
 const HASH: usize = 0x200;
 const STRINGS: usize = 0x240;
 
 const SONAME: &[u8] = b"linux-vdso.so.1";
+/// The version of all functions (vdso(7)).
+const VERSION: &[u8] = b"LINUX_2.6";
 /// The functions: names, places in the code, bytes.
 const FUNCTIONS: [(&[u8], usize, usize); 4] = [
     (b"__vdso_clock_gettime", 0x00, 0x3c),
@@ -128,6 +133,14 @@ impl Layout {
     }
 }
 
+/// The hash of a name in an ELF file (System V ABI, "Hash Table").
+fn elf_hash(name: &[u8]) -> u32 {
+    name.iter().fold(0, |hash: u32, byte| {
+        let hash = (hash << 4).wrapping_add(u32::from(*byte));
+        (hash ^ (hash >> 28 << 4)) & 0x0fff_ffff
+    })
+}
+
 /// The image for a machine with this clock.
 pub fn image(clock: UserClock) -> Vec<u8> {
     let mut layout = Layout(alloc::vec![0; SIZE]);
@@ -139,7 +152,7 @@ pub fn image(clock: UserClock) -> Vec<u8> {
     // PT_LOAD, readable and executable; PT_DYNAMIC, readable.
     let whole = SIZE as u64;
     layout.put_words(PROGRAM_HEADERS, &[1 | 5 << 32, 0, 0, 0, whole, whole, whole]);
-    let (at, len) = (DYNAMIC as u64, 7 * 16);
+    let (at, len) = (DYNAMIC as u64, 10 * 16);
     layout.put_words(PROGRAM_HEADERS + 56, &[2 | 4 << 32, at, at, at, len, len, 8]);
     let mut names: Vec<u8> = alloc::vec![0];
     let mut name = |text: &[u8]| {
@@ -154,13 +167,25 @@ pub fn image(clock: UserClock) -> Vec<u8> {
         let word = name(text) | 0x12 << 32 | 1 << 48;
         layout.put_words(SYMBOLS + (index + 1) * 24, &[word, (CODE + at) as u64, len as u64]);
     }
+    // Versions: 1 is that of the image, 2 that of every function.
+    let version = name(VERSION);
+    layout.put_halves(VERSIONS, &[2 << 16, 2 | 2 << 16, 2]);
+    let definitions = [(1, 1, SONAME, soname, 28), (0, 2, VERSION, version, 0)];
+    for (index, (flags, number, text, at, next)) in definitions.into_iter().enumerate() {
+        let definition = [1 | flags << 16, number | 1 << 16, elf_hash(text), 20, next, at as u32, 0];
+        layout.put_halves(DEFINITIONS + index * 28, &definition);
+    }
     // One bucket that all symbols chain from.
     layout.put_halves(HASH, &[1, FUNCTIONS.len() as u32 + 1, 1, 0, 2, 3, 4, 0]);
     layout.put(STRINGS, &names);
-    // DT_HASH, DT_STRTAB, DT_SYMTAB, DT_STRSZ, DT_SYMENT, DT_SONAME, DT_NULL.
+    // DT_HASH, DT_STRTAB, DT_SYMTAB, DT_STRSZ, DT_SYMENT, DT_SONAME, then the versions.
     let (hash, strings, symbols) = (HASH as u64, STRINGS as u64, SYMBOLS as u64);
     let size = names.len() as u64;
-    layout.put_words(DYNAMIC, &[4, hash, 5, strings, 6, symbols, 10, size, 11, 24, 14, soname, 0, 0]);
+    layout.put_words(DYNAMIC, &[4, hash, 5, strings, 6, symbols, 10, size, 11, 24, 14, soname]);
+    // DT_VERSYM, DT_VERDEF, DT_VERDEFNUM, DT_NULL.
+    let (versions, definitions) = (VERSIONS as u64, DEFINITIONS as u64);
+    let words = [0x6fff_fff0, versions, 0x6fff_fffc, definitions, 0x6fff_fffd, 2, 0, 0];
+    layout.put_words(DYNAMIC + 6 * 16, &words);
     layout.put_words(DATA, &[clock.base, clock.scale, clock.wall]);
     layout.put(CODE, &CODE_BYTES);
     layout.0
@@ -176,10 +201,15 @@ mod tests {
         let word = |at: usize| u64::from_le_bytes(image[at..at + 8].try_into().expect("inside"));
         let half = |at: usize| u32::from_le_bytes(image[at..at + 4].try_into().expect("inside"));
         assert_eq!(image.len(), SIZE);
-        const { assert!(PROGRAM_HEADERS + 2 * 56 <= SYMBOLS && SYMBOLS + 5 * 24 <= HASH && HASH + 32 <= STRINGS) };
-        assert!(STRINGS + 110 <= DYNAMIC && DYNAMIC + 7 * 16 <= DATA && CODE + CODE_BYTES.len() <= SIZE);
+        const { assert!(PROGRAM_HEADERS + 2 * 56 <= SYMBOLS && SYMBOLS + 5 * 24 <= VERSIONS && HASH + 32 <= STRINGS) };
+        const { assert!(VERSIONS + 10 <= DEFINITIONS && DEFINITIONS + 2 * 28 <= HASH) };
+        assert!(STRINGS + 120 <= DYNAMIC && DYNAMIC + 10 * 16 <= DATA && CODE + CODE_BYTES.len() <= SIZE);
         assert_eq!([word(DATA), word(DATA + 8), word(DATA + 16)], [7, 8, 9]);
+        // What Linux's own image has for this name.
+        assert_eq!(elf_hash(VERSION), 0x03ae_75f6);
+        assert_eq!(half(DEFINITIONS + 28 + 8), elf_hash(VERSION));
         for (index, (name, at, len)) in FUNCTIONS.into_iter().enumerate() {
+            assert_eq!(&image[VERSIONS + (index + 1) * 2..][..2], [2, 0]);
             let symbol = SYMBOLS + (index + 1) * 24;
             let text = STRINGS + half(symbol) as usize;
             assert_eq!(&image[text..text + name.len() + 1], [name, b"\0"].concat());

@@ -161,6 +161,10 @@ pub struct AddressSpace {
     /// How new mappings are locked.
     #[n(7)]
     pub(crate) lock_future: Option<crate::limits::LockFuture>,
+    /// The most pages that were in memory, as far as that was more than now.
+    #[n(8)]
+    #[cbor(default)]
+    pub(crate) peak: u64,
     #[cbor(skip)]
     pub(crate) ahead: crate::ahead::Ahead,
     #[cbor(skip)]
@@ -212,6 +216,10 @@ impl AddressSpace {
     /// Pages in memory.
     pub fn resident(&self) -> usize {
         self.owned.len() + self.borrowed.len()
+    }
+    /// The most pages that were in memory at a time.
+    pub fn peak(&self) -> u64 {
+        self.peak.max(self.resident() as u64)
     }
     /// Whether a page in memory is its own.
     pub fn owns(&self, page: UserPage) -> bool {
@@ -386,6 +394,7 @@ impl AddressSpace {
                 self.changed.insert(page);
             }
         }
+        self.peak = self.peak();
         self.owned.remove_range(first.0, end.0);
         self.borrowed.remove_range(first.0, end.0);
         self.shared_writable.remove_range(first.0, end.0);

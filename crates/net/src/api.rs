@@ -417,6 +417,27 @@ impl Stack {
         Ok(())
     }
 
+    /// For how many seconds closing a socket waits until the peer has everything (SO_LINGER); none if it does not wait.
+    pub fn lingers(&self, id: SocketId) -> Option<u32> {
+        let socket = self.socket(id).ok()?;
+        match &socket.kind {
+            // Data that was not read resets the connection.
+            Kind::Connection(connection) if !connection.has_input() => {
+                socket.options.linger.filter(|seconds| *seconds > 0)
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether the peer has not yet acknowledged the end of what a connection has sent.
+    pub fn is_closing(&self, id: SocketId) -> bool {
+        let state = match self.socket(id).map(|socket| &socket.kind) {
+            Ok(Kind::Connection(connection)) => connection.state,
+            _ => return false,
+        };
+        matches!(state, State::FinWait1 | State::Closing | State::LastAck)
+    }
+
     /// Gives a socket up. A connection ends by itself in the background.
     pub fn close(&mut self, now: Nanos, id: SocketId) -> Result<(), Errno> {
         let socket = self.socket_mut(id)?;

@@ -3,7 +3,7 @@ use crate::{
     PATH_MAX,
     access::Actor,
     fault::{Fault, Sources},
-    node::{Body, DeviceClass, Directory, Kind, Metadata, Node, NodeId, Rdev},
+    node::{Body, DeviceClass, Directory, Kind, Metadata, Nameless, Node, NodeId, Rdev},
     tree::{Found, Tree},
 };
 use alloc::collections::BTreeMap;
@@ -112,6 +112,7 @@ impl Tree {
             mtime: actor.now,
             ctime: actor.now,
             copied_from: None,
+            nameless: None,
         }
     }
 
@@ -129,12 +130,18 @@ impl Tree {
     }
 
     /// Makes a regular file that has no name (O_TMPFILE, memfd_create). It is pinned once, for the caller.
-    pub fn create_unnamed(&mut self, actor: &Actor<'_>, mode: u16) -> Result<NodeId, Errno> {
+    /// Whether it may get a name later is said by `nameless`.
+    pub fn create_unnamed(
+        &mut self,
+        actor: &Actor<'_>,
+        mode: u16,
+        nameless: Option<Nameless>,
+    ) -> Result<NodeId, Errno> {
         if self.nodes.len() as u64 >= self.limit {
             return Err(Errno::ENOSPC);
         }
         let body = Body::File { object: self.new_object(), size: 0, backing: None };
-        let node = self.new_node(actor, mode, body);
+        let node = Node { nameless, ..self.new_node(actor, mode, body) };
         let id = NodeId::Upper(self.insert(node));
         self.pin(id);
         Ok(id)
@@ -208,7 +215,7 @@ impl Tree {
         let place = self.place(sources, actor, dir, name)?;
         match metadata {
             Metadata { kind: Kind::Directory, .. } => return Err(Errno::EPERM.into()),
-            Metadata { nlink: 0, .. } => return Err(Errno::ENOENT.into()),
+            Metadata { nlink: 0, .. } if !self.is_nameless(node) => return Err(Errno::ENOENT.into()),
             Metadata { nlink: LINK_MAX.., .. } => return Err(Errno::EMLINK.into()),
             _ => {}
         }
@@ -216,10 +223,16 @@ impl Tree {
         self.set_entry(place.dir, name, id, place.found)?;
         let node = self.node_mut(id)?;
         node.nlink += 1;
+        node.nameless = None;
         node.ctime = actor.now;
         let dir = self.node_mut(place.dir)?;
         (dir.mtime, dir.ctime) = (actor.now, actor.now);
         Ok(())
+    }
+
+    /// Whether a file has no name yet, and may get one.
+    fn is_nameless(&self, node: NodeId) -> bool {
+        matches!(node, NodeId::Upper(id) if self.node(id).is_ok_and(|node| node.nameless.is_some()))
     }
 
     /// EACCES or EPERM unless `actor` may remove a file from `dir`.

@@ -35,7 +35,7 @@ pub use change::Special;
 pub use erofs::{Image, Inode, OpenError, Piece};
 pub use fault::{Blocks, Fault, Sources};
 pub use mounts::{Link, Mount, NoSynthetic, Synthetic};
-pub use node::{Backing, Content, DeviceClass, DirEntry, Kind, Metadata, NodeId, ObjectId, Rdev, Written};
+pub use node::{Backing, Content, DeviceClass, DirEntry, Kind, Metadata, Nameless, NodeId, ObjectId, Rdev, Written};
 pub use remembered::Remembered;
 pub use rename::RenameMode;
 pub use tree::Tree;

@@ -331,7 +331,14 @@ pub(crate) struct Node {
     /// The file of the image that this one has taken the place of.
     #[n(9)]
     pub copied_from: Option<u64>,
+    /// It has no name yet and may get one (O_TMPFILE).
+    #[n(10)]
+    pub nameless: Option<Nameless>,
 }
+
+/// A mark of files that were made without a name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Nameless;
 
 impl Node {
     pub fn metadata(&self) -> Metadata {

@@ -357,6 +357,7 @@ impl Tree {
             mtime: metadata.mtime,
             ctime: metadata.ctime,
             copied_from: Some(nid),
+            nameless: None,
         });
         self.copied.insert(nid, id);
         // Who holds the file open holds the new node.

@@ -288,7 +288,7 @@ fn who_holds_a_file_keeps_it() {
     assert_eq!(world.tree.usage().0, 1, "only the root directory is left");
     world.tree.validate().unwrap();
 
-    let unnamed = world.tree.create_unnamed(&ROOT, 0o600).unwrap();
+    let unnamed = world.tree.create_unnamed(&ROOT, 0o600, None).unwrap();
     assert!(world.call(|tree, sources| tree.content(sources, unnamed)).is_ok());
     world.tree.unpin(unnamed);
     assert_eq!(world.tree.take_released_objects().len(), 1);

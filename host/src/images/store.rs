@@ -2,12 +2,15 @@
 //!
 //! A directory appears under its final name only when it is whole. Who changes anything holds the store's lock.
 use super::{Image, config::Config};
-use crate::{paths::Paths, usage::usage};
+use crate::{
+    exclusive::{self, Held},
+    paths::Paths,
+    usage::usage,
+};
 use anyhow::{Context, Result, bail};
-use rustix::fs::{FlockOperation, flock};
 use serde_json::{Value, json};
 use std::{
-    fs::{self, File},
+    fs,
     path::{Path, PathBuf},
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -171,13 +174,7 @@ impl Store {
     /// Waits until nobody else changes the store.
     pub fn lock(&self) -> Result<Locked> {
         let directory = &self.directory;
-        fs::create_dir_all(directory).with_context(|| format!("cannot make the directory {}", directory.display()))?;
-        let path = directory.join("lock");
-        let lock = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
-        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
-            eprintln!("shimos: another shimos works on the images; waiting for it");
-            flock(&lock, FlockOperation::LockExclusive).context("cannot lock the store of images")?;
-        }
+        let lock = exclusive::hold(&directory.join("lock"), "another shimos works on the images; waiting for it")?;
         // Whose lock this was before has ended: nothing unfinished belongs to anybody.
         for item in fs::read_dir(directory).into_iter().flatten().flatten() {
             if item.file_name().to_string_lossy().starts_with("work-") {
@@ -196,7 +193,7 @@ pub struct Locked {
     /// The store.
     pub store: Store,
     work: PathBuf,
-    _lock: File,
+    _lock: Held,
 }
 
 impl Drop for Locked {

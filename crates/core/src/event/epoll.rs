@@ -89,6 +89,10 @@ impl Epoll {
     pub fn items(&self) -> impl Iterator<Item = (Target, &Item)> {
         self.items.iter().map(|(target, item)| (*target, item))
     }
+    /// What is watched, in the order in which it was opened.
+    pub fn targets(&self) -> impl Iterator<Item = Target> {
+        self.items.keys().copied()
+    }
     /// How a target is watched.
     pub fn get(&self, target: Target) -> Option<&Item> {
         self.items.get(&target)

@@ -324,7 +324,7 @@ impl Proc<'_> {
                 ("VmSize", size),
                 ("VmLck", kib(sizes.locked)),
                 ("VmPin", 0),
-                ("VmHWM", resident),
+                ("VmHWM", kib(process.peak.max(space.peak()))),
                 ("VmRSS", resident),
                 ("RssAnon", own),
                 ("RssFile", resident.saturating_sub(own)),

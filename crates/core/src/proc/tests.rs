@@ -89,6 +89,9 @@ fn process(pid: Pid, parent: Pid, user: u32) -> Process {
         nice: Default::default(),
         oom_adjustment: None,
         personality: 0,
+        peak: 0,
+        children_peak: 0,
+        maker: None,
     }
 }
 

@@ -32,13 +32,7 @@ pub enum Takes {
 }
 
 /// Reads the control messages of a message to send.
-pub fn read<M: Machine>(
-    c: &mut Context<'_, M>,
-    addr: u64,
-    len: u64,
-    takes: Takes,
-    out: &mut Outgoing<'_>,
-) -> Result<()> {
+pub fn read<M: Machine>(c: &mut Context<'_, M>, addr: u64, len: u64, takes: Takes, out: &mut Outgoing) -> Result<()> {
     if len > MAX_CONTROL {
         return Err(Errno::ENOBUFS.into());
     }
@@ -188,7 +182,7 @@ fn stamp_bytes<M: Machine>(c: &Context<'_, M>, stamp: Stamp) -> (i32, Vec<u8>) {
 }
 
 /// What a UNIX socket's message says about its sender, for a receiver that wants to know.
-pub fn sender<M: Machine>(c: &Context<'_, M>, out: &Outgoing<'_>) -> Result<Owner> {
+pub fn sender<M: Machine>(c: &Context<'_, M>, out: &Outgoing) -> Result<Owner> {
     match out.credentials {
         Some(credentials) => Ok(credentials),
         None => {

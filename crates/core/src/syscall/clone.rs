@@ -338,14 +338,15 @@ fn add_process<M: Machine>(c: &mut Context<'_, M>, wish: Wish, pid: Pid) -> Resu
     let resets = c.thread()?.scheduling.resets.is_some();
     let parent = c.process()?;
     // A sibling tells the parent as its maker does: nobody may choose a signal for another's parent.
-    let (actual_parent, exit_signal) = if wish.flags & CLONE_PARENT != 0 {
-        (parent.parent, parent.exit_signal)
+    let (actual_parent, maker, exit_signal) = if wish.flags & CLONE_PARENT != 0 {
+        (parent.parent, parent.maker, parent.exit_signal)
     } else {
-        (parent.pid, Signal::new(wish.exit_signal))
+        (parent.pid, Some(c.tid), Signal::new(wish.exit_signal))
     };
     let mut child = Process {
         pid,
         parent: actual_parent,
+        maker,
         space,
         files,
         pending: Pending::default(),
@@ -354,6 +355,8 @@ fn add_process<M: Machine>(c: &mut Context<'_, M>, wish: Wish, pid: Pid) -> Resu
         started: now,
         children_used: Nanos(0),
         ended_used: Nanos(0),
+        peak: 0,
+        children_peak: 0,
         ended_counters: Counters::default(),
         children_counters: Counters::default(),
         comm: c.comm(),

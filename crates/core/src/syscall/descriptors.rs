@@ -1,8 +1,8 @@
 //! Descriptors: copying, closing, flags, pipes.
-use super::{Arguments, asynchronous, memfd, transfer::flags};
+use super::{Arguments, asynchronous, linger, memfd, transfer::flags};
 use crate::{
     context::{Context, Result},
-    files::{Descriptor, Kind, OnExec},
+    files::{DescriptionId, Descriptor, Kind, OnExec},
     pipe::{Pipe, PipeId},
 };
 use alloc::vec::Vec;
@@ -17,14 +17,31 @@ pub fn on_exec(flags: u64) -> OnExec {
 }
 
 pub fn close<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
-    let descriptor = c.table()?.remove(a[0])?;
+    match linger::noted(c.moved()?) {
+        Some(id) => linger::go_on(c, id),
+        None => {
+            let id = take(c, a[0])?;
+            linger::begin(c, id)
+        }
+    }
+}
+
+/// Closes a descriptor, and waits for nobody.
+fn close_at_once<M: Machine>(c: &mut Context<'_, M>, fd: u64) -> Result<()> {
+    let id = take(c, fd)?;
+    c.release_description(id);
+    Ok(())
+}
+
+/// Takes a descriptor out of the caller's table, and what goes with it; its reference is left to give up.
+fn take<M: Machine>(c: &mut Context<'_, M>, fd: u64) -> Result<DescriptionId> {
+    let descriptor = c.table()?.remove(fd)?;
     c.release_locks_of(descriptor.description);
     if let Kind::Queue(queue) = c.description_by(descriptor.description)?.kind {
         let pid = c.pid;
         super::tell_no_more(c.resident, Some(queue), pid);
     }
-    c.release_description(descriptor.description);
-    Ok(0)
+    Ok(descriptor.description)
 }
 
 pub fn close_range<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
@@ -42,7 +59,7 @@ pub fn close_range<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u
         if flags & CLOEXEC != 0 {
             c.table()?.get_mut(fd.into())?.on_exec = OnExec::Close;
         } else {
-            close(c, [fd.into(), 0, 0, 0, 0, 0])?;
+            close_at_once(c, fd.into())?;
         }
     }
     Ok(0)
@@ -114,7 +131,7 @@ pub fn pipe2<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
 pub fn install_pair<M: Machine>(
     c: &mut Context<'_, M>,
     addr: u64,
-    descriptions: [crate::files::DescriptionId; 2],
+    descriptions: [DescriptionId; 2],
     on_exec: OnExec,
 ) -> Result<u64> {
     let [first, second] = descriptions;
@@ -128,7 +145,7 @@ pub fn install_pair<M: Machine>(
     let two = match c.install(Descriptor { description: second, on_exec }) {
         Ok(fd) => fd,
         Err(stop) => {
-            close(c, [one, 0, 0, 0, 0, 0])?;
+            close_at_once(c, one)?;
             return Err(stop);
         }
     };

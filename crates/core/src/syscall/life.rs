@@ -46,6 +46,9 @@ fn end_thread<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>
     if matches!(thread.regs.rax, 2 | 85 | 257 | 437) {
         super::open::give_back(resident, thread.call.map_or(0, |call| call.moved));
     }
+    if thread.regs.rax == 3 {
+        super::linger::give_back(resident, services, thread.call.map_or(0, |call| call.moved));
+    }
     // Its maker may wait for it in vfork(2).
     resident.wake(Key::Child(thread.process));
     if let Some(list) = thread.undo {

@@ -33,7 +33,7 @@ pub fn memfd_create<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<
     let mut name = b"memfd:".to_vec();
     name.extend_from_slice(&c.read_string(a[0], NAME, Errno::EINVAL)?);
     name.extend_from_slice(b" (deleted)");
-    let node = c.change(|tree, _, actor| Ok(tree.create_unnamed(actor, 0o777)?))?;
+    let node = c.change(|tree, _, actor| Ok(tree.create_unnamed(actor, 0o777, None)?))?;
     let seals = if options & ALLOW_SEALING != 0 { 0 } else { seal::SEAL };
     c.resident.program.seals.insert(node, seals);
     let dir = c.resident.program.tree.root();

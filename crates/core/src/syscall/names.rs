@@ -5,7 +5,7 @@ use crate::{
     event::inotify::mask,
     files::Kind as Open,
     names::AT_FDCWD,
-    rights::SYS_CHROOT,
+    rights::{DAC_READ_SEARCH, SYS_CHROOT},
     sharing::Whereabouts,
 };
 use alloc::vec::Vec;
@@ -155,6 +155,9 @@ pub fn linkat<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
         return Err(Errno::EINVAL.into());
     }
     let node = if old.is_empty() && a[4] & AT_EMPTY_PATH != 0 {
+        if !c.process()?.rights.has(DAC_READ_SEARCH) {
+            return Err(Errno::ENOENT.into());
+        }
         c.description(a[0])?.kind.node().ok_or(Errno::ENOENT)?
     } else {
         let last = if a[4] & AT_SYMLINK_FOLLOW != 0 { Last::Follow } else { Last::Keep };

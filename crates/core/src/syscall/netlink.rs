@@ -116,7 +116,7 @@ pub fn peer_name<M: Machine>(c: &mut Context<'_, M>, id: NetlinkId) -> Result<Ve
 }
 
 /// Sends questions to the kernel, which answers at once. There is nobody else to talk to.
-pub fn send<M: Machine>(c: &mut Context<'_, M>, id: NetlinkId, out: &Outgoing<'_>) -> Result<usize> {
+pub fn send<M: Machine>(c: &mut Context<'_, M>, id: NetlinkId, bytes: &[u8], out: &Outgoing) -> Result<usize> {
     const OVERHEAD: usize = 32;
     if out.flags & super::sending::message::OUT_OF_BAND != 0 {
         return Err(Errno::EOPNOTSUPP.into());
@@ -126,7 +126,7 @@ pub fn send<M: Machine>(c: &mut Context<'_, M>, id: NetlinkId, out: &Outgoing<'_
         None => get(c, id)?.peer.unwrap_or_default(),
     };
     choose_port(c, id)?;
-    if out.bytes.len() > (get(c, id)?.options.send_buffer as usize).saturating_sub(OVERHEAD) {
+    if bytes.len() > (get(c, id)?.options.send_buffer as usize).saturating_sub(OVERHEAD) {
         return Err(Errno::EMSGSIZE.into());
     }
     if port != 0 || groups != 0 {
@@ -135,9 +135,9 @@ pub fn send<M: Machine>(c: &mut Context<'_, M>, id: NetlinkId, out: &Outgoing<'_
     let now = c.now();
     let program = &mut c.resident.program;
     let socket = program.netlink.get_mut(&id).ok_or(Errno::EBADF)?;
-    netlink::answer(&program.net, now, socket, out.bytes);
+    netlink::answer(&program.net, now, socket, bytes);
     c.wake(Key::Netlink(id));
-    Ok(out.bytes.len())
+    Ok(bytes.len())
 }
 
 pub fn receive<M: Machine>(

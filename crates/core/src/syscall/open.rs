@@ -19,7 +19,7 @@ use crate::{
 };
 use shimos_abi::errno::Errno;
 use shimos_hal::Machine;
-use shimos_vfs::{Kind, Last, Metadata, NodeId, Rdev, Want};
+use shimos_vfs::{Kind, Last, Metadata, Nameless, NodeId, Rdev, Want};
 
 const O_CREAT: u64 = 0o100;
 const O_EXCL: u64 = 0o200;
@@ -115,7 +115,8 @@ fn temporary<M: Machine>(c: &mut Context<'_, M>, dirfd: u64, path: &[u8], flags:
     if flags as u32 & flags::ACCESS_MODE == flags::READ_ONLY {
         return Err(Errno::EINVAL.into());
     }
-    let node = c.change(|tree, _, actor| Ok(tree.create_unnamed(actor, mode)?))?;
+    let nameless = (flags & O_EXCL == 0).then_some(Nameless);
+    let node = c.change(|tree, _, actor| Ok(tree.create_unnamed(actor, mode, nameless)?))?;
     let place = Place { dir, name: b"#unnamed (deleted)".to_vec() };
     let opened = open_node(c, node, place, flags & !O_TMPFILE, Fresh::Yes);
     // Making it has held it for this call alone.

@@ -1,8 +1,10 @@
 //! Calls that end at the caller and its descriptor: nobody waits for what they do, no signal can come of them, and nothing
 //! is left for others to look at. Such a call is answered where the thread came out of user mode.
-use super::transfer::{check_readable, check_writable};
+use super::{
+    pieces,
+    transfer::{check_readable, check_writable},
+};
 use crate::{
-    context::MAX_TRANSFER,
     files::{Description, DescriptionId, FileTable, FilesId, Kind},
     process::Process,
     table::Table,
@@ -50,7 +52,7 @@ pub fn answer(
             check_writable(description.flags).ok()?;
             // Nobody looks at what is thrown away.
             let (Kind::Null(_) | Kind::Zero(_)) = description.kind else { return None };
-            let count = thread.regs.rdx.min(MAX_TRANSFER as u64);
+            let count = thread.regs.rdx.min(pieces::MOST as u64);
             thread.counters.count_written(count);
             Some(count)
         }

@@ -1,5 +1,6 @@
 //! Reading from whatever a description is open on.
 use super::{
+    pieces::{self, Piece, in_pieces},
     terminals,
     transfer::{Direction, Waiting, advance, check_readable, wait_if, waiting_of},
 };
@@ -139,23 +140,46 @@ pub fn read_to_user<M: Machine>(
     let id = c.descriptor(fd)?.description;
     let description = c.description_by(id)?;
     check_readable(description.flags)?;
-    match (&description.kind, spans) {
-        (Kind::File(node), [span]) => {
-            let (node, from) = (*node, at.unwrap_or(description.offset));
-            let got = content::read_to_user(c, node, from, (span.0, span.1.min(MAX_TRANSFER)))?;
-            if got > 0 {
-                advance(c, id, at, got)?;
-                c.resident.notice_by(id, mask::ACCESS);
-            }
-            return note_read(c, got);
+    let got = match (&description.kind, spans) {
+        (Kind::File(node), [(addr, len)]) => {
+            let node = *node;
+            in_pieces(c, (*len).min(pieces::MOST), |c, moved, len| {
+                let from = match at {
+                    Some(at) => at.saturating_add(moved as u64),
+                    None => c.description_by(id)?.offset,
+                };
+                let got = content::read_to_user(c, node, from, (addr.wrapping_add(moved as u64), len))?;
+                if got > 0 {
+                    advance(c, id, at, got)?;
+                    c.resident.notice_by(id, mask::ACCESS);
+                }
+                Ok(if got < len { Piece::Last(got) } else { Piece::Moved(got) })
+            })?
         }
-        _ => {}
+        (Kind::File(_) | Kind::Zero(_) | Kind::Full(_) | Kind::Random(_), _) => {
+            in_pieces(c, pieces::total(spans), |c, moved, len| {
+                let at = at.map(|at| at.saturating_add(moved as u64));
+                let got = read_piece(c, id, &pieces::part(spans, moved, len), at)?;
+                Ok(if got < len { Piece::Last(got) } else { Piece::Moved(got) })
+            })?
+        }
+        // Of these there is as much as there is.
+        _ => read_piece(c, id, &pieces::part(spans, 0, MAX_TRANSFER), at)? as u64,
+    };
+    c.thread()?.counters.count_read(got);
+    Ok(got)
+}
+
+fn read_piece<M: Machine>(
+    c: &mut Context<'_, M>,
+    id: DescriptionId,
+    spans: &[(u64, usize)],
+    at: Option<u64>,
+) -> Result<usize> {
+    if let Some((addr, len)) = spans.first() {
+        c.probe_writable(*addr, *len)?;
     }
-    let total = spans.iter().map(|(_, len)| *len).sum::<usize>().min(MAX_TRANSFER);
-    if let Some((addr, len)) = spans.iter().find(|(_, len)| *len != 0) {
-        c.probe_writable(*addr, (*len).min(total))?;
-    }
-    let bytes = read_from(c, id, total, at)?;
+    let bytes = read_from(c, id, pieces::total(spans), at)?;
     let mut rest = bytes.as_slice();
     for (addr, len) in spans {
         let (now, later) = rest.split_at((*len).min(rest.len()));
@@ -164,10 +188,5 @@ pub fn read_to_user<M: Machine>(
         }
         rest = later;
     }
-    note_read(c, bytes.len())
-}
-
-fn note_read<M: Machine>(c: &mut Context<'_, M>, count: usize) -> Result<u64> {
-    c.thread()?.counters.count_read(count as u64);
-    Ok(count as u64)
+    Ok(bytes.len())
 }

@@ -4,13 +4,14 @@ use super::{
     ancillary::{self, Takes},
     netlink,
     network::{Socket, socket_by, socket_of},
+    pieces::{self, Piece, in_pieces},
     sockaddr,
     transfer::{self, Direction, Waiting, wait_if},
     unix_data,
-    writing::Progress,
+    writing::{Progress, broken_pipe},
 };
 use crate::{
-    context::{Context, MAX_TRANSFER, Result, Stop},
+    context::{Context, Result, Stop},
     files::DescriptionId,
     resident::Key,
     unix::Owner,
@@ -42,10 +43,9 @@ pub const MAX_MESSAGES: u64 = 1024;
 /// Bytes of `struct mmsghdr`.
 pub const MESSAGE_STRIDE: u64 = 64;
 
-/// A message on its way out.
-pub struct Outgoing<'a> {
-    /// Its bytes.
-    pub bytes: &'a [u8],
+/// A message on its way out, without its bytes.
+#[derive(Default)]
+pub struct Outgoing {
     /// The receiver's address, if one was named.
     pub to: Option<Vec<u8>>,
     /// Descriptions that go along; no reference is taken yet.
@@ -56,13 +56,6 @@ pub struct Outgoing<'a> {
     pub control: Vec<Control>,
     /// Flags of the call.
     pub flags: u64,
-}
-
-impl<'a> Outgoing<'a> {
-    /// A message that is nothing but its bytes.
-    pub fn new(bytes: &'a [u8], flags: u64) -> Outgoing<'a> {
-        Outgoing { bytes, to: None, files: Vec::new(), credentials: None, control: Vec::new(), flags }
-    }
 }
 
 /// Whether a call may wait, with the flags of its message.
@@ -77,40 +70,24 @@ pub fn waiting<M: Machine>(
 }
 
 /// Sends one message: all of a stream's bytes, blocking in between where that is allowed; or one datagram.
-fn send_message<M: Machine>(c: &mut Context<'_, M>, fd: u64, out: &Outgoing<'_>) -> Result<u64> {
+fn send_message<M: Machine>(c: &mut Context<'_, M>, fd: u64, spans: &[(u64, usize)], out: &Outgoing) -> Result<u64> {
     let (description, socket) = socket_of(c, fd)?;
     let waiting = waiting(c, description, Direction::Out, out.flags)?;
-    let mut moved = (c.moved()? as usize).min(out.bytes.len());
-    loop {
-        let rest = out.bytes.get(moved..).unwrap_or_default();
+    let sent = in_pieces(c, pieces::total(spans), |c, moved, len| {
+        let rest = transfer::gather(c, &pieces::part(spans, moved, len))?;
         let progress = match socket {
-            Socket::Net(id) => send_internet(c, id, rest, out),
-            Socket::Unix(id) => unix_data::send(c, id, rest, out, moved),
-            Socket::Netlink(id) => netlink::send(c, id, out).map(Progress::Moved),
+            Socket::Net(id) => send_internet(c, id, &rest, out),
+            Socket::Unix(id) => unix_data::send(c, id, &rest, out, moved),
+            Socket::Netlink(id) => netlink::send(c, id, &rest, out).map(Progress::Moved),
         };
-        match progress {
-            Ok(Progress::Moved(count)) => {
-                moved += count;
-                if moved >= out.bytes.len() {
-                    return Ok(moved as u64);
-                }
-            }
-            Ok(Progress::Wait(key)) => {
-                return match wait_if(c, waiting, key) {
-                    Err(Stop::Errno(_)) if moved > 0 => Ok(moved as u64),
-                    Err(Stop::Block(keys)) => {
-                        c.set_moved(moved as u64)?;
-                        Err(Stop::Block(keys))
-                    }
-                    other => other,
-                };
-            }
-            Err(Stop::Errno(_)) if moved > 0 => return Ok(moved as u64),
-            Err(Stop::Errno(Errno::EPIPE)) if out.flags & message::NO_SIGNAL == 0 && signals(c, socket) => {
-                return super::writing::broken_pipe(c);
-            }
-            Err(stop) => return Err(stop),
+        match progress? {
+            Progress::Moved(count) => Ok(Piece::Moved(count)),
+            Progress::Wait(key) => wait_if(c, waiting, key),
         }
+    });
+    match sent {
+        Err(Stop::Errno(Errno::EPIPE)) if out.flags & message::NO_SIGNAL == 0 && signals(c, socket) => broken_pipe(c),
+        sent => sent,
     }
 }
 
@@ -125,12 +102,7 @@ fn signals<M: Machine>(c: &Context<'_, M>, socket: Socket) -> bool {
     }
 }
 
-fn send_internet<M: Machine>(
-    c: &mut Context<'_, M>,
-    id: SocketId,
-    rest: &[u8],
-    out: &Outgoing<'_>,
-) -> Result<Progress> {
+fn send_internet<M: Machine>(c: &mut Context<'_, M>, id: SocketId, rest: &[u8], out: &Outgoing) -> Result<Progress> {
     let net = &mut c.resident.program.net;
     let stream = net.protocol(id)? == Protocol::Tcp;
     if stream && out.flags & message::FAST_OPEN != 0 {
@@ -179,27 +151,24 @@ fn target(family: Family, bytes: &[u8]) -> Result<Option<SocketAddr>> {
 /// Writes to a socket (write(2)): as much as goes now.
 pub fn write<M: Machine>(c: &mut Context<'_, M>, id: DescriptionId, bytes: &[u8]) -> Result<Progress> {
     let socket = socket_by(c, id)?;
-    let out = Outgoing::new(bytes, 0);
+    let out = Outgoing::default();
     let progress = match socket {
         Socket::Net(id) => send_internet(c, id, bytes, &out),
         Socket::Unix(id) => unix_data::send(c, id, bytes, &out, 0),
-        Socket::Netlink(id) => netlink::send(c, id, &out).map(Progress::Moved),
+        Socket::Netlink(id) => netlink::send(c, id, bytes, &out).map(Progress::Moved),
     };
     match progress {
-        Err(Stop::Errno(Errno::EPIPE)) if signals(c, socket) => super::writing::broken_pipe(c),
+        Err(Stop::Errno(Errno::EPIPE)) if signals(c, socket) => broken_pipe(c),
         progress => progress,
     }
 }
 
 pub fn sendto<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
-    let (description, _) = socket_of(c, a[0])?;
+    socket_of(c, a[0])?;
     let flags = a[3] as u32 as u64;
     let to = if a[4] == 0 { None } else { Some(sockaddr::read(c, a[4], a[5])?) };
-    // What cannot be one message need not be read.
-    let bytes = c.read_bytes(a[1], (a[2] as usize).min(MAX_TRANSFER))?;
-    c.description_by(description)?;
-    let out = Outgoing { to, ..Outgoing::new(&bytes, flags) };
-    send_message(c, a[0], &out)
+    let out = Outgoing { to, flags, ..Outgoing::default() };
+    send_message(c, a[0], &[(a[1], a[2] as usize)], &out)
 }
 
 /// `struct msghdr`.
@@ -237,14 +206,13 @@ fn send_header<M: Machine>(c: &mut Context<'_, M>, fd: u64, addr: u64, flags: u6
         return Err(Errno::EINVAL.into());
     }
     let header = read_header(c, addr)?;
-    let bytes = transfer::gather(c, &header.spans)?;
-    let mut out = Outgoing::new(&bytes, flags);
+    let mut out = Outgoing { flags, ..Outgoing::default() };
     if header.name != 0 && header.name_len != 0 {
         out.to = Some(sockaddr::read(c, header.name, u64::from(header.name_len.min(128)))?);
     }
     let takes = if matches!(socket, Socket::Unix(_)) { Takes::Files } else { Takes::Network };
     ancillary::read(c, header.control, header.control_len, takes, &mut out)?;
-    send_message(c, fd, &out)
+    send_message(c, fd, &header.spans, &out)
 }
 
 pub fn sendmsg<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
@@ -268,10 +236,10 @@ pub fn sendmmsg<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64>
                 done += 1;
                 c.set_moved(0)?;
             }
-            Err(Stop::Block(keys)) => {
+            Err(stop @ (Stop::Block(_) | Stop::Again)) => {
                 let part = c.moved()?;
                 c.set_moved(done << SHIFT | part)?;
-                return Err(Stop::Block(keys));
+                return Err(stop);
             }
             Err(Stop::Errno(_)) if done > 0 => break,
             Err(stop) => return Err(stop),

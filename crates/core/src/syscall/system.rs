@@ -2,7 +2,7 @@
 use super::{Arguments, clock};
 use crate::{
     context::{Context, Result, Stop},
-    process::LIMITS,
+    process::{LIMITS, Process},
     rights::SYS_RESOURCE,
     thread::Counters,
 };
@@ -78,16 +78,53 @@ fn ticks(time: Nanos) -> u64 {
     time.0 / 10_000_000
 }
 
+/// What a process has used and done, or what a thread has.
+#[derive(Clone, Copy, Debug)]
+pub struct Usage {
+    /// Processor time.
+    pub used: Nanos,
+    /// What it has done.
+    pub done: Counters,
+    /// The most pages that were in memory at a time.
+    pub peak: u64,
+}
+
+impl Usage {
+    /// What a child that has ended leaves to its parent: its own, and what its children left to it.
+    pub fn of_ended(child: &Process) -> Usage {
+        Usage {
+            used: child.ended_used + child.children_used,
+            done: child.ended_counters.with(child.children_counters),
+            peak: child.peak.max(child.children_peak),
+        }
+    }
+    /// struct rusage.
+    pub fn bytes(self) -> [u8; 144] {
+        let Usage { used, done, peak } = self;
+        let mut bytes = [0; 144];
+        bytes[..16].copy_from_slice(&clock::timeval((used - done.system).0));
+        bytes[16..32].copy_from_slice(&clock::timeval(done.system.0));
+        let mut put = |at: usize, value: u64| bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
+        put(32, peak.saturating_mul(PAGE as u64 / 1024));
+        put(64, done.minor_faults);
+        put(72, done.major_faults);
+        put(128, done.waits);
+        put(136, done.preemptions);
+        bytes
+    }
+}
+
 /// What the caller has used and done, and what its children have that were waited for.
-fn used<M: Machine>(c: &mut Context<'_, M>) -> Result<[(Nanos, Counters); 2]> {
+fn used<M: Machine>(c: &mut Context<'_, M>) -> Result<[Usage; 2]> {
     c.count_use();
-    let process = c.process()?;
-    let own = (c.resident.program.used_by(c.pid), c.resident.program.counters_of(c.pid));
-    Ok([own, (process.children_used, process.children_counters)])
+    let (program, process) = (&c.resident.program, c.process()?);
+    let own = Usage { used: program.used_by(c.pid), done: program.counters_of(c.pid), peak: program.peak_of(c.pid) };
+    let (used, done, peak) = (process.children_used, process.children_counters, process.children_peak);
+    Ok([own, Usage { used, done, peak }])
 }
 
 pub fn times<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
-    let words = used(c)?.map(|(used, done)| [ticks(used - done.system), ticks(done.system)]);
+    let words = used(c)?.map(|Usage { used, done, .. }| [ticks(used - done.system), ticks(done.system)]);
     if a[0] != 0 {
         let bytes: Vec<u8> = words.concat().iter().flat_map(|word| word.to_le_bytes()).collect();
         c.write_bytes(a[0], &bytes)?;
@@ -97,30 +134,17 @@ pub fn times<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
 
 pub fn getrusage<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
     let [own, children] = used(c)?;
-    let (time, counters) = match a[0] as i32 {
+    let usage = match a[0] as i32 {
         0 => own,
         -1 => children,
         1 => {
             let thread = c.thread()?;
-            (thread.used, thread.counters)
+            Usage { used: thread.used, done: thread.counters, peak: own.peak }
         }
         _ => return Err(Errno::EINVAL.into()),
     };
-    c.write_bytes(a[1], &usage_bytes(time, counters))?;
+    c.write_bytes(a[1], &usage.bytes())?;
     Ok(0)
-}
-
-/// struct rusage.
-pub fn usage_bytes(used: Nanos, counters: Counters) -> [u8; 144] {
-    let mut bytes = [0; 144];
-    bytes[..16].copy_from_slice(&clock::timeval((used - counters.system).0));
-    bytes[16..32].copy_from_slice(&clock::timeval(counters.system.0));
-    let mut put = |at: usize, value: u64| bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
-    put(64, counters.minor_faults);
-    put(72, counters.major_faults);
-    put(128, counters.waits);
-    put(136, counters.preemptions);
-    bytes
 }
 
 fn set_limit<M: Machine>(c: &mut Context<'_, M>, pid: Pid, which: usize, soft: u64, hard: u64) -> Result<()> {

@@ -1,9 +1,5 @@
 //! The calls that move bytes: read, write and their relatives, and what they have in common.
-use super::{
-    Arguments,
-    reading::read_to_user,
-    writing::{write_all, write_at, write_file},
-};
+use super::{Arguments, reading::read_to_user, writing::write_spans};
 use crate::{
     content,
     context::{Context, MAX_TRANSFER, Result, wait_for},
@@ -143,35 +139,19 @@ pub fn gather<M: Machine>(c: &mut Context<'_, M>, spans: &[(u64, usize)]) -> Res
 }
 
 pub fn write<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
-    let id = c.descriptor(a[0])?.description;
-    let description = c.description_by(id)?;
-    check_writable(description.flags)?;
-    match description.kind {
-        Kind::File(node) => return write_file(c, id, node, (a[1], a[2] as usize), None),
-        _ => {}
-    }
-    let bytes = c.read_bytes(a[1], a[2] as usize)?;
-    write_all(c, id, &bytes)
+    write_spans(c, a[0], &[(a[1], a[2] as usize)], None)
 }
 
 pub fn writev<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
     let id = c.descriptor(a[0])?.description;
     check_writable(c.description_by(id)?.flags)?;
     let spans = read_spans(c, a[1], a[2])?;
-    let bytes = gather(c, &spans)?;
-    write_all(c, id, &bytes)
+    write_spans(c, a[0], &spans, None)
 }
 
 pub fn pwrite64<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
     let at = position(a[3])?;
-    let id = c.descriptor(a[0])?.description;
-    let description = c.description_by(id)?;
-    check_writable(description.flags)?;
-    if let Kind::File(node) = description.kind {
-        return write_file(c, id, node, (a[1], a[2] as usize), Some(at));
-    }
-    let bytes = c.read_bytes(a[1], a[2] as usize)?;
-    write_at(c, id, &bytes, at)
+    write_spans(c, a[0], &[(a[1], a[2] as usize)], Some(at))
 }
 
 pub fn pwritev<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
@@ -179,8 +159,7 @@ pub fn pwritev<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> 
     let id = c.descriptor(a[0])?.description;
     check_writable(c.description_by(id)?.flags)?;
     let spans = read_spans(c, a[1], a[2])?;
-    let bytes = gather(c, &spans)?;
-    write_at(c, id, &bytes, at)
+    write_spans(c, a[0], &spans, Some(at))
 }
 
 pub fn lseek<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {

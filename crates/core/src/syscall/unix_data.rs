@@ -30,7 +30,7 @@ pub fn send<M: Machine>(
     c: &mut Context<'_, M>,
     id: UnixId,
     rest: &[u8],
-    out: &Outgoing<'_>,
+    out: &Outgoing,
     moved: usize,
 ) -> Result<Progress> {
     if out.flags & message::OUT_OF_BAND != 0 {
@@ -89,7 +89,7 @@ pub fn send<M: Machine>(
 /// What goes with the bytes of a message.
 struct Envelope<'a> {
     name: Vec<u8>,
-    out: &'a Outgoing<'a>,
+    out: &'a Outgoing,
     moved: usize,
 }
 

@@ -3,11 +3,11 @@ use super::{
     Arguments,
     reading::read_to_user,
     transfer::{check_writable, gather, position, read_spans},
-    writing::{Progress, write_all, write_to},
+    writing::{write_all, write_at, write_file},
 };
 use crate::{
     content,
-    context::{Context, Result, wait_for},
+    context::{Context, Result},
     event::epoll::bits,
     files::{DescriptionId, Kind},
 };
@@ -57,19 +57,18 @@ pub fn pwritev2<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64>
     check_writable(c.description_by(id)?.flags)?;
     let spans = read_spans(c, a[1], a[2])?;
     check(c, id, flags, bits::WRITE)?;
-    let bytes = gather(c, &spans)?;
-    let end = match c.description_by(id)?.kind {
-        Kind::File(node) if flags & APPEND != 0 => Some(content::size(c, node)?),
-        _ => None,
-    };
-    let Some(to) = end.or(at) else { return write_all(c, id, &bytes) };
-    match write_to(c, id, &bytes, Some(to))? {
-        Progress::Moved(count) => {
-            if at.is_none() {
-                c.description_by(id)?.offset = to + count as u64;
-            }
-            Ok(count as u64)
+    let node = match c.description_by(id)?.kind {
+        Kind::File(node) => node,
+        _ => {
+            let Some(at) = at else { return write_all(c, id, &spans) };
+            let bytes = gather(c, &spans)?;
+            return write_at(c, id, &bytes, at);
         }
-        Progress::Wait(key) => wait_for(key),
+    };
+    let end = if flags & APPEND == 0 { None } else { Some(content::size(c, node)?.saturating_sub(c.moved()?)) };
+    let written = write_file(c, id, node, &spans, end.or(at))?;
+    if let (Some(end), None, 1..) = (end, at, written) {
+        c.description_by(id)?.offset = end.saturating_add(written);
     }
+    Ok(written)
 }

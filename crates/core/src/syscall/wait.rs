@@ -1,13 +1,12 @@
 //! Waiting for children.
-use super::{Arguments, pidfd, system::usage_bytes, transfer::flags};
+use super::{Arguments, pidfd, system::Usage, transfer::flags};
 use crate::{
     context::{Context, Result, wait_for},
     process::Ending,
     resident::Key,
     signal::Signal,
-    thread::Counters,
 };
-use shimos_abi::{errno::Errno, ids::Pid, time::Nanos};
+use shimos_abi::{errno::Errno, ids::Pid};
 use shimos_hal::Machine;
 
 const NOHANG: u64 = 1;
@@ -23,9 +22,26 @@ enum Whom {
     Group(Pid),
 }
 
+/// Whose children a caller waits for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Whose {
+    /// Those of all threads of its process.
+    Process,
+    /// Its own (`__WNOTHREAD`).
+    Thread,
+}
+
+impl Whose {
+    fn of(options: u64) -> Whose {
+        const NOTHREAD: u64 = 0x2000_0000;
+        if options & NOTHREAD != 0 { Whose::Thread } else { Whose::Process }
+    }
+}
+
 /// What a caller wants to be told.
 #[derive(Clone, Copy)]
 struct Wishes {
+    whose: Whose,
     ended: bool,
     stopped: bool,
     continued: bool,
@@ -37,13 +53,13 @@ struct Found {
     pid: Pid,
     uid: u32,
     news: News,
-    used: Nanos,
-    done: Counters,
+    usage: Usage,
 }
 
 /// Finds a child with something to tell; whether there are any that may get something to tell otherwise.
 fn find<M: Machine>(c: &Context<'_, M>, whom: Whom, wishes: Wishes) -> core::result::Result<Found, Children> {
     let mut any = Children::None;
+    let first = c.resident.program.threads_of(c.pid).next().map(|thread| thread.tid);
     for child in c.resident.program.children_of(c.pid) {
         let wanted = match whom {
             Whom::All => true,
@@ -52,7 +68,9 @@ fn find<M: Machine>(c: &Context<'_, M>, whom: Whom, wishes: Wishes) -> core::res
         };
         // Those that tell nobody of their end, or by another signal, are waited for by those who ask for them alone.
         let is_clone = child.exit_signal != Some(Signal::CHLD);
-        if !wanted || wishes.kind == Kind::Usual && is_clone || wishes.kind == Kind::Clone && !is_clone {
+        let maker = child.maker.filter(|tid| c.resident.program.threads.get(tid).is_some_and(|t| t.process == c.pid));
+        let foreign = wishes.whose == Whose::Thread && maker.or(first) != Some(c.tid);
+        if !wanted || foreign || wishes.kind == Kind::Usual && is_clone || wishes.kind == Kind::Clone && !is_clone {
             continue;
         }
         any = Children::Some;
@@ -63,9 +81,7 @@ fn find<M: Machine>(c: &Context<'_, M>, whom: Whom, wishes: Wishes) -> core::res
             _ if wishes.continued && child.continued.is_some() => News::Continued,
             _ => continue,
         };
-        let used = child.ended_used + child.children_used;
-        let done = child.ended_counters.with(child.children_counters);
-        return Ok(Found { pid: child.pid, uid: child.credentials.uid, news, used, done });
+        return Ok(Found { pid: child.pid, uid: child.credentials.uid, news, usage: Usage::of_ended(child) });
     }
     Err(any)
 }
@@ -84,7 +100,8 @@ pub fn wait4<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
         group => Whom::Group(Pid(group.unsigned_abs())),
     };
     let (stopped, continued) = (options & UNTRACED != 0, options & CONTINUED != 0);
-    let wishes = Wishes { ended: true, stopped, continued, kind: Kind::of(options) };
+    let whose = Whose::of(options);
+    let wishes = Wishes { whose, ended: true, stopped, continued, kind: Kind::of(options) };
     let found = match find(c, whom, wishes) {
         Ok(found) => found,
         Err(Children::None) => return Err(Errno::ECHILD.into()),
@@ -100,7 +117,7 @@ pub fn wait4<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
         c.write_u32(status_addr, status)?;
     }
     if usage_addr != 0 {
-        c.write_bytes(usage_addr, &usage_bytes(found.used, found.done))?;
+        c.write_bytes(usage_addr, &found.usage.bytes())?;
     }
     acknowledge(c, &found)?;
     Ok(found.pid.0.into())
@@ -129,7 +146,8 @@ pub fn waitid<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
         _ => return Err(Errno::EINVAL.into()),
     };
     let (ended, stopped, continued) = (options & EXITED != 0, options & UNTRACED != 0, options & CONTINUED != 0);
-    let wishes = Wishes { ended, stopped, continued, kind: Kind::of(options) };
+    let whose = Whose::of(options);
+    let wishes = Wishes { whose, ended, stopped, continued, kind: Kind::of(options) };
     let mut info = [0; 128];
     let found = match find(c, whom, wishes) {
         Ok(found) => Some(found),
@@ -155,7 +173,7 @@ pub fn waitid<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
     }
     if let Some(found) = found {
         if usage_addr != 0 {
-            c.write_bytes(usage_addr, &usage_bytes(found.used, found.done))?;
+            c.write_bytes(usage_addr, &found.usage.bytes())?;
         }
         if options & NOWAIT == 0 {
             acknowledge(c, &found)?;
@@ -202,13 +220,14 @@ enum News {
 
 /// What was told is not told again.
 fn acknowledge<M: Machine>(c: &mut Context<'_, M>, found: &Found) -> Result<()> {
-    let (pid, used) = (found.pid, found.used);
+    let (pid, usage) = (found.pid, found.usage);
     match found.news {
         News::Ended(_) => {
             c.resident.program.processes.remove(&pid);
             let process = c.process_mut()?;
-            process.children_used = process.children_used + used;
-            process.children_counters = process.children_counters.with(found.done);
+            process.children_used = process.children_used + usage.used;
+            process.children_counters = process.children_counters.with(usage.done);
+            process.children_peak = process.children_peak.max(usage.peak);
         }
         News::Stopped(_) => {
             if let Some(stopped) = c.resident.program.processes.get_mut(&pid).and_then(|p| p.stopped.as_mut()) {

@@ -1,11 +1,12 @@
 //! Writing to whatever a description is open on.
 use super::{
+    pieces::{self, Piece, in_pieces},
     terminals,
-    transfer::{Direction, advance, check_writable, flags, wait_if, waiting},
+    transfer::{Direction, advance, check_writable, flags, gather, wait_if, waiting},
 };
 use crate::{
     content,
-    context::{Context, MAX_TRANSFER, Result, Stop, wait_for},
+    context::{Context, Result, wait_for},
     delivery, device,
     event::{EventClass, epoll::bits, inotify::mask},
     files::{DescriptionId, Kind},
@@ -101,9 +102,18 @@ pub fn broken_pipe<M: Machine, T>(c: &mut Context<'_, M>) -> Result<T> {
     Err(Errno::EPIPE.into())
 }
 
-/// Writes all of `bytes`, blocking in between where the description allows it; what has been moved is kept in the call.
-pub fn write_all<M: Machine>(c: &mut Context<'_, M>, id: DescriptionId, bytes: &[u8]) -> Result<u64> {
-    let written = write_pieces(c, id, bytes)?;
+/// Writes all bytes of some spans of the caller's memory, blocking in between where the description allows it.
+pub fn write_all<M: Machine>(c: &mut Context<'_, M>, id: DescriptionId, spans: &[(u64, usize)]) -> Result<u64> {
+    let waiting = waiting(c, id, Direction::Out)?;
+    // A counter takes one number at a time.
+    let most = if matches!(c.description_by(id)?.kind, Kind::Event(..)) { 8 } else { pieces::MOST };
+    let written = in_pieces(c, pieces::total(spans).min(most), |c, moved, len| {
+        let bytes = gather(c, &pieces::part(spans, moved, len))?;
+        match write_to(c, id, &bytes, None)? {
+            Progress::Moved(count) => Ok(Piece::Moved(count)),
+            Progress::Wait(key) => wait_if(c, waiting, key),
+        }
+    })?;
     note_written(c, written)?;
     Ok(written)
 }
@@ -114,54 +124,42 @@ pub(super) fn note_written<M: Machine>(c: &mut Context<'_, M>, count: u64) -> Re
     Ok(())
 }
 
-fn write_pieces<M: Machine>(c: &mut Context<'_, M>, id: DescriptionId, bytes: &[u8]) -> Result<u64> {
-    let waiting = waiting(c, id, Direction::Out)?;
-    // A counter takes one number at a time.
-    let bytes = match c.description_by(id)?.kind {
-        Kind::Event(..) => bytes.get(..8).unwrap_or(bytes),
-        _ => bytes,
-    };
-    let mut moved = (c.moved()? as usize).min(bytes.len());
-    loop {
-        match write_to(c, id, &bytes[moved..], None) {
-            Ok(Progress::Moved(count)) => {
-                moved += count;
-                if moved >= bytes.len() || count == 0 {
-                    return Ok(moved as u64);
-                }
-            }
-            Ok(Progress::Wait(key)) => {
-                return match wait_if(c, waiting, key) {
-                    Err(Stop::Errno(_)) if moved > 0 => Ok(moved as u64),
-                    Err(Stop::Block(keys)) => {
-                        c.set_moved(moved as u64)?;
-                        Err(Stop::Block(keys))
-                    }
-                    other => other,
-                };
-            }
-            Err(Stop::Block(keys)) => {
-                c.set_moved(moved as u64)?;
-                return Err(Stop::Block(keys));
-            }
-            Err(Stop::Errno(_)) if moved > 0 => return Ok(moved as u64),
-            Err(stop) => return Err(stop),
+/// Writes spans of the caller's memory: at `at`, or where the description is.
+pub(super) fn write_spans<M: Machine>(
+    c: &mut Context<'_, M>,
+    fd: u64,
+    spans: &[(u64, usize)],
+    at: Option<u64>,
+) -> Result<u64> {
+    let id = c.descriptor(fd)?.description;
+    let description = c.description_by(id)?;
+    check_writable(description.flags)?;
+    match description.kind {
+        Kind::File(node) => write_file(c, id, node, spans, at),
+        // Nobody looks at what is thrown away.
+        Kind::Null(_) | Kind::Zero(_) => {
+            let count = pieces::total(spans) as u64;
+            note_written(c, count).map(|()| count)
         }
+        _ => match at {
+            None => write_all(c, id, spans),
+            Some(at) => {
+                let bytes = gather(c, spans)?;
+                write_at(c, id, &bytes, at)
+            }
+        },
     }
 }
 
-/// Writes to a regular file: at `at`, or where the description is. What has been written before the call had to wait is
-/// kept in the call.
+/// Writes to a regular file: at `at`, or where the description is.
 pub(super) fn write_file<M: Machine>(
     c: &mut Context<'_, M>,
     id: DescriptionId,
     node: NodeId,
-    (addr, len): (u64, usize),
+    spans: &[(u64, usize)],
     at: Option<u64>,
 ) -> Result<u64> {
-    let len = len.min(MAX_TRANSFER);
-    let mut moved = (c.moved()? as usize).min(len);
-    while moved < len {
+    let written = in_pieces(c, pieces::total(spans), |c, moved, len| {
         let description = c.description_by(id)?;
         let (flags, offset) = (description.flags, description.offset);
         let from = match at {
@@ -171,26 +169,25 @@ pub(super) fn write_file<M: Machine>(
         };
         // What fits under the limit is written; only a call that finds no room at all is told of it.
         if moved > 0 && from >= c.process()?.limit(limit::FSIZE) {
-            break;
+            return Ok(Piece::Last(0));
         }
-        match content::write_from_user(c, node, from, (addr.wrapping_add(moved as u64), len - moved)) {
-            Ok(written) => {
-                if at.is_none() {
-                    c.description_by(id)?.offset = from + written as u64;
-                }
-                moved += written;
-                c.resident.notice_by(id, mask::MODIFY);
+        let written = match spans {
+            [(addr, _)] => content::write_from_user(c, node, from, (addr.wrapping_add(moved as u64), len))?,
+            spans => {
+                let bytes = gather(c, &pieces::part(spans, moved, len))?;
+                content::write(c, node, from, &bytes)?
             }
-            Err(Stop::Block(keys)) => {
-                c.set_moved(moved as u64)?;
-                return Err(Stop::Block(keys));
-            }
-            Err(Stop::Errno(_)) if moved > 0 => break,
-            Err(stop) => return Err(stop),
+        };
+        if at.is_none() {
+            c.description_by(id)?.offset = from.saturating_add(written as u64);
         }
-    }
-    note_written(c, moved as u64)?;
-    Ok(moved as u64)
+        if written > 0 {
+            c.resident.notice_by(id, mask::MODIFY);
+        }
+        Ok(Piece::Moved(written))
+    })?;
+    note_written(c, written)?;
+    Ok(written)
 }
 
 /// Writes at a place of its own, once.

@@ -470,6 +470,11 @@ impl Connection {
         self.event = true;
     }
 
+    /// Whether something was received that was not read.
+    pub fn has_input(&self) -> bool {
+        !self.receive.is_empty()
+    }
+
     /// Ends the connection for a program that has closed it.
     pub fn close(&mut self, cx: &mut Context<'_>) {
         if !self.receive.is_empty() || cx.options.linger == Some(0) {

@@ -8,6 +8,7 @@
 mod administration;
 mod beside;
 mod check;
+mod comparing;
 mod corners;
 mod enduring;
 mod epoll;
@@ -20,6 +21,7 @@ mod ipc;
 mod jobs;
 mod kept;
 mod locking;
+mod long;
 mod mappings;
 mod memory;
 mod names;
@@ -96,6 +98,7 @@ fn main() -> ExitCode {
             ttys::TESTS,
             jobs::TESTS,
             locking::TESTS,
+            long::TESTS,
             polling::TESTS,
             epoll::TESTS,
             events::TESTS,
@@ -111,6 +114,7 @@ fn main() -> ExitCode {
             procfs::TESTS,
             procfs_more::TESTS,
             corners::TESTS,
+            comparing::TESTS,
             ipc::TESTS,
             mappings::TESTS,
             futexes::TESTS,

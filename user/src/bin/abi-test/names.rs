@@ -12,6 +12,7 @@ pub const TESTS: &[Subtest] = &[
     ("names/directories", directories),
     ("names/listing", listing),
     ("names/links", links),
+    ("names/unnamed", unnamed),
     ("names/rename", rename),
     ("names/relative", relative),
     ("names/working-directory", working_directory),
@@ -222,4 +223,33 @@ fn deep() -> Outcome {
     std::fs::write(path.join("x"), b"deep").map_err(text)?;
     same("deep", std::fs::read(path.join("x")).map_err(text)?, b"deep".to_vec())?;
     std::fs::remove_dir_all("d").map_err(text)
+}
+
+/// A file without a name gets one, once.
+fn unnamed() -> Outcome {
+    use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, open};
+    use std::os::fd::AsRawFd;
+    let make = |flags| works("O_TMPFILE", open(".", OFlags::TMPFILE | OFlags::RDWR | flags, Mode::RUSR | Mode::WUSR));
+    let path = |fd: &std::os::fd::OwnedFd| format!("/proc/self/fd/{}", fd.as_raw_fd());
+    let file = make(OFlags::empty())?;
+    works("write", rustix::io::write(&file, b"content"))?;
+    works("a name", linkat(CWD, path(&file), CWD, "named", AtFlags::SYMLINK_FOLLOW))?;
+    same("content", std::fs::read("named").map_err(|error| error.to_string())?, b"content".to_vec())?;
+    same("names", works("fstat", fs::fstat(&file))?.st_nlink, 1)?;
+    works("another", linkat(CWD, path(&file), CWD, "again", AtFlags::SYMLINK_FOLLOW))?;
+    for name in ["named", "again"] {
+        std::fs::remove_file(name).map_err(|error| error.to_string())?;
+    }
+    let link = linkat(CWD, path(&file), CWD, "third", AtFlags::SYMLINK_FOLLOW);
+    fails("it has had its names", link, libc::ENOENT)?;
+    let alone = make(OFlags::EXCL)?;
+    let link = linkat(CWD, path(&alone), CWD, "alone", AtFlags::SYMLINK_FOLLOW);
+    fails("never a name", link, libc::ENOENT)?;
+    let file = make(OFlags::empty())?;
+    if rustix::process::geteuid().is_root() {
+        works("by descriptor", linkat(&file, "", CWD, "empty", AtFlags::EMPTY_PATH))?;
+    } else {
+        fails("by descriptor", linkat(&file, "", CWD, "empty", AtFlags::EMPTY_PATH), libc::ENOENT)?;
+    }
+    Ok(())
 }

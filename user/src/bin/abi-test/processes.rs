@@ -39,6 +39,8 @@ pub const TESTS: &[Subtest] = &[
     ("process/thread-exit-group", thread_exit_group),
     ("process/long-arguments", long_arguments),
     ("process/usage", usage),
+    ("process/most-memory", most_memory),
+    ("process/threads-children", threads_children),
     ("process/scheduling", scheduling),
 ];
 
@@ -476,4 +478,48 @@ fn clones() -> Outcome {
     let usual = raw::fork(|| 0).map_err(|error| error.to_string())?;
     fails("a usual one", wait(usual as u64, CLONE), libc::ECHILD)?;
     same("of all", works("wait4", wait(usual as u64, ALL))?, usual as u64)
+}
+
+/// ru_maxrss: what was in memory at a time, also after it is given back, and of children that were waited for.
+fn most_memory() -> Outcome {
+    const KIB: i64 = 24 << 10;
+    let most = |whose: i64| -> Result<i64, String> {
+        let mut words = [0_i64; 18];
+        works("getrusage", raw::call(libc::SYS_getrusage, [whose as u64, words.as_mut_ptr() as u64, 0, 0, 0, 0]))?;
+        Ok(words[4])
+    };
+    let fill = || -> Result<raw::Map, String> {
+        let map = raw::Map::anonymous((KIB as usize) << 10, libc::MAP_PRIVATE).map_err(text)?;
+        (0..map.len()).step_by(4096).for_each(|at| map.set(at, 1));
+        Ok(map)
+    };
+    let before = most(0)?;
+    that("some", before > 0 && before < KIB)?;
+    same("no child", most(-1)?, 0)?;
+    let child = raw::fork(|| i32::from(fill().is_err())).map_err(text)?;
+    same("child", raw::exit_of(child).map_err(text)?, 0)?;
+    that("the child's", most(-1)? >= KIB)?;
+    that("not its own", most(0)? < KIB)?;
+    drop(fill()?);
+    that("its own, given back", most(0)? >= KIB)?;
+    same("its thread's", most(1)?, most(0)?)
+}
+
+/// `__WNOTHREAD`: a thread waits for its own children alone.
+fn threads_children() -> Outcome {
+    const NOTHREAD: i32 = 0x2000_0000;
+    let first = raw::fork(|| 3).map_err(text)?;
+    let (say, hear) = mpsc::channel::<()>();
+    let other = std::thread::spawn(move || -> Result<i32, String> {
+        let second = raw::fork(|| 4).map_err(text)?;
+        fails("another's child", raw::wait(first, NOTHREAD), libc::ECHILD)?;
+        let _ = hear.recv();
+        same("its own", raw::wait(second, NOTHREAD).map_err(text)?, (second, 4 << 8))?;
+        // This one is left to the threads that remain.
+        raw::fork(|| 5).map_err(text)
+    });
+    drop(say);
+    let third = other.join().map_err(|_| "a thread panicked")??;
+    same("the first", raw::wait(first, NOTHREAD).map_err(text)?, (first, 3 << 8))?;
+    same("what was left", raw::wait(third, NOTHREAD).map_err(text)?, (third, 5 << 8))
 }

@@ -21,6 +21,7 @@ pub const TESTS: &[Subtest] = &[
     ("sockets/refused", refused),
     ("sockets/nonblocking-connect", nonblocking_connect),
     ("sockets/reset", reset),
+    ("sockets/lingering", lingering),
     ("sockets/addresses", addresses),
     ("sockets/udp", udp),
     ("sockets/timeouts", timeouts),
@@ -290,4 +291,44 @@ fn bad_arguments() -> Outcome {
         libc::ENOTCONN,
     )?;
     fails("accept", raw::call(libc::SYS_accept, [socket, 0, 0, 0, 0, 0]), libc::EINVAL)
+}
+
+/// SO_LINGER: close waits until the peer has everything, but not for ever; with no time at all it resets.
+fn lingering() -> Outcome {
+    use rustix::net::sockopt::set_socket_linger;
+    let (listener, address) = listener()?;
+    let fill = |stream: &TcpStream| -> Outcome {
+        stream.set_nonblocking(true).map_err(text)?;
+        let bytes = [7; 65536];
+        while (&mut &*stream).write(&bytes).is_ok() {}
+        Ok(())
+    };
+    // The peer reads nothing: the time passes.
+    let client = TcpStream::connect(address).map_err(text)?;
+    let (server, _) = listener.accept().map_err(text)?;
+    works("SO_LINGER", set_socket_linger(&client, Some(Duration::from_secs(1))))?;
+    fill(&client)?;
+    let begun = Instant::now();
+    drop(client);
+    that("it has waited", begun.elapsed() >= Duration::from_millis(900))?;
+    drop(server);
+    // The peer reads all: no time passes in vain.
+    let client = TcpStream::connect(address).map_err(text)?;
+    let (mut server, _) = listener.accept().map_err(text)?;
+    works("SO_LINGER", set_socket_linger(&client, Some(Duration::from_secs(50))))?;
+    fill(&client)?;
+    let reader = std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        server.read_to_end(&mut bytes).map(|_| server)
+    });
+    let begun = Instant::now();
+    drop(client);
+    that("it has not waited for long", begun.elapsed() < Duration::from_secs(40))?;
+    let _server = reader.join().map_err(|_| "a thread panicked")?.map_err(text)?;
+    // No time: a reset.
+    let client = TcpStream::connect(address).map_err(text)?;
+    let (mut server, _) = listener.accept().map_err(text)?;
+    works("SO_LINGER", set_socket_linger(&client, Some(Duration::ZERO)))?;
+    drop(client);
+    fails("reset", server.read(&mut [0; 1]), libc::ECONNRESET)
 }
