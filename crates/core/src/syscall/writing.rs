@@ -178,7 +178,7 @@ pub(super) fn write_file<M: Machine>(
                 content::write(c, node, from, &bytes)?
             }
         };
-        if at.is_none() {
+        if at.is_none() && written > 0 {
             c.description_by(id)?.offset = from.saturating_add(written as u64);
         }
         if written > 0 {
