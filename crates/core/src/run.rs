@@ -124,6 +124,9 @@ fn go_on<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>, tid
     let Some(thread) = resident.program.threads.get(&tid) else { return Turn::Off };
     // What the call waits for counts before a signal that came meanwhile: the call is issued again first.
     if thread.call.is_some() {
+        if let Some(others) = services.sampling.next() {
+            services.begin_timing(&mut resident.program, others);
+        }
         match call(resident, services, tid) {
             After::GoOn => {}
             After::GiveWay => return Turn::Yielded,

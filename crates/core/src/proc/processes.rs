@@ -207,10 +207,8 @@ impl Proc<'_> {
         };
         match subject {
             Subject::One(thread) => letter(thread),
-            Subject::Whole => {
-                let leader = self.threads.get(&process.pid).or_else(|| self.threads_of(process.pid).next());
-                leader.map_or('S', letter)
-            }
+            // The first thread may end before the others.
+            Subject::Whole => self.threads.get(&process.pid).map_or('Z', letter),
         }
     }
 

@@ -1,7 +1,11 @@
 //! Saying what was expected and what came.
 use crate::Outcome;
 use shimos_user::raw::{self, Answer};
-use std::{fmt::Debug, io};
+use std::{
+    fmt::Debug,
+    fs, io, thread,
+    time::{Duration, Instant},
+};
 
 /// Fails unless two values are the same.
 pub fn same<T: PartialEq + Debug>(what: &str, got: T, wanted: T) -> Outcome {
@@ -37,6 +41,26 @@ pub fn call(number: i64, arguments: &[u64]) -> Answer {
     let mut all = [0; 6];
     all.iter_mut().zip(arguments).for_each(|(place, argument)| *place = *argument);
     raw::call(number, all)
+}
+
+/// Waits until the first thread of a process is in a state that proc(5) has a letter for.
+pub fn state(pid: i32, letter: char) -> Outcome {
+    let (wanted, begun) = (format!(") {letter} "), Instant::now());
+    while !fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.contains(&wanted)) {
+        that(&format!("{pid} comes to state {letter}"), begun.elapsed() < Duration::from_secs(20))?;
+        thread::yield_now();
+    }
+    Ok(())
+}
+
+/// Waits until the first thread of a process sleeps: it waits in a call then.
+pub fn asleep(pid: i32) -> Outcome {
+    state(pid, 'S')
+}
+
+/// Waits until the parent sleeps; for children.
+pub fn parent_asleep() -> Outcome {
+    asleep(works("getppid", call(libc::SYS_getppid, &[]))? as i32)
 }
 
 /// Errors that have a number.

@@ -1,7 +1,7 @@
 //! Corners that random calls have found: each was once answered otherwise here than on Linux.
 use crate::{
     Outcome, Subtest,
-    check::{fails, same, text, works},
+    check::{asleep, fails, same, text, works},
 };
 use shimos_user::raw;
 use std::{
@@ -60,7 +60,7 @@ fn fifo_opener_killed() -> Outcome {
     make_fifo("fifo")?;
     for _ in 0..20 {
         let child = raw::fork(|| i32::from(OpenOptions::new().write(true).open("fifo").is_err())).map_err(text)?;
-        std::thread::sleep(std::time::Duration::from_millis(2));
+        asleep(child)?;
         let mut reader = open_quietly("fifo").map_err(text)?;
         raw::kill(child, libc::SIGKILL).map_err(text)?;
         raw::wait(child, 0).map_err(text)?;
@@ -74,7 +74,7 @@ fn fifo_opener_killed() -> Outcome {
 fn fifo_renamed() -> Outcome {
     make_fifo("fifo")?;
     let child = raw::fork(|| i32::from(OpenOptions::new().write(true).open("fifo").is_err())).map_err(text)?;
-    std::thread::sleep(std::time::Duration::from_millis(5));
+    asleep(child)?;
     std::fs::rename("fifo", "other").map_err(text)?;
     let mut reader = open_quietly("other").map_err(text)?;
     same("the opener", raw::exit_of(child).map_err(text)?, 0)?;

@@ -1,7 +1,7 @@
 //! IPv6, sockets for both families, datagrams, and what is told about them.
 use crate::{
     Outcome, Subtest,
-    check::{fails, same, that, works},
+    check::{fails, parent_asleep, same, that, works},
     net::{self, DGRAM, INET, INET6, STREAM, four, six},
 };
 use libc::{IPPROTO_IPV6, IPPROTO_TCP, SOL_SOCKET};
@@ -404,10 +404,9 @@ fn wait_for_all() -> Outcome {
     let (client, server) = connected(INET)?;
     let child = raw::fork(|| {
         for piece in [b"abc".as_slice(), b"def", b"ghij"] {
-            if net::send(&client, piece, 0, &[]).is_err() {
+            if net::send(&client, piece, 0, &[]).is_err() || parent_asleep().is_err() {
                 return 1;
             }
-            std::thread::sleep(std::time::Duration::from_millis(30));
         }
         0
     })

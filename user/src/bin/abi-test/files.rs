@@ -1,7 +1,7 @@
 //! Contents of files.
 use crate::{
     Outcome, Subtest,
-    check::{fails, same, text, that, works},
+    check::{asleep, fails, parent_asleep, same, text, that, works},
 };
 use rustix::{
     fs::{self, FallocateFlags, Mode, OFlags, SeekFrom},
@@ -235,9 +235,7 @@ fn locks_of_the_dead() -> Outcome {
         // Its end closes the file, nothing else does.
         std::mem::forget(held);
         let _ = tell.write_all(b"l");
-        // Long enough for the other process to wait for the lock; if it does not yet, it finds the lock free.
-        std::thread::sleep(std::time::Duration::from_millis(30));
-        i32::from(!locked)
+        i32::from(!locked || parent_asleep().is_err())
     })
     .map_err(text)?;
     told.read_exact(&mut [0]).map_err(text)?;
@@ -266,7 +264,7 @@ fn locks() -> Outcome {
         i32::from(!file.is_ok_and(|file| fs::fcntl_lock(&file, fs::FlockOperation::LockExclusive).is_ok()))
     })
     .map_err(text)?;
-    std::thread::sleep(std::time::Duration::from_millis(30));
+    asleep(waiter)?;
     works("unlock", fs::fcntl_lock(&one, fs::FlockOperation::Unlock))?;
     same("the waiter", raw::exit_of(waiter).map_err(text)?, 0)
 }

@@ -1,7 +1,7 @@
 //! Futexes, robust lists, and what threads and processes share.
 use crate::{
     Outcome, Subtest,
-    check::{call, fails, same, text, that, works},
+    check::{asleep, call, fails, same, state, text, that, works},
 };
 use shimos_user::raw::{self, Disposition, Map};
 use std::{
@@ -76,18 +76,6 @@ impl Words {
     fn set(&self, index: u64, value: u32) {
         self.word(index).store(value, Ordering::SeqCst);
     }
-}
-
-/// Waits until a process sleeps in a call.
-fn asleep(pid: i32) -> Outcome {
-    let begun = Instant::now();
-    while !std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.contains(") S ")) {
-        if begun.elapsed() > Duration::from_secs(20) {
-            return Err(format!("{pid} does not sleep"));
-        }
-        std::thread::yield_now();
-    }
-    Ok(())
 }
 
 fn forked(work: impl FnOnce() -> i32) -> Result<i32, String> {
@@ -607,10 +595,10 @@ fn main_thread_ends() -> Outcome {
     let child = forked(move || {
         let mut tell = tell;
         std::thread::spawn(move || {
-            let state = format!("/proc/{}/task/{}", std::process::id(), gettid());
-            let there = std::fs::metadata(state).is_ok();
-            std::thread::sleep(Duration::from_millis(50));
-            let _ = std::io::Write::write_all(&mut tell, &[u8::from(there)]);
+            let task = format!("/proc/{}/task/{}", std::process::id(), gettid());
+            let there = std::fs::metadata(task).is_ok();
+            let gone = state(std::process::id() as i32, 'Z').is_ok();
+            let _ = std::io::Write::write_all(&mut tell, &[u8::from(there && gone)]);
             let _ = call(libc::SYS_exit, &[9]);
         });
         let _ = call(libc::SYS_exit, &[7]);

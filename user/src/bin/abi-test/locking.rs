@@ -1,7 +1,7 @@
 //! File locks of all three kinds, and signals that tell of descriptors.
 use crate::{
     Outcome, Subtest,
-    check::{fails, same, text, that, works},
+    check::{asleep, fails, same, text, that, works},
 };
 use shimos_user::raw::{self, Disposition};
 use std::{
@@ -209,17 +209,6 @@ fn closing() -> Outcome {
     that("still held", held())
 }
 
-/// Waits until a process sleeps.
-fn await_sleep(pid: i32) -> Outcome {
-    loop {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).map_err(text)?;
-        if stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('S')) {
-            return Ok(());
-        }
-        let _ = raw::call(libc::SYS_sched_yield, [0; 6]);
-    }
-}
-
 fn deadlock() -> Outcome {
     let file = open()?;
     let (ready, tell) = std::io::pipe().map_err(text)?;
@@ -232,7 +221,7 @@ fn deadlock() -> Outcome {
     })
     .map_err(text)?;
     (&ready).read_exact(&mut [0]).map_err(text)?;
-    await_sleep(child)?;
+    asleep(child)?;
     fails("each waits for the other", lock(&file, libc::F_SETLKW, range(WRITE, 1, 1)), libc::EDEADLK)?;
     works("no more", lock(&file, libc::F_SETLK, range(NONE, 0, 1)))?;
     works("now", lock(&file, libc::F_SETLKW, range(WRITE, 1, 1)))?;
@@ -242,15 +231,18 @@ fn deadlock() -> Outcome {
 fn waiting() -> Outcome {
     let file = open()?;
     works("lock", lock(&file, libc::F_SETLK, range(WRITE, 0, 0)))?;
+    let (ready, tell) = std::io::pipe().map_err(text)?;
     let child = raw::fork(|| {
         let _ = raw::on_signal(libc::SIGALRM, Disposition::Count(0));
         let _ = raw::call(libc::SYS_alarm, [1, 0, 0, 0, 0, 0]);
         let interrupted = lock(&file, libc::F_SETLKW, range(READ, 0, 1)) == Err(libc::EINTR);
+        let _ = (&tell).write_all(b"x");
         let shared = lock(&file, libc::F_SETLKW, range(READ, 0, 1)).is_ok();
         i32::from(!interrupted) | i32::from(!shared) << 1
     })
     .map_err(text)?;
-    std::thread::sleep(std::time::Duration::from_millis(1500));
+    (&ready).read_exact(&mut [0]).map_err(text)?;
+    asleep(child)?;
     // To share what one had alone lets others in.
     works("down", lock(&file, libc::F_SETLK, range(READ, 0, 0)))?;
     same("the other", raw::exit_of(child).map_err(text)?, 0)

@@ -1,7 +1,7 @@
 //! poll and select.
 use crate::{
     Outcome, Subtest,
-    check::{fails, same, text, that, works},
+    check::{fails, parent_asleep, same, text, that, works},
 };
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
@@ -11,7 +11,6 @@ use shimos_user::raw;
 use std::{
     io::Write,
     os::fd::AsRawFd,
-    thread::sleep,
     time::{Duration, Instant},
 };
 
@@ -56,11 +55,7 @@ fn timeout() -> Outcome {
 
 fn wakes() -> Outcome {
     let (reader, mut writer) = std::io::pipe().map_err(text)?;
-    let child = raw::fork(|| {
-        sleep(Duration::from_millis(30));
-        i32::from(writer.write_all(b"x").is_err())
-    })
-    .map_err(text)?;
+    let child = raw::fork(|| i32::from(parent_asleep().is_err() || writer.write_all(b"x").is_err())).map_err(text)?;
     let begun = Instant::now();
     same("woken", ready(&mut [PollFd::new(&reader, PollFlags::IN)], 20_000)?, 1)?;
     that("in time", begun.elapsed() < Duration::from_secs(10))?;

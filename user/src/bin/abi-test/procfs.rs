@@ -1,7 +1,7 @@
 //! /proc as programs use it.
 use crate::{
     Outcome, Subtest,
-    check::{fails, same, text, that, works},
+    check::{asleep, fails, same, text, that, works},
 };
 use shimos_user::raw;
 use std::{
@@ -120,7 +120,7 @@ fn processes() -> Outcome {
     let listed =
         fs::read_dir("/proc").map_err(text)?.flatten().any(|e| e.file_name().to_string_lossy() == child.to_string());
     that("the child is listed", listed)?;
-    std::thread::sleep(std::time::Duration::from_millis(30));
+    asleep(child)?;
     let state = read(&format!("/proc/{child}/stat"))?;
     that(&format!("it sleeps: {state}"), state.contains(") S "))?;
     raw::kill(child, libc::SIGSTOP).map_err(text)?;

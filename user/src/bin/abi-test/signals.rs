@@ -1,7 +1,7 @@
 //! Signals.
 use crate::{
     Outcome, Subtest,
-    check::{fails, same, text, that, works},
+    check::{asleep, fails, same, text, that, works},
 };
 use shimos_user::raw::{self, Disposition};
 use std::{
@@ -99,30 +99,26 @@ fn reset() -> Outcome {
     same("the second one kills", raw::exit_of(child).map_err(text)?, 256 + libc::SIGUSR1)
 }
 
-/// A child that sends its parent a signal after a while.
-fn sender(after: u64, signal: i32) -> Result<i32, String> {
+/// A child that sends its parent a signal when that waits.
+fn sender(signal: i32) -> Result<i32, String> {
     let parent = own();
-    raw::fork(move || {
-        sleep(Duration::from_millis(after));
-        i32::from(raw::kill(parent, signal).is_err())
-    })
-    .map_err(text)
+    raw::fork(move || i32::from(asleep(parent).is_err() || raw::kill(parent, signal).is_err())).map_err(text)
 }
 
 fn interrupts() -> Outcome {
     raw::on_signal(libc::SIGUSR1, Disposition::Count(0)).map_err(text)?;
     let (reader, _writer) = std::io::pipe().map_err(text)?;
-    let child = sender(30, libc::SIGUSR1)?;
+    let child = sender(libc::SIGUSR1)?;
     fails("read", (&reader).read(&mut [0]), libc::EINTR)?;
     raw::exit_of(child).map_err(text)?;
-    let child = sender(30, libc::SIGUSR1)?;
+    let child = sender(libc::SIGUSR1)?;
     let mut left = [0_u64; 2];
     let sleep = [5_u64, 0];
     let slept = raw::call(libc::SYS_nanosleep, [sleep.as_ptr() as u64, left.as_mut_ptr() as u64, 0, 0, 0, 0]);
     fails("nanosleep", slept, libc::EINTR)?;
     that("time left", left[0] == 4 && left[1] > 0)?;
     raw::exit_of(child).map_err(text)?;
-    let child = sender(30, libc::SIGUSR1)?;
+    let child = sender(libc::SIGUSR1)?;
     fails("poll", raw::call(libc::SYS_poll, [0, 0, 5000, 0, 0, 0]), libc::EINTR)?;
     raw::exit_of(child).map_err(text)?;
     same("caught", raw::caught(libc::SIGUSR1), 3)
@@ -133,10 +129,9 @@ fn restarts() -> Outcome {
     let (mut reader, mut writer) = std::io::pipe().map_err(text)?;
     let parent = own();
     let child = raw::fork(move || {
-        sleep(Duration::from_millis(20));
+        let waited = asleep(parent).is_ok();
         let _ = raw::kill(parent, libc::SIGUSR1);
-        sleep(Duration::from_millis(20));
-        i32::from(writer.write_all(b"x").is_err())
+        i32::from(!waited || asleep(parent).is_err() || writer.write_all(b"x").is_err())
     })
     .map_err(text)?;
     same("read goes on", reader.read(&mut [0]).map_err(text)?, 1)?;
@@ -147,7 +142,7 @@ fn restarts() -> Outcome {
 fn partial_write() -> Outcome {
     raw::on_signal(libc::SIGUSR1, Disposition::Count(0)).map_err(text)?;
     let (_reader, writer) = std::io::pipe().map_err(text)?;
-    let child = sender(50, libc::SIGUSR1)?;
+    let child = sender(libc::SIGUSR1)?;
     let written = (&writer).write(&vec![1; 500_000]).map_err(text)?;
     same("what fits", written, 65536)?;
     raw::exit_of(child).map(|_| ()).map_err(text)
@@ -223,7 +218,7 @@ fn suspend() -> Outcome {
     fails("sigsuspend", raw::call(libc::SYS_rt_sigsuspend, [&raw const none as u64, 8, 0, 0, 0, 0]), libc::EINTR)?;
     same("caught", raw::caught(libc::SIGUSR1), 1)?;
     same("the mask is back", works("mask", raw::mask(libc::SIG_BLOCK, 0))? & bit(libc::SIGUSR1), bit(libc::SIGUSR1))?;
-    let child = sender(20, libc::SIGUSR1)?;
+    let child = sender(libc::SIGUSR1)?;
     fails("sigsuspend", raw::call(libc::SYS_rt_sigsuspend, [&raw const none as u64, 8, 0, 0, 0, 0]), libc::EINTR)?;
     same("caught", raw::caught(libc::SIGUSR1), 2)?;
     raw::exit_of(child).map(|_| ()).map_err(text)
@@ -239,7 +234,7 @@ fn timed_wait() -> Outcome {
     fails("nothing comes", wait(20), libc::EAGAIN)?;
     raw::kill(own(), libc::SIGUSR2).map_err(text)?;
     same("pending", works("wait", wait(0))?, libc::SIGUSR2 as u64)?;
-    let child = sender(20, libc::SIGUSR1)?;
+    let child = sender(libc::SIGUSR1)?;
     same("it comes", works("wait", wait(900))?, libc::SIGUSR1 as u64)?;
     raw::exit_of(child).map(|_| ()).map_err(text)
 }
@@ -303,9 +298,9 @@ fn stop_in_sleep() -> Outcome {
         i32::from(begun.elapsed() < Duration::from_millis(100))
     })
     .map_err(text)?;
-    sleep(Duration::from_millis(20));
+    asleep(child)?;
     raw::kill(child, libc::SIGSTOP).map_err(text)?;
-    sleep(Duration::from_millis(20));
+    raw::wait(child, libc::WUNTRACED).map_err(text)?;
     raw::kill(child, libc::SIGCONT).map_err(text)?;
     same("it sleeps on", raw::exit_of(child).map_err(text)?, 0)?;
     let stopped = raw::fork(|| {

@@ -1,7 +1,7 @@
 //! splice, tee, vmsplice, copy_file_range, sendfile, preadv2, pwritev2, hints about files, futex_waitv.
 use crate::{
     Outcome, Subtest,
-    check::{fails, same, text, that, works},
+    check::{fails, parent_asleep, same, text, that, works},
 };
 use shimos_user::raw::{self, Answer};
 use std::{
@@ -125,11 +125,8 @@ fn socket() -> Outcome {
 fn waits() -> Outcome {
     let file = open("a")?;
     let (reader, mut writer) = pipe()?;
-    let child = raw::fork(|| {
-        thread::sleep(Duration::from_millis(20));
-        i32::from(writer.write_all(b"late").is_err())
-    })
-    .map_err(text)?;
+    let child =
+        raw::fork(|| i32::from(parent_asleep().is_err() || writer.write_all(b"late").is_err())).map_err(text)?;
     same("waits", splice(&reader, None, &file, None, 100, 0), Ok(4))?;
     same("status", raw::exit_of(child).map_err(text)?, 0)
 }

@@ -1,7 +1,7 @@
 //! Clocks and sleeping.
 use crate::{
     Outcome, Subtest,
-    check::{fails, same, that, works},
+    check::{asleep, fails, same, that, works},
 };
 use rustix::time::{ClockId, clock_gettime};
 use shimos_user::raw;
@@ -148,7 +148,8 @@ fn user_and_system() -> Outcome {
     })?;
     let called = used(0)?;
     let (user, system) = (called.0 - computed.0, called.1 - computed.1);
-    that(&format!("calling: {user} user, {system} system"), system > user)?;
+    // Where a processor is virtual, it may have stood still for a large part of it: that may count as either.
+    that(&format!("calling: {user} user, {system} system"), 4 * system > user)?;
     let mut ticks = [0_u64; 4];
     works("times", raw::call(libc::SYS_times, [ticks.as_mut_ptr() as u64, 0, 0, 0, 0, 0]))?;
     that(&format!("times say {ticks:?}"), ticks[0] >= called.0 / 10_000 && ticks[1] >= called.1 / 10_000)?;
@@ -222,8 +223,7 @@ fn killed_asleep() -> Outcome {
             7
         })
         .map_err(text)?;
-        // It sleeps when it uses no time any more; killing it before is no different but for what is tested.
-        std::thread::sleep(Duration::from_millis(50));
+        asleep(child)?;
         raw::kill(child, libc::SIGKILL).map_err(text)?;
         let (_, status) = raw::wait(child, 0).map_err(text)?;
         that(&format!("clock {clock}: {status:#x}"), libc::WIFSIGNALED(status))?;

@@ -1,7 +1,7 @@
 //! UNIX sockets: what goes wrong, and what travels.
 use crate::{
     Outcome, Subtest,
-    check::{fails, same, text, that, works},
+    check::{asleep, fails, parent_asleep, same, text, that, works},
     net::{self, DGRAM, STREAM},
 };
 use libc::SOL_SOCKET;
@@ -108,7 +108,7 @@ fn backlog() -> Outcome {
         i32::from(net::connect(&client, &named("queue")).is_err()) * 2
     })
     .map_err(text)?;
-    std::thread::sleep(std::time::Duration::from_millis(30));
+    asleep(child)?;
     works("accept", net::accept(&listener))?;
     same("the waiting one came in", raw::exit_of(child).map_err(text)?, 0)
 }
@@ -229,10 +229,9 @@ fn wait_for_all() -> Outcome {
     let (one, two) = UnixStream::pair().map_err(text)?;
     let child = raw::fork(|| {
         for piece in [b"abc".as_slice(), b"def"] {
-            if net::send(&one, piece, 0, &[]).is_err() {
+            if net::send(&one, piece, 0, &[]).is_err() || parent_asleep().is_err() {
                 return 1;
             }
-            std::thread::sleep(std::time::Duration::from_millis(30));
         }
         0
     })
