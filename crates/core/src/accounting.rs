@@ -1,6 +1,6 @@
 //! What threads use of the processor. A system call is not worth a look at the clock: use is counted at the end of a turn,
 //! and before somebody asks for it. The part of the kernel is estimated from a few ways through it.
-use crate::{program::Program, services::Services};
+use crate::{program::Program, services::Services, turns::USUAL_WEIGHT};
 use shimos_abi::{ids::Pid, time::Nanos};
 use shimos_hal::Machine;
 
@@ -12,12 +12,19 @@ pub struct Running {
     pub counted: Nanos,
     /// When it came into the kernel, if that is being timed, and for how many other times this one stands.
     entered: Option<(Nanos, u64)>,
+    /// How much it is to have of the processor, compared with others.
+    weight: u64,
 }
 
 impl<M: Machine> Services<M> {
     /// A thread's turn begins.
-    pub fn begin_turn(&mut self, tid: Pid) {
-        self.running = Some(Running { tid, counted: self.machine.now(), entered: None });
+    pub fn begin_turn(&mut self, program: &Program, tid: Pid) {
+        let weight = program.threads.get(&tid).and_then(|thread| {
+            let process = program.processes.get(&thread.process)?;
+            Some(thread.scheduling.weight(process.nice))
+        });
+        let weight = weight.unwrap_or(USUAL_WEIGHT).max(1);
+        self.running = Some(Running { tid, counted: self.machine.now(), entered: None, weight });
     }
     /// It is over.
     pub fn end_turn(&mut self, program: &mut Program) {
@@ -29,7 +36,10 @@ impl<M: Machine> Services<M> {
         let Some(running) = &mut self.running else { return };
         let now = self.machine.now();
         if let Some(thread) = program.threads.get_mut(&running.tid) {
-            thread.count_use(now - running.counted);
+            let used = now - running.counted;
+            thread.count_use(used);
+            let slowed = used.0.saturating_mul(USUAL_WEIGHT) / running.weight;
+            thread.standing.time = thread.standing.time.saturating_add(slowed);
         }
         running.counted = now;
     }

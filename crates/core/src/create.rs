@@ -392,5 +392,6 @@ pub(crate) fn first_thread(pid: Pid) -> Thread {
         counters: Default::default(),
         owed: Nanos(0),
         scheduling: Default::default(),
+        standing: Default::default(),
     }
 }

@@ -298,7 +298,7 @@ fn stop<M: Machine>(resident: &mut Resident<M>, pid: Pid, signal: Signal) {
     process.continued = None;
     let tids: Vec<Pid> = resident.program.threads_of(pid).map(|thread| thread.tid).collect();
     for tid in tids {
-        resident.ready.retain(|ready| *ready != tid);
+        resident.ready.remove(tid);
         if let Some(thread) = resident.program.threads.get_mut(&tid) {
             thread.state = State::Stopped;
         }

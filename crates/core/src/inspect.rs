@@ -37,7 +37,7 @@ impl<M: Machine> Kernel<M> {
     pub fn describe(&self, program: ProgramId) -> String {
         let Some(resident) = self.residents.get(&program) else { return String::new() };
         let line = |thread: &crate::thread::Thread| {
-            let (r, ready) = (&thread.regs, resident.ready.contains(&thread.tid));
+            let (r, ready) = (&thread.regs, resident.ready.iter().any(|tid| tid == thread.tid));
             format!(
                 "    {} of {}: {:?}, on the ready list: {ready}, call {}({:#x}, {:#x}, {:#x}, {:#x}), {:?}\n",
                 thread.tid, thread.process, thread.state, r.rax, r.rdi, r.rsi, r.rdx, r.r10, thread.call
@@ -80,7 +80,7 @@ fn check<M: Machine>(resident: &Resident<M>) -> Result<(), String> {
         if owner.is_none_or(|owner| owner.zombie.is_some()) {
             return Err(format!("thread {tid} of no living process"));
         }
-        let listed = resident.ready.iter().filter(|ready| *ready == tid).count();
+        let listed = resident.ready.iter().filter(|ready| ready == tid).count();
         let wanted = usize::from(thread.state == State::Ready);
         if listed != wanted {
             return Err(format!("thread {tid} is {:?} and {listed} times on the ready list", thread.state));

@@ -97,7 +97,7 @@ impl<M: Machine> Kernel<M> {
             return Some(Err(stop));
         }
         services.settle(resident);
-        resident.ready.push_back(pid);
+        resident.make_ready(pid);
         Some(Ok(pid))
     }
 }

@@ -235,10 +235,6 @@ impl Nice {
     pub fn rank(self) -> u64 {
         (20 - i64::from(self.value())) as u64
     }
-    /// How long a turn of its threads may be, given the usual length: from a twentieth of it to twice as long.
-    pub fn turn(self, usual: Nanos) -> Nanos {
-        Nanos(usual.0 * self.rank() / 20)
-    }
 }
 
 /// How a process ended.

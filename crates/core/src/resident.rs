@@ -12,15 +12,17 @@ use crate::{
     process::SpaceId,
     program::Program,
     protect::Guard,
+    run_queue::{End, RunQueue},
     syscall::{self, Hearers},
     table::Table,
     thread::{Call, State},
     timers::{self, TimerQueue},
 };
 use alloc::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet},
     vec::Vec,
 };
+use core::cmp::Reverse;
 use shimos_abi::{ids::Pid, time::Nanos};
 use shimos_hal::Machine;
 use shimos_net::SocketId;
@@ -74,8 +76,8 @@ pub struct Resident<M: Machine> {
     pub closing: Vec<crate::files::FilesId>,
     /// Its page tables.
     pub tables: Table<SpaceId, M::Space>,
-    /// Threads to run, next first.
-    pub ready: VecDeque<Pid>,
+    /// Threads to run.
+    pub ready: RunQueue,
     /// Who waits for what.
     waits: BTreeMap<Key, Vec<Pid>>,
     /// The same by thread.
@@ -105,10 +107,10 @@ pub struct Resident<M: Machine> {
 impl<M: Machine> Resident<M> {
     /// Takes a program in; all its threads will run, blocked ones issue their call again.
     pub fn new(mut program: Program) -> Resident<M> {
-        let mut ready = VecDeque::new();
+        let mut ready = RunQueue::default();
         for thread in program.threads.values_mut().filter(|thread| thread.state != State::Stopped) {
             thread.state = State::Ready;
-            ready.push_back(thread.tid);
+            ready.push(thread.tid, thread.rank(), End::Back);
         }
         for socket in program.unix.values_mut() {
             socket.recount();
@@ -162,10 +164,18 @@ impl<M: Machine> Resident<M> {
         self.wait_elsewhere(tid, key);
     }
 
-    /// The threads that wait for `key`, first come first.
+    /// The threads that wait for `key`, by their real-time priority, else first come first.
     pub fn waiters(&self, key: Key) -> Vec<Pid> {
-        let blocked = |tid: &&Pid| self.program.threads.get(tid).is_some_and(|thread| thread.state == State::Blocked);
-        self.waits.get(&key).map(|waiting| waiting.iter().filter(blocked).copied().collect()).unwrap_or_default()
+        let Some(waiting) = self.waits.get(&key) else { return Vec::new() };
+        let threads = waiting.iter().filter_map(|tid| self.program.threads.get(tid));
+        let mut found: Vec<(u8, Pid)> = threads
+            .filter(|thread| thread.state == State::Blocked)
+            .map(|thread| (thread.priority(), thread.tid))
+            .collect();
+        if found.iter().any(|(priority, _)| *priority > 0) {
+            found.sort_by_key(|(priority, _)| Reverse(*priority));
+        }
+        found.into_iter().map(|(_, tid)| tid).collect()
     }
 
     /// Lets a blocked thread wait for another key than before.
@@ -201,7 +211,7 @@ impl<M: Machine> Resident<M> {
     pub fn forget(&mut self, tid: Pid) {
         self.leave(tid);
         self.alarms.clear(tid);
-        self.ready.retain(|ready| *ready != tid);
+        self.ready.remove(tid);
     }
 
     /// Wakes all threads that wait for `key`. They issue their calls again, and block again if that was not it.
@@ -293,7 +303,7 @@ impl<M: Machine> Resident<M> {
             thread.state = State::Ready;
             self.alarms.clear(tid);
             self.leave(tid);
-            self.ready.push_back(tid);
+            self.make_ready(tid);
         }
     }
 
@@ -303,7 +313,7 @@ impl<M: Machine> Resident<M> {
             && thread.state == State::Stopped
         {
             thread.state = State::Ready;
-            self.ready.push_back(tid);
+            self.make_ready(tid);
         }
     }
 

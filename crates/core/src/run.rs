@@ -19,6 +19,8 @@ use shimos_hal::{Machine, Trap};
 pub enum Turn {
     /// It can go on; another's turn.
     Yielded,
+    /// It can go on, but one has become ready that comes first.
+    Overtaken,
     /// It can go on, but something has happened that the event loop must look at.
     Interrupted,
     /// It waits, is stopped or is gone.
@@ -84,7 +86,7 @@ fn in_call_of<M: Machine>(resident: &Resident<M>, tid: Pid) -> InCall {
 ///
 /// Its vector registers stay loaded; whoever lets another thread run next writes them back before.
 pub fn run<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>, tid: Pid, until: Nanos) -> Turn {
-    services.begin_turn(tid);
+    services.begin_turn(&resident.program, tid);
     let turn = go_on(resident, services, tid, until);
     services.end_turn(&mut resident.program);
     if let Some(thread) = resident.program.threads.get_mut(&tid) {
@@ -184,6 +186,9 @@ fn go_on<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>, tid
         // By far the most frequent one does not go through a table of jumps.
         if trap == Trap::Syscall {
             match call(resident, services, tid) {
+                After::GoOn if resident.ready.take_news().is_some() && resident.is_overtaken(services, tid) => {
+                    return Turn::Overtaken;
+                }
                 After::GoOn => continue,
                 After::GiveWay => return Turn::Yielded,
                 After::Off => return Turn::Off,
@@ -348,7 +353,7 @@ fn stopped<M: Machine>(
             let killed = delivery::is_being_killed(resident, tid)
                 && delivery::deliver(resident, services, tid, InCall::Killable) == Delivery::Gone;
             if !killed {
-                resident.ready.push_back(tid);
+                resident.give_way(tid);
             }
             After::Off
         }

@@ -4,6 +4,7 @@ use crate::{
     process::Untold,
     sharing::Whereabouts,
     signal::{Pending, SigSet},
+    turns::Standing,
 };
 use alloc::string::String;
 use minicbor::{Decode, Encode};
@@ -79,6 +80,9 @@ pub struct Thread {
     #[n(26)]
     #[cbor(default)]
     pub owed: Nanos,
+    /// What decides about its turns.
+    #[cbor(skip)]
+    pub standing: Standing,
 }
 
 /// How a thread wants to be scheduled, as it can ask for again.
@@ -93,12 +97,30 @@ pub struct Scheduling {
     /// Priority of its input and output (ioprio_set(2)).
     #[n(2)]
     pub io: u16,
+    /// Its priority if it is a real-time thread, 1 to 99.
+    #[n(3)]
+    pub priority: Option<u8>,
+}
+
+/// Numbers of policies, and the bounds of real-time priorities (sched(7)).
+pub mod policy {
+    pub const OTHER: u32 = 0;
+    pub const FIRST_IN: u32 = 1;
+    pub const ROUND_ROBIN: u32 = 2;
+    pub const BATCH: u32 = 3;
+    pub const IDLE: u32 = 5;
+    pub const DEADLINE: u32 = 6;
+    pub const LOWEST: u8 = 1;
+    pub const HIGHEST: u8 = 99;
 }
 
 impl Scheduling {
-    /// That of a child: only a nice value below 0 is taken back from it, as there are no real-time policies.
+    /// That of a child: without the flag, and without a real-time policy if the flag says so.
     pub fn of_child(self) -> Scheduling {
-        Scheduling { resets: None, ..self }
+        match (self.resets, self.priority) {
+            (Some(_), Some(_)) => Scheduling { policy: policy::OTHER as u8, resets: None, priority: None, ..self },
+            _ => Scheduling { resets: None, ..self },
+        }
     }
 }
 

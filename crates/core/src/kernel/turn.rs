@@ -6,14 +6,13 @@ use crate::{
     pressure, protect,
     resident::{Key, Resident},
     run::{self, Turn},
+    turns::TURN,
 };
 use alloc::{format, vec::Vec};
 use shimos_abi::{control::Device, ids::ProgramId, shared::Queue, time::Nanos};
 use shimos_hal::{Events, Machine};
 use shimos_memory::space::Progress;
 
-/// How long a thread runs before another gets its turn.
-const SLICE: Nanos = Nanos::millis(5);
 /// How long background work waits for a kernel that has programs to run.
 const BACKGROUND_GAP: Nanos = Nanos::millis(10);
 /// Packets taken in one turn.
@@ -186,7 +185,7 @@ impl<M: Machine> Kernel<M> {
         let Some(id) = next else { return false };
         self.last_run = id;
         let now = self.services.machine.now();
-        let until = self.next_event().min(now + self.slice(id));
+        let until = self.next_event().min(now + self.slice(id, now));
         if let Some(takeover) = self.takeovers.iter_mut().rev().find(|takeover| takeover.program == id)
             && takeover.first_instruction == Nanos(0)
         {
@@ -195,34 +194,35 @@ impl<M: Machine> Kernel<M> {
         // Peers ring from here on; what came before is looked at in the next turn.
         let pending = self.services.ikc.end_polling();
         self.count_for(Some(id));
-        self.run_threads(id, if pending { now } else { until });
+        self.run_threads(id, now, if pending { now } else { until });
         true
     }
 
     /// How long the next thread of a program may run.
-    fn slice(&self, id: ProgramId) -> Nanos {
+    fn slice(&self, id: ProgramId, now: Nanos) -> Nanos {
         let program = self.residents.get(&id);
         let next = program.and_then(|resident| {
-            let thread = resident.program.threads.get(resident.ready.front()?)?;
-            resident.program.processes.get(&thread.process)
+            let (next, _) = resident.ready.first(now)?;
+            let thread = resident.program.threads.get(&next)?;
+            let process = resident.program.processes.get(&thread.process)?;
+            Some(thread.scheduling.turn(process.nice))
         });
-        next.map_or(SLICE, |process| process.nice.turn(SLICE))
+        next.unwrap_or(TURN)
     }
 
     /// Runs threads of one program in turn until `until`, or until there is work for the rest of the event loop. Two
     /// that wait for each other, like the ends of a pipe, take turns here.
-    fn run_threads(&mut self, id: ProgramId, mut until: Nanos) {
+    fn run_threads(&mut self, id: ProgramId, mut now: Nanos, mut until: Nanos) {
         loop {
-            let Some(tid) = self.residents.get_mut(&id).and_then(|resident| resident.ready.pop_front()) else { return };
+            let Some(tid) = self.residents.get_mut(&id).and_then(|resident| resident.ready.pop(now)) else { return };
             if self.services.loaded.is_some_and(|loaded| loaded != tid) {
                 self.write_registers_back();
             }
             let Some(resident) = self.residents.get_mut(&id) else { return };
+            let before = resident.program.threads.get(&tid).map_or(Nanos(0), |thread| thread.used);
             let turn = run::run(resident, &mut self.services, tid, until);
-            if turn != Turn::Off {
-                resident.ready.push_back(tid);
-            }
-            let now = self.services.machine.now();
+            now = self.services.machine.now();
+            resident.end_turn(tid, turn, before, now);
             resident.program.net.poll(now);
             resident.take_network();
             protect::flush_network(resident, &mut self.services);

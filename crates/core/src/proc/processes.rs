@@ -7,7 +7,7 @@ use crate::{
     pressure,
     process::{Process, UNLIMITED},
     signal::{Action, SigSet, Signal},
-    thread::{Counters, State, Thread},
+    thread::{Counters, Scheduling, State, Thread},
 };
 use alloc::{format, string::String, vec::Vec};
 use shimos_abi::{addr::PAGE, errno::Errno, ids::Pid, time::Nanos};
@@ -37,6 +37,14 @@ fn device_number(name: TtyName) -> u64 {
 enum Subject<'a> {
     Whole,
     One(&'a Thread),
+}
+
+/// The priority of a thread as stat shows it: below 0 if it is real-time.
+fn shown_priority(thread: Option<&Thread>, nice: i8) -> i32 {
+    match thread.map_or(0, Thread::priority) {
+        0 => 20 + i32::from(nice),
+        priority => -1 - i32::from(priority),
+    }
 }
 
 /// The names and units of the resource limits, by `RLIMIT_` number.
@@ -155,9 +163,10 @@ impl Proc<'_> {
         }
     }
 
-    /// sched: what a scheduler with priorities would tell more of.
+    /// sched: a part of what Linux tells.
     fn scheduling(&self, process: &Process, subject: Subject<'_>) -> String {
         let (used, counters) = (self.used_by(process, subject), self.counters(process, subject));
+        let thread = self.leading(process, subject);
         let threads = self.threads_of(process.pid).count();
         let head = format!("{} ({}, #threads: {threads})", self.name(process, subject), self.id(process, subject));
         let mut text = format!("{head}\n{}\n", "-".repeat(67));
@@ -167,8 +176,8 @@ impl Proc<'_> {
             ("nr_switches", format!("{}", counters.waits.wrapping_add(counters.preemptions))),
             ("nr_voluntary_switches", format!("{}", counters.waits)),
             ("nr_involuntary_switches", format!("{}", counters.preemptions)),
-            ("policy", "0".into()),
-            ("prio", "120".into()),
+            ("policy", format!("{}", thread.map_or(0, |thread| thread.scheduling.policy))),
+            ("prio", format!("{}", 100 + shown_priority(thread, process.nice.value()))),
         ] {
             text += &format!("{name:<45}:{value:>21}\n");
         }
@@ -212,6 +221,14 @@ impl Proc<'_> {
         }
     }
 
+    /// The thread that stands for a process, or the one that is meant.
+    fn leading<'t>(&'t self, process: &Process, subject: Subject<'t>) -> Option<&'t Thread> {
+        match subject {
+            Subject::One(thread) => Some(thread),
+            Subject::Whole => self.threads.get(&process.pid),
+        }
+    }
+
     /// stat, as in proc(5).
     fn process_stat(&self, process: &Process, subject: Subject<'_>, tty: Option<Tty>) -> String {
         let (id, used) = (self.id(process, subject), self.used_by(process, subject));
@@ -220,10 +237,7 @@ impl Proc<'_> {
             Subject::One(_) => (Nanos(0), Counters::default()),
             Subject::Whole => (process.children_used, process.children_counters),
         };
-        let leader = match subject {
-            Subject::One(thread) => Some(thread),
-            Subject::Whole => self.threads.get(&process.pid),
-        };
+        let leader = self.leading(process, subject);
         let (terminal, foreground) = match tty.filter(|_| process.zombie.is_none()) {
             None => (0, -1),
             Some(tty) => (device_number(tty.name), tty.foreground.map_or(-1, |group| i64::from(group.0))),
@@ -246,9 +260,11 @@ impl Proc<'_> {
         let seen = self.inspect(process).is_ok() && space.is_some();
         let hide = |address: u64| if seen { address } else { 0 };
         let (layout, nice) = (process.layout, process.nice.value());
+        let scheduling = leader.map_or(Scheduling::default(), |thread| thread.scheduling);
+        let policy = scheduling.policy;
         format!(
             "{id} ({}) {} {} {} {} {terminal} {foreground} {flags} {} {} {} {} {} {} {} {} {} {nice} {threads} 0 {} {bytes} \
-             {resident} {limit} 0 0 {} 0 0 {} {} {} {} 0 0 0 {exit_signal} 0 0 0 0 0 0 0 0 {} {} {} {} {} {exit_code}\n",
+             {resident} {limit} 0 0 {} 0 0 {} {} {} {} 0 0 0 {exit_signal} 0 {} {policy} 0 0 0 0 0 {} {} {} {} {} {exit_code}\n",
             escaped(&self.name(process, subject)),
             self.state(process, subject),
             process.parent,
@@ -262,13 +278,14 @@ impl Proc<'_> {
             ticks(done.system),
             ticks(children - theirs.system),
             ticks(theirs.system),
-            20 + i32::from(nice),
+            shown_priority(leader, nice),
             ticks(process.started),
             hide(layout.stack),
             low(pending),
             low(blocked),
             low(ignored.0),
             low(caught.0),
+            scheduling.priority.unwrap_or(0),
             hide(heap),
             hide(layout.arguments.0),
             hide(layout.arguments.1),
@@ -279,10 +296,7 @@ impl Proc<'_> {
 
     /// status, as in proc(5).
     fn status(&self, process: &Process, subject: Subject<'_>) -> String {
-        let thread = match subject {
-            Subject::One(thread) => Some(thread),
-            Subject::Whole => self.threads.get(&process.pid),
-        };
+        let thread = self.leading(process, subject);
         let (id, done) = (self.id(process, subject), self.counters(process, subject));
         let letter = self.state(process, subject);
         let word = match letter {

@@ -114,6 +114,7 @@ fn thread(tid: Pid, process: Pid) -> Thread {
         policy: None,
         owed: Nanos(0),
         scheduling: Default::default(),
+        standing: Default::default(),
         call: None,
         used: Nanos::millis(250),
         name: None,

@@ -8,6 +8,7 @@ use crate::{
     sharing::Whereabouts,
     signal::{Action, Pending, Signal},
     thread::{AltStack, Counters, State, Thread},
+    turns::Standing,
 };
 use alloc::vec::Vec;
 use shimos_abi::{
@@ -194,7 +195,7 @@ fn start<M: Machine>(c: &mut Context<'_, M>, wish: Wish) -> Result<u64> {
         let bytes = tid.0.to_le_bytes();
         let _ = c.services.memory(c.resident, space)?.write(UserAddr(wish.child_tid), &bytes);
     }
-    c.resident.ready.push_back(tid);
+    c.resident.make_ready(tid);
     if wish.flags & CLONE_VFORK != 0 {
         c.set_moved(tid.0.into())?;
         return Err(Stop::Block(Vec::from([Key::Child(c.pid)])));
@@ -300,6 +301,7 @@ fn add_thread<M: Machine>(c: &mut Context<'_, M>, wish: Wish, tid: Pid, process:
         policy: parent.policy,
         owed: Nanos(0),
         scheduling: parent.scheduling.of_child(),
+        standing: Standing { time: parent.standing.time, ..Standing::default() },
     };
     c.resident.program.threads.insert(tid, thread);
     Ok(())

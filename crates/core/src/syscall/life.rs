@@ -212,7 +212,7 @@ pub fn replace_image<M: Machine>(c: &mut Context<'_, M>, space: SpaceId, image: 
     }
     if tid != pid {
         // The turn that runs is the old id's; it ends with this call.
-        c.resident.ready.push_back(pid);
+        c.resident.make_ready(pid);
     }
     c.tid = pid;
     Ok(())

@@ -286,11 +286,10 @@ table! {
     138 fstatfs => metadata::fstatfs;
     140 getpriority => priority::getpriority;
     141 setpriority => priority::setpriority, partial "the threads of a process have one nice value";
-    142 sched_setparam => scheduling::sched_setparam,
-        partial "priorities other than 0 (`EINVAL`)";
+    142 sched_setparam => scheduling::sched_setparam;
     143 sched_getparam => scheduling::sched_getparam;
     144 sched_setscheduler => scheduling::sched_setscheduler,
-        partial "`SCHED_FIFO`, `SCHED_RR`, `SCHED_DEADLINE` (`EPERM`); the others are kept and make no difference";
+        partial "`SCHED_DEADLINE` (`EPERM`)";
     145 sched_getscheduler => scheduling::sched_getscheduler;
     146 sched_get_priority_max => scheduling::sched_get_priority_max;
     147 sched_get_priority_min => scheduling::sched_get_priority_min;

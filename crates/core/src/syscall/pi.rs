@@ -5,7 +5,7 @@ use crate::{
     process::SpaceId,
     resident::{Key, Resident},
     services::Services,
-    thread::State,
+    thread::{State, Thread},
 };
 use alloc::vec::Vec;
 use shimos_abi::{addr::UserAddr, errno::Errno, ids::Pid};
@@ -75,7 +75,44 @@ pub fn lock<M: Machine>(c: &mut Context<'_, M>, addr: u64, timeout: u64, clock: 
     if expired == Expired::Yes {
         return Err(Errno::ETIMEDOUT.into());
     }
+    let priority = c.thread()?.priority();
+    lend(c.resident, c.services, owner, priority);
     wait_for(key(c, addr)?)
+}
+
+/// Lends the priority of a thread that waits for a lock to the lock's owner, and to all that this one waits for.
+fn lend<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>, owner: Pid, priority: u8) {
+    let mut at = owner;
+    for _ in 0..CHAIN {
+        if !resident.lend(at, priority) {
+            return;
+        }
+        let Some(next) = waits_for(resident, services, at) else { return };
+        at = next;
+    }
+}
+
+/// A thread holds a lock less: what is lent to it is the highest priority of those that wait for others of its locks.
+fn return_lent<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>, tid: Pid) {
+    let Some(thread) = resident.program.threads.get(&tid).filter(|thread| thread.standing.lent > 0) else { return };
+    let before = thread.priority();
+    let waiting: Vec<(Pid, u8)> = resident
+        .program
+        .threads
+        .values()
+        .filter(|thread| thread.state == State::Blocked && thread.priority() > 0)
+        .map(|thread| (thread.tid, thread.priority()))
+        .collect();
+    let mut lent = 0;
+    for (waiter, priority) in waiting {
+        if priority > lent && waits_for(resident, services, waiter) == Some(tid) {
+            lent = priority;
+        }
+    }
+    if let Some(thread) = resident.program.threads.get_mut(&tid) {
+        thread.standing.lent = lent;
+    }
+    resident.place_anew(tid, before);
 }
 
 /// Whether `owner` waits, over however many others, for a lock of the caller's.
@@ -85,17 +122,18 @@ fn leads_to<M: Machine>(c: &mut Context<'_, M>, owner: Pid) -> bool {
         if at == c.tid {
             return true;
         }
-        let Some(thread) = c.resident.program.threads.get(&at).filter(|thread| thread.state == State::Blocked) else {
-            return false;
-        };
-        let Waiter::Lock(addr) = waiter(thread) else { return false };
-        let Some(space) = c.resident.program.processes.get(&thread.process).map(|process| process.space) else {
-            return false;
-        };
-        let Some(word) = read(c.resident, c.services, space, addr) else { return false };
-        at = Pid(word & TID_MASK);
+        let Some(next) = waits_for(c.resident, c.services, at) else { return false };
+        at = next;
     }
     false
+}
+
+/// The owner of the lock that a thread waits for.
+fn waits_for<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>, tid: Pid) -> Option<Pid> {
+    let thread = resident.program.threads.get(&tid).filter(|thread| thread.state == State::Blocked)?;
+    let Waiter::Lock(addr) = waiter(thread) else { return None };
+    let space = resident.program.processes.get(&thread.process)?.space;
+    Some(Pid(read(resident, services, space, addr)? & TID_MASK))
 }
 
 fn read<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>, space: SpaceId, addr: u64) -> Option<u32> {
@@ -104,7 +142,7 @@ fn read<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>, spac
     Some(u32::from_le_bytes(word))
 }
 
-/// Gives the lock to the first that waits for it; to none if nobody does. `flag` says how the last owner left it.
+/// Gives the lock to the first that waits for it, who comes by priority; to none if nobody does. `flag` says how the last owner left it.
 fn hand_on<M: Machine>(
     resident: &mut Resident<M>,
     services: &mut Services<M>,
@@ -121,6 +159,9 @@ fn hand_on<M: Machine>(
     memory.write(UserAddr(addr), &word.to_le_bytes()).map_err(|_| Errno::EFAULT)?;
     if let Some(next) = next {
         wake_one(resident, next, key);
+        let highest = resident.waiters(key).first().and_then(|tid| resident.program.threads.get(tid));
+        let priority = highest.map_or(0, Thread::priority);
+        lend(resident, services, next, priority);
     }
     Ok(())
 }
@@ -137,6 +178,7 @@ pub fn unlock<M: Machine>(c: &mut Context<'_, M>, addr: u64) -> Result<u64> {
     }
     let space = c.process()?.space;
     hand_on(c.resident, c.services, (space, addr), key, 0)?;
+    return_lent(c.resident, c.services, c.tid);
     Ok(0)
 }
 
@@ -222,6 +264,8 @@ pub fn requeue<M: Machine>(
     }
     for tid in moved {
         move_waiter(c.resident, tid, to);
+        let priority = c.resident.program.threads.get(&tid).map_or(0, Thread::priority);
+        lend(c.resident, c.services, Pid(holder & TID_MASK), priority);
         done += 1;
     }
     Ok(done)

@@ -1,22 +1,19 @@
-//! Scheduling as a program sees it: one core, and policies that are kept but make no difference.
+//! Scheduling as a program sees it: one core, ordinary policies and real-time ones (sched(7)).
 use super::Arguments;
 use crate::{
     context::{Context, Result, Stop},
     process::{Nice, Untold},
     rights::SYS_NICE,
-    thread::{Scheduling, Thread},
+    thread::{Scheduling, Thread, policy},
+    turns::ROUND,
 };
 use shimos_abi::{addr::PAGE, errno::Errno, ids::Pid, time::Nanos};
 use shimos_hal::Machine;
 
-/// SCHED_OTHER, SCHED_BATCH and SCHED_IDLE.
-const POLICIES: [u32; 3] = [0, 3, 5];
-/// SCHED_FIFO and SCHED_RR.
-const REAL_TIME: [u32; 2] = [1, 2];
-/// SCHED_DEADLINE.
-const DEADLINE: u32 = 6;
-/// The turn of a thread, before its nice value.
-const TURN: Nanos = Nanos::millis(5);
+/// Policies without priorities.
+const POLICIES: [u32; 3] = [policy::OTHER, policy::BATCH, policy::IDLE];
+/// Policies with priorities.
+const REAL_TIME: [u32; 2] = [policy::FIRST_IN, policy::ROUND_ROBIN];
 
 /// The thread that `id` names, 0 for the caller.
 fn thread_of<M: Machine>(c: &Context<'_, M>, id: u64) -> Result<Pid> {
@@ -55,27 +52,73 @@ pub fn sched_setaffinity<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Re
 
 const RESET_ON_FORK: u32 = 0x4000_0000;
 
-/// A thread gets a policy, with priority 0.
-fn set_policy<M: Machine>(c: &mut Context<'_, M>, tid: Pid, policy: u32, priority: u32, resets: bool) -> Result<()> {
-    if REAL_TIME.contains(&policy) {
-        // There are none; nobody has the right to them.
-        return if (1..=99).contains(&priority) { Err(Errno::EPERM.into()) } else { Err(Errno::EINVAL.into()) };
+/// `RLIMIT_NICE` and `RLIMIT_RTPRIO`.
+const NICE: usize = 13;
+const RT_PRIORITY: usize = 14;
+
+/// What a thread is to be scheduled by.
+#[derive(Clone, Copy)]
+struct Wanted {
+    policy: u32,
+    priority: u32,
+    resets: Option<Untold>,
+}
+
+impl Wanted {
+    /// Its priority, if it is real-time; EINVAL if the two do not fit.
+    fn priority(self) -> Result<Option<u8>> {
+        let priority = u8::try_from(self.priority).map_err(|_| Errno::EINVAL)?;
+        match priority {
+            0 if POLICIES.contains(&self.policy) => Ok(None),
+            policy::LOWEST..=policy::HIGHEST if REAL_TIME.contains(&self.policy) => Ok(Some(priority)),
+            _ => Err(Errno::EINVAL.into()),
+        }
     }
-    if policy == DEADLINE {
+}
+
+/// A thread gets a policy.
+fn set_policy<M: Machine>(c: &mut Context<'_, M>, tid: Pid, wanted: Wanted) -> Result<()> {
+    if wanted.policy == policy::DEADLINE {
         return Err(Errno::EPERM.into());
     }
-    if !POLICIES.contains(&policy) || priority != 0 {
-        return Err(Errno::EINVAL.into());
-    }
-    let (own, other) = (c.process()?, c.process_by(get(c, tid)?.process)?);
-    let same = [other.credentials.uid, other.credentials.euid].contains(&own.credentials.euid);
-    if !same && !own.rights.has(SYS_NICE) {
-        return Err(Errno::EPERM.into());
-    }
+    let priority = wanted.priority()?;
+    check_change(c, tid, wanted, priority)?;
     let thread = c.resident.program.threads.get_mut(&tid).ok_or(Errno::ESRCH)?;
-    let resets = resets.then_some(Untold);
-    thread.scheduling = Scheduling { policy: policy as u8, resets, ..thread.scheduling };
+    let (old, before) = (thread.scheduling, thread.priority());
+    thread.scheduling = Scheduling { policy: wanted.policy as u8, resets: wanted.resets, priority, ..old };
+    if old.priority.is_some() && priority.is_none() {
+        // What it has used before counts no more.
+        thread.standing.time = c.resident.ready.floor();
+    }
+    if (old.policy, old.priority) != (thread.scheduling.policy, priority) {
+        c.resident.place_anew(tid, before);
+    }
     Ok(())
+}
+
+/// EPERM where the caller may not change a thread so (sched(7), "Privileges and resource limits").
+fn check_change<M: Machine>(c: &Context<'_, M>, tid: Pid, wanted: Wanted, priority: Option<u8>) -> Result<()> {
+    let (own, thread) = (c.process()?, get(c, tid)?);
+    if own.rights.has(SYS_NICE) {
+        return Ok(());
+    }
+    let (other, old) = (c.process_by(thread.process)?, thread.scheduling);
+    let limit = |index: usize| other.limits.get(index).map_or(0, |limit| limit.0);
+    let allowed = limit(RT_PRIORITY);
+    let refused = match priority {
+        Some(priority) => {
+            let rises = u64::from(priority) > u64::from(old.priority.unwrap_or(0)).max(allowed);
+            rises || allowed == 0 && u32::from(old.policy) != wanted.policy
+        }
+        // To leave SCHED_IDLE is to become less nice.
+        None => {
+            let idle = |policy: u32| policy == policy::IDLE;
+            idle(old.policy.into()) && !idle(wanted.policy) && other.nice.rank() > limit(NICE)
+        }
+    };
+    let same = [other.credentials.uid, other.credentials.euid].contains(&own.credentials.euid);
+    let clears = old.resets.is_some() && wanted.resets.is_none();
+    if refused || !same || clears { Err(Errno::EPERM.into()) } else { Ok(()) }
 }
 
 pub fn sched_getscheduler<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
@@ -89,11 +132,12 @@ pub fn sched_getparam<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Resul
     if a[1] == 0 {
         return Err(Errno::EINVAL.into());
     }
-    thread_of(c, a[0])?;
-    c.write_u32(a[1], 0).map(|()| 0)
+    let tid = thread_of(c, a[0])?;
+    let priority = get(c, tid)?.scheduling.priority.unwrap_or(0);
+    c.write_u32(a[1], priority.into()).map(|()| 0)
 }
 
-/// sched_setparam(2): the only priority of the policies that are offered is 0.
+/// sched_setparam(2).
 pub fn sched_setparam<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
     if a[1] == 0 || (a[0] as i32) < 0 {
         return Err(Errno::EINVAL.into());
@@ -101,11 +145,11 @@ pub fn sched_setparam<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Resul
     let priority = c.read_u32(a[1])?;
     let tid = thread_of(c, a[0])?;
     let now = get(c, tid)?.scheduling;
-    set_policy(c, tid, now.policy.into(), priority, now.resets.is_some())?;
+    set_policy(c, tid, Wanted { policy: now.policy.into(), priority, resets: now.resets })?;
     Ok(0)
 }
 
-/// sched_setscheduler(2): real-time policies are not offered.
+/// sched_setscheduler(2).
 pub fn sched_setscheduler<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
     let policy = a[1] as u32;
     if policy as i32 == -1 || a[2] == 0 || (a[0] as i32) < 0 {
@@ -113,31 +157,37 @@ pub fn sched_setscheduler<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> R
     }
     let priority = c.read_u32(a[2])?;
     let tid = thread_of(c, a[0])?;
-    set_policy(c, tid, policy & !RESET_ON_FORK, priority, policy & RESET_ON_FORK != 0)?;
+    let resets = (policy & RESET_ON_FORK != 0).then_some(Untold);
+    set_policy(c, tid, Wanted { policy: policy & !RESET_ON_FORK, priority, resets })?;
     Ok(0)
 }
 
 /// sched_get_priority_max(2) and _min(2).
 pub fn sched_get_priority_max<M: Machine>(_: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
     match a[0] as u32 {
-        policy if REAL_TIME.contains(&policy) => Ok(99),
-        policy if POLICIES.contains(&policy) || policy == DEADLINE => Ok(0),
+        policy if REAL_TIME.contains(&policy) => Ok(policy::HIGHEST.into()),
+        policy if POLICIES.contains(&policy) || policy == policy::DEADLINE => Ok(0),
         _ => Err(Errno::EINVAL.into()),
     }
 }
 
 pub fn sched_get_priority_min<M: Machine>(_: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
     match a[0] as u32 {
-        policy if REAL_TIME.contains(&policy) => Ok(1),
-        policy if POLICIES.contains(&policy) || policy == DEADLINE => Ok(0),
+        policy if REAL_TIME.contains(&policy) => Ok(policy::LOWEST.into()),
+        policy if POLICIES.contains(&policy) || policy == policy::DEADLINE => Ok(0),
         _ => Err(Errno::EINVAL.into()),
     }
 }
 
-/// sched_rr_get_interval(2): how long the thread's turns are.
+/// sched_rr_get_interval(2): how long the thread's turns are; none of `SCHED_FIFO` ends by time.
 pub fn sched_rr_get_interval<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
     let tid = thread_of(c, a[0])?;
-    let turn = c.process_by(get(c, tid)?.process)?.nice.turn(TURN);
+    let thread = get(c, tid)?;
+    let turn = match u32::from(thread.scheduling.policy) {
+        policy::FIRST_IN => Nanos(0),
+        policy::ROUND_ROBIN => ROUND,
+        _ => thread.scheduling.turn(c.process_by(thread.process)?.nice),
+    };
     c.write_bytes(a[1], &super::clock::pair(turn.0 / 1_000_000_000, turn.0 % 1_000_000_000))?;
     Ok(0)
 }
@@ -160,7 +210,10 @@ pub fn sched_getattr<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result
     bytes[..4].copy_from_slice(&size.to_le_bytes());
     bytes[4..8].copy_from_slice(&u32::from(scheduling.policy).to_le_bytes());
     bytes[8..16].copy_from_slice(&u64::from(scheduling.resets.is_some()).to_le_bytes());
-    bytes[16..20].copy_from_slice(&i32::from(nice.value()).to_le_bytes());
+    match scheduling.priority {
+        Some(priority) => bytes[20..24].copy_from_slice(&u32::from(priority).to_le_bytes()),
+        None => bytes[16..20].copy_from_slice(&i32::from(nice.value()).to_le_bytes()),
+    }
     c.write_bytes(a[1], bytes.get(..size as usize).unwrap_or(&bytes))?;
     Ok(0)
 }
@@ -195,12 +248,13 @@ pub fn sched_setattr<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result
     let tid = thread_of(c, id)?;
     let now = get(c, tid)?.scheduling;
     let policy = if options & KEEP_POLICY != 0 { now.policy.into() } else { policy };
-    let priority = if options & KEEP_PARAMETERS != 0 { 0 } else { priority };
+    let priority = if options & KEEP_PARAMETERS != 0 { now.priority.unwrap_or(0).into() } else { priority };
     // The nice value may be refused as setpriority(2) refuses it; then nothing is changed.
     if POLICIES.contains(&policy) && priority == 0 && options & KEEP_PARAMETERS == 0 {
         super::priority::set_nice(c, tid, Nice::nearest(nice))?;
     }
-    set_policy(c, tid, policy, priority, options & RESETS != 0)?;
+    let resets = if options & KEEP_POLICY != 0 { now.resets } else { (options & RESETS != 0).then_some(Untold) };
+    set_policy(c, tid, Wanted { policy, priority, resets })?;
     Ok(0)
 }
 

@@ -19,7 +19,7 @@ pub const TESTS: &[Subtest] = &[
 ];
 
 /// Runs `work` as a user without rights.
-fn as_nobody(work: impl FnOnce() -> Outcome) -> Outcome {
+pub fn as_nobody(work: impl FnOnce() -> Outcome) -> Outcome {
     apart(|| {
         if is_root() {
             works("setresgid", call(libc::SYS_setresgid, &[12345, 12345, 12345]))?;

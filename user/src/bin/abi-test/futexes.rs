@@ -53,21 +53,22 @@ const REALTIME: u64 = 256;
 const WAITERS: u32 = 0x8000_0000;
 const OWNER_DIED: u32 = 0x4000_0000;
 
-fn futex(arguments: &[u64]) -> raw::Answer {
+/// futex(2).
+pub fn futex(arguments: &[u64]) -> raw::Answer {
     call(libc::SYS_futex, arguments)
 }
 
 /// Memory that processes share, as words.
-struct Words(Map);
+pub struct Words(Map);
 
 impl Words {
-    fn new() -> Result<Words, String> {
+    pub fn new() -> Result<Words, String> {
         Map::anonymous(4096, libc::MAP_SHARED).map(Words).map_err(text)
     }
-    fn at(&self, index: u64) -> u64 {
+    pub fn at(&self, index: u64) -> u64 {
         self.0.addr() + index * 4
     }
-    fn word(&self, index: u64) -> &'static AtomicU32 {
+    pub fn word(&self, index: u64) -> &'static AtomicU32 {
         raw::word(self.at(index))
     }
     fn get(&self, index: u64) -> u32 {

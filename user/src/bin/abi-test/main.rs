@@ -30,6 +30,7 @@ mod netlink;
 mod pidfd;
 mod pipes;
 mod polling;
+mod priorities;
 mod privileges;
 mod processes;
 mod procfs;
@@ -87,6 +88,7 @@ fn main() -> ExitCode {
             administration::TESTS,
             files::TESTS,
             names::TESTS,
+            priorities::TESTS,
             processes::TESTS,
             rights::TESTS,
             privileges::TESTS,
