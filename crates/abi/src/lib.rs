@@ -10,6 +10,7 @@ pub mod addr;
 pub mod control;
 pub mod errno;
 pub mod ids;
+pub mod kept;
 pub mod session;
 pub mod shared;
 pub mod state;

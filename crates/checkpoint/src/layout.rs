@@ -9,7 +9,9 @@ use shimos_hal::Machine;
 /// First word of a valid head.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"SHIMIMG\x01");
 /// Version of the format.
-pub const VERSION: u64 = 1;
+pub const VERSION: u64 = 2;
+/// The oldest version that is read.
+pub const OLDEST: u64 = 1;
 /// Words in a frame.
 pub const WORDS: usize = 512;
 
@@ -102,7 +104,7 @@ pub fn check_head<M: Machine>(machine: &M, pool: FrameRange) -> Result<Frame, Im
         return Err(ImageError::NoHead);
     }
     match machine.read_word(head, HEAD_VERSION) {
-        VERSION => Ok(head),
+        OLDEST..=VERSION => Ok(head),
         version => Err(ImageError::Version(version)),
     }
 }
@@ -276,6 +278,34 @@ pub struct Descriptor {
     pub record_crc: u32,
     /// Pages of the generation.
     pub pages: u32,
+    /// What the checksum is over.
+    pub sum: Sum,
+}
+
+/// What the checksum of a generation's records is over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Sum {
+    /// All bytes: version 1 of the format.
+    Bytes,
+    /// The headers of the records, each of which has a checksum of its payload.
+    #[default]
+    Headers,
+}
+
+impl Sum {
+    const fn word(self) -> u32 {
+        match self {
+            Sum::Bytes => 0,
+            Sum::Headers => 1,
+        }
+    }
+    const fn from_word(word: u32) -> Option<Sum> {
+        match word {
+            0 => Some(Sum::Bytes),
+            1 => Some(Sum::Headers),
+            _ => None,
+        }
+    }
 }
 
 impl Descriptor {
@@ -285,7 +315,7 @@ impl Descriptor {
         let mut words = [0; DESCRIPTOR_WORDS];
         words[0] = pair(self.epoch, self.record_bytes);
         words[1] = pair(self.record_list, self.record_crc);
-        words[2] = u64::from(self.pages);
+        words[2] = pair(self.pages, self.sum.word());
         words[DESCRIPTOR_WORDS - 1] = u64::from(Self::check(&words, program));
         words
     }
@@ -300,6 +330,7 @@ impl Descriptor {
             record_list: words[1] as u32,
             record_crc: (words[1] >> 32) as u32,
             pages: words[2] as u32,
+            sum: Sum::from_word((words[2] >> 32) as u32)?,
         })
     }
     /// The commit word of a generation with these words.

@@ -38,6 +38,14 @@ impl RecordWriter {
         }
         result
     }
+    /// Adds a record as it stood in another writer ([`RecordWriter::since`]).
+    pub fn add_record(&mut self, record: &[u8]) {
+        self.bytes.extend_from_slice(record);
+    }
+    /// What was added after so many bytes.
+    pub fn since(&self, start: usize) -> &[u8] {
+        self.bytes.get(start..).unwrap_or_default()
+    }
     /// All records so far.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
@@ -58,6 +66,21 @@ fn encode_header(kind: u16, version: u16, length: u32, payload: &[u8]) -> [u8; H
     hasher.update(payload);
     header[8..].copy_from_slice(&hasher.finalize().to_le_bytes());
     header
+}
+
+/// The checksum of a generation's records: over their headers, each of which has the checksum of its payload. What is no
+/// record ends it.
+pub fn checksum(records: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    let mut left = records;
+    while let Some((header, rest)) = left.split_first_chunk::<HEADER>() {
+        hasher.update(header);
+        let [_, _, _, _, l0, l1, l2, l3, ..] = *header;
+        let length = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
+        let Some(next) = rest.get(length..) else { break };
+        left = next;
+    }
+    hasher.finalize()
 }
 
 /// One record.

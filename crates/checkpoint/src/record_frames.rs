@@ -1,7 +1,8 @@
 //! Records in frames: a chained list of frame numbers, and the frames with the bytes.
 use crate::{
     error::{ImageError, WriteError},
-    layout::{Descriptor, LIST_ENTRIES, LIST_FRAMES, LIST_NEXT},
+    layout::{Descriptor, LIST_ENTRIES, LIST_FRAMES, LIST_NEXT, Sum},
+    record::{Records, checksum},
 };
 use alloc::vec::Vec;
 use shimos_abi::addr::{Frame, FrameRange, PAGE};
@@ -29,7 +30,7 @@ impl Stored {
 /// Stores bytes in new frames.
 pub(crate) fn store<M: Machine>(machine: &mut M, frames: &mut Frames, bytes: &[u8]) -> Result<Stored, WriteError> {
     let length = u32::try_from(bytes.len()).map_err(|_| WriteError::TooLarge)?;
-    let mut stored = Stored { bytes: length, crc: crc32fast::hash(bytes), ..Stored::default() };
+    let mut stored = Stored { bytes: length, crc: checksum(bytes), ..Stored::default() };
     let pages = bytes.len().div_ceil(PAGE);
     let total = pages + pages.div_ceil(LIST_ENTRIES);
     if frames.free_count() < total {
@@ -131,5 +132,10 @@ pub(crate) fn load<M: Machine>(machine: &M, pool: FrameRange, descriptor: &Descr
             }
         }
     })?;
-    if crc32fast::hash(&bytes) == descriptor.record_crc { Ok(bytes) } else { Err(ImageError::RecordChecksum) }
+    let found = match descriptor.sum {
+        Sum::Bytes => crc32fast::hash(&bytes),
+        Sum::Headers if Records::new(&bytes).any(|record| record.is_err()) => return Err(ImageError::RecordChecksum),
+        Sum::Headers => checksum(&bytes),
+    };
+    if found == descriptor.record_crc { Ok(bytes) } else { Err(ImageError::RecordChecksum) }
 }

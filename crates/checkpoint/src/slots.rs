@@ -202,6 +202,7 @@ impl Slots {
                     };
                     machine.write_word(head, at, encode_state(new, program));
                 }
+                machine.write_word(head, HEAD_VERSION, VERSION);
                 machine.write_word(head, HEAD_LIFE, life);
                 (slots, kept)
             }

@@ -2,7 +2,8 @@
 use crate::{
     error::WriteError,
     layout::{
-        Descriptor, MAX_PAGE, PageKey, SLOT_COMMIT, SLOT_ROOT, SLOT_STATE, SlotState, Tree, encode_state, slot_start,
+        Descriptor, MAX_PAGE, PageKey, SLOT_COMMIT, SLOT_ROOT, SLOT_STATE, SlotState, Sum, Tree, encode_state,
+        slot_start,
     },
     page_map::{Effect, PageMap, Place, Swept},
     record_frames::{Stored, store},
@@ -170,6 +171,7 @@ impl Writer {
             record_list: stored.list,
             record_crc: stored.crc,
             pages: self.pages,
+            sum: Sum::Headers,
         };
         let words = descriptor.words(self.program);
         let start = Descriptor::start(self.slot, epoch);

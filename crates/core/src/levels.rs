@@ -153,7 +153,7 @@ impl<M: Machine> Kernel<M> {
         self.services.ikc.area().move_home(head.id, seen, home).map_err(|_| Refusal::Busy)?;
         let restarts = head.restarts.saturating_add(1);
         self.services.log(&format!("program {} is started again here, after the death of {from}", head.name));
-        let start = Start { level: Some(Level::Restart), ..order };
+        let start = Start { level: Some(Level::Restart), ..order.into_inner() };
         let since = self.services.machine.now();
         self.starting.push(Starting::again(head.id, start, since, Again { restarts, lender: image }));
         Ok(())

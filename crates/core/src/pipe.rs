@@ -102,18 +102,14 @@ pub struct Bytes(pub VecDeque<u8>);
 impl<C> Encode<C> for Bytes {
     fn encode<W: encode::Write>(&self, e: &mut minicbor::Encoder<W>, _: &mut C) -> Result<(), encode::Error<W::Error>> {
         let (head, tail) = self.0.as_slices();
-        if tail.is_empty() {
-            e.bytes(head)?;
-        } else {
-            let whole: Vec<u8> = self.0.iter().copied().collect();
-            e.bytes(&whole)?;
-        }
-        Ok(())
+        e.bytes_len(self.0.len() as u64)?;
+        e.writer_mut().write_all(head).map_err(encode::Error::write)?;
+        e.writer_mut().write_all(tail).map_err(encode::Error::write)
     }
 }
 
 impl<'b, C> Decode<'b, C> for Bytes {
     fn decode(d: &mut minicbor::Decoder<'b>, _: &mut C) -> Result<Bytes, decode::Error> {
-        Ok(Bytes(d.bytes()?.iter().copied().collect()))
+        Ok(Bytes(VecDeque::from(Vec::from(d.bytes()?))))
     }
 }

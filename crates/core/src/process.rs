@@ -7,7 +7,7 @@ use crate::{
 };
 use alloc::{string::String, vec::Vec};
 use minicbor::{Decode, Encode};
-use shimos_abi::{control::User, ids::Pid, time::Nanos};
+use shimos_abi::{control::User, ids::Pid, kept::Kept, time::Nanos};
 use shimos_memory::Limits;
 use shimos_vfs::{Credentials, NodeId};
 
@@ -51,7 +51,7 @@ pub struct Process {
     pub credentials: Ids,
     /// Signal dispositions, 64 of them.
     #[n(10)]
-    pub actions: Vec<Action>,
+    pub actions: Kept<Vec<Action>>,
     /// Signals sent to the process as a whole.
     #[n(11)]
     pub pending: Pending,
@@ -69,7 +69,7 @@ pub struct Process {
     pub comm: String,
     /// Resource limits: soft and hard, by `RLIMIT_` number.
     #[n(18)]
-    pub limits: Vec<(u64, u64)>,
+    pub limits: Kept<Vec<(u64, u64)>>,
     /// When it started.
     #[n(20)]
     pub started: Nanos,

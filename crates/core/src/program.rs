@@ -34,6 +34,7 @@ use shimos_abi::{
     control::{Output, Protection, Start},
     errno::Errno,
     ids::{KernelId, PIDS_PER_PROGRAM, Pid, ProgramId},
+    kept::Kept,
     time::Nanos,
 };
 use shimos_memory::{AddressSpace, Objects};
@@ -66,11 +67,11 @@ pub struct Program {
     /// Its netlink sockets.
     pub netlink: BTreeMap<NetlinkId, NetlinkSocket>,
     /// Its event objects.
-    pub events: BTreeMap<EventId, Event>,
+    pub events: Table<EventId, Event>,
     /// Timers that send signals.
     pub timers: BTreeMap<TimerKey, Timer>,
     /// Its names of files.
-    pub tree: Tree,
+    pub tree: Kept<Tree>,
     /// Its network.
     pub net: Stack,
     /// Its console.
@@ -137,7 +138,7 @@ pub struct Head {
     pub moves: u32,
     /// How it was started.
     #[n(20)]
-    pub order: Option<Start>,
+    pub order: Option<Kept<Start>>,
     /// What is done without checkpoints when its kernel dies.
     #[n(21)]
     #[cbor(default)]

@@ -60,6 +60,9 @@ mod kind {
 /// Version of all records; fields may be added without a new one, as they are numbered.
 const VERSION: u16 = 1;
 
+/// A record that is longer is not kept: its memory would be used twice.
+const LONGEST: usize = 64 * 1024;
+
 /// Why records are no program.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BadRecords(pub &'static str);
@@ -79,20 +82,43 @@ fn add_all<'a, K: Encode<()> + 'a, V: Encode<()> + 'a>(
     }
 }
 
+/// Adds the records of a table. Those of objects that have not changed are as they were.
+fn add_table<K: Copy + Ord + Encode<()>, V: Encode<()>>(writer: &mut RecordWriter, kind: u16, table: &Table<K, V>) {
+    for (key, value, record) in table.records() {
+        let mut record = record.borrow_mut();
+        if record.is_empty() {
+            let start = writer.bytes().len();
+            add(writer, kind, &(key, value));
+            let new = writer.since(start);
+            if new.len() <= LONGEST {
+                record.extend_from_slice(new);
+            }
+        } else {
+            writer.add_record(&record);
+            #[cfg(feature = "inspect")]
+            {
+                let mut anew = RecordWriter::new();
+                add(&mut anew, kind, &(key, value));
+                assert!(anew.bytes() == record.as_slice(), "a kept record of kind {kind} is not that of its object");
+            }
+        }
+    }
+}
+
 /// Writes a program's records into `buffer`, whose memory is used again.
 pub fn encode(program: &Program, buffer: Vec<u8>) -> Vec<u8> {
     let mut writer = RecordWriter::reuse(buffer);
     add(&mut writer, kind::HEAD, &program.head);
-    add_all(&mut writer, kind::PROCESS, &program.processes);
-    add_all(&mut writer, kind::THREAD, &program.threads);
-    add_all(&mut writer, kind::SPACE, &program.spaces);
+    add_table(&mut writer, kind::PROCESS, &program.processes);
+    add_table(&mut writer, kind::THREAD, &program.threads);
+    add_table(&mut writer, kind::SPACE, &program.spaces);
     add(&mut writer, kind::OBJECTS, &program.objects);
-    add_all(&mut writer, kind::TABLE, &program.tables);
-    add_all(&mut writer, kind::DESCRIPTION, &program.descriptions);
-    add_all(&mut writer, kind::PIPE, &program.pipes);
-    add_all(&mut writer, kind::UNIX, &program.unix);
+    add_table(&mut writer, kind::TABLE, &program.tables);
+    add_table(&mut writer, kind::DESCRIPTION, &program.descriptions);
+    add_table(&mut writer, kind::PIPE, &program.pipes);
+    add_table(&mut writer, kind::UNIX, &program.unix);
     add_all(&mut writer, kind::NETLINK, &program.netlink);
-    add_all(&mut writer, kind::EVENT, &program.events);
+    add_table(&mut writer, kind::EVENT, &program.events);
     add_all(&mut writer, kind::TIMER, &program.timers);
     add(&mut writer, kind::TREE, &program.tree);
     add(&mut writer, kind::NET, &program.net);
@@ -145,7 +171,7 @@ struct Parts {
     pipes: Table<PipeId, Pipe>,
     unix: Table<UnixId, UnixSocket>,
     netlink: BTreeMap<NetlinkId, NetlinkSocket>,
-    events: BTreeMap<EventId, Event>,
+    events: Table<EventId, Event>,
     timers: BTreeMap<TimerKey, Timer>,
     tree: Option<Tree>,
     net: Option<Stack>,
@@ -248,7 +274,7 @@ fn assemble(records: Records<'_>, id: ProgramId) -> Result<Program, BadRecords> 
         netlink: parts.netlink,
         events: parts.events,
         timers: parts.timers,
-        tree: parts.tree.ok_or(missing)?,
+        tree: parts.tree.ok_or(missing)?.into(),
         net: parts.net.ok_or(missing)?,
         terminal: parts.terminal.ok_or(missing)?,
         pairs: parts.pairs,

@@ -199,7 +199,8 @@ fn step<M: Machine>(
         return Ok(Step::Prepared);
     }
     if last {
-        for thread in resident.program.threads.values_mut() {
+        // Of all threads only the one that ran last has registers that are not with it.
+        if let Some(thread) = services.loaded.and_then(|tid| resident.program.threads.get_mut(&tid)) {
             services.machine.save_live(&mut thread.regs, &mut thread.fpu);
         }
         for space in resident.guard.ended_spaces.drain(..) {
@@ -277,7 +278,7 @@ fn collect<M: Machine>(
     (begun, mut left): (&mut Begun, usize),
 ) -> Result<(), WriteError> {
     let Services { machine, frames, .. } = services;
-    for (id, space) in &mut resident.program.spaces {
+    for (id, space) in resident.program.spaces.some_mut(|_, space| space.is_to_be_saved()) {
         let Some(tables) = resident.tables.get_mut(id) else { continue };
         let key = protect::space_key(*id);
         // Stores by shared mappings are noticed again from here on, as their objects' pages are saved below.

@@ -2,14 +2,49 @@
 //!
 //! The same few objects are asked for again and again: the thread that runs, its process, its descriptors. So the place
 //! where the last one was found is tried first; a search of the sorted ids is the rest.
+//!
+//! Each object keeps the record that it was last written as for a checkpoint. Whoever borrows an object to change it makes
+//! that void; so what was not touched since the last checkpoint need not be encoded again.
 use alloc::{boxed::Box, vec, vec::Vec};
-use core::{cell::Cell, fmt, ops::RangeBounds, slice};
+use core::{
+    cell::{Cell, RefCell},
+    fmt,
+    ops::RangeBounds,
+    slice,
+};
 
 /// A map, ordered by its keys. An insertion in the middle moves pointers only.
 pub struct Table<K, V> {
-    entries: Vec<(K, Box<V>)>,
+    entries: Vec<Entry<K, V>>,
     /// Where the last look-up ended. Any value is right; a good one saves the search.
     last: Cell<usize>,
+}
+
+type Entry<K, V> = (K, Box<Slot<V>>);
+
+/// An object and its record.
+pub struct Slot<V> {
+    value: V,
+    /// Empty if there is none.
+    record: RefCell<Vec<u8>>,
+}
+
+impl<V> Slot<V> {
+    fn new(value: V) -> Box<Slot<V>> {
+        Box::new(Slot { value, record: RefCell::new(Vec::new()) })
+    }
+    /// The object, to change. The record's memory stays: it will be needed again.
+    #[inline]
+    fn change(&mut self) -> &mut V {
+        self.record.get_mut().clear();
+        &mut self.value
+    }
+}
+
+impl<V: Clone> Clone for Slot<V> {
+    fn clone(&self) -> Slot<V> {
+        Slot { value: self.value.clone(), record: RefCell::new(Vec::new()) }
+    }
 }
 
 impl<K: Copy + Ord, V> Table<K, V> {
@@ -44,13 +79,13 @@ impl<K: Copy + Ord, V> Table<K, V> {
     /// The object of a key.
     #[inline]
     pub fn get(&self, key: &K) -> Option<&V> {
-        self.place(key).and_then(|at| self.entries.get(at)).map(|(_, value)| &**value)
+        self.place(key).and_then(|at| self.entries.get(at)).map(|(_, slot)| &slot.value)
     }
     /// The object of a key, to change.
     #[inline]
     pub fn get_mut(&mut self, key: &K) -> Option<&mut V> {
         let at = self.place(key)?;
-        self.entries.get_mut(at).map(|(_, value)| &mut **value)
+        self.entries.get_mut(at).map(|(_, slot)| slot.change())
     }
     /// Whether a key is there.
     pub fn contains_key(&self, key: &K) -> bool {
@@ -67,10 +102,10 @@ impl<K: Copy + Ord, V> Table<K, V> {
         match at {
             Ok(at) => {
                 let (_, old) = self.entries.get_mut(at)?;
-                Some(core::mem::replace(&mut **old, value))
+                Some(core::mem::replace(old.change(), value))
             }
             Err(at) => {
-                self.entries.insert(at, (key, Box::new(value)));
+                self.entries.insert(at, (key, Slot::new(value)));
                 None
             }
         }
@@ -78,11 +113,11 @@ impl<K: Copy + Ord, V> Table<K, V> {
     /// Takes an object out.
     pub fn remove(&mut self, key: &K) -> Option<V> {
         let at = self.place(key)?;
-        (at < self.entries.len()).then(|| *self.entries.remove(at).1)
+        (at < self.entries.len()).then(|| self.entries.remove(at).1.value)
     }
     /// Keeps what `keep` says.
     pub fn retain(&mut self, mut keep: impl FnMut(&K, &mut V) -> bool) {
-        self.entries.retain_mut(|(key, value)| keep(key, value));
+        self.entries.retain_mut(|(key, slot)| keep(key, slot.change()));
     }
 
     /// The keys in order.
@@ -107,15 +142,27 @@ impl<K: Copy + Ord, V> Table<K, V> {
     }
     /// The entries whose keys lie in `bounds`.
     pub fn range(&self, bounds: impl RangeBounds<K>) -> impl DoubleEndedIterator<Item = (&K, &V)> {
-        self.entries.iter().filter(move |(key, _)| bounds.contains(key)).map(|(key, value)| (key, &**value))
+        self.entries.iter().filter(move |(key, _)| bounds.contains(key)).map(|(key, slot)| (key, &slot.value))
     }
     /// The first entry.
     pub fn first_key_value(&self) -> Option<(&K, &V)> {
-        self.entries.first().map(|(key, value)| (key, &**value))
+        self.entries.first().map(|(key, slot)| (key, &slot.value))
     }
     /// The last entry.
     pub fn last_key_value(&self) -> Option<(&K, &V)> {
-        self.entries.last().map(|(key, value)| (key, &**value))
+        self.entries.last().map(|(key, slot)| (key, &slot.value))
+    }
+    /// Keys, objects, and the record of each: empty if it must be written anew.
+    pub fn records(&self) -> impl Iterator<Item = (&K, &V, &RefCell<Vec<u8>>)> {
+        self.entries.iter().map(|(key, slot)| (key, &slot.value, &slot.record))
+    }
+    /// Objects that satisfy `wanted`, to change.
+    pub fn some_mut(&mut self, mut wanted: impl FnMut(&K, &V) -> bool) -> impl Iterator<Item = (&K, &mut V)> {
+        self.entries.iter_mut().filter_map(
+            move |(key, slot)| {
+                if wanted(key, &slot.value) { Some((&*key, slot.change())) } else { None }
+            },
+        )
     }
 }
 
@@ -141,7 +188,7 @@ impl<K: Copy + Ord + fmt::Debug, V: fmt::Debug> fmt::Debug for Table<K, V> {
 macro_rules! iterator {
     ($(#[$about:meta])* $name:ident over $inner:ident gives $item:ty, $part:expr) => {
         $(#[$about])*
-        pub struct $name<'a, K, V>(slice::$inner<'a, (K, Box<V>)>);
+        pub struct $name<'a, K, V>(slice::$inner<'a, Entry<K, V>>);
 
         impl<'a, K, V> Iterator for $name<'a, K, V> {
             type Item = $item;
@@ -170,19 +217,19 @@ iterator! {
 }
 iterator! {
     /// Objects.
-    Values over Iter gives &'a V, |(_, value)| &**value
+    Values over Iter gives &'a V, |(_, slot)| &slot.value
 }
 iterator! {
     /// Objects, to change.
-    ValuesMut over IterMut gives &'a mut V, |(_, value)| &mut **value
+    ValuesMut over IterMut gives &'a mut V, |(_, slot)| slot.change()
 }
 iterator! {
     /// Keys and objects.
-    Iter over Iter gives (&'a K, &'a V), |(key, value)| (key, &**value)
+    Iter over Iter gives (&'a K, &'a V), |(key, slot)| (key, &slot.value)
 }
 iterator! {
     /// Keys and objects, the objects to change.
-    IterMut over IterMut gives (&'a K, &'a mut V), |(key, value)| (&*key, &mut **value)
+    IterMut over IterMut gives (&'a K, &'a mut V), |(key, slot)| (&*key, slot.change())
 }
 
 impl<'a, K: Copy + Ord, V> IntoIterator for &'a Table<K, V> {
@@ -203,9 +250,9 @@ impl<'a, K: Copy + Ord, V> IntoIterator for &'a mut Table<K, V> {
 
 impl<K: Copy, V> IntoIterator for Table<K, V> {
     type Item = (K, V);
-    type IntoIter = core::iter::Map<vec::IntoIter<(K, Box<V>)>, fn((K, Box<V>)) -> (K, V)>;
+    type IntoIter = core::iter::Map<vec::IntoIter<Entry<K, V>>, fn(Entry<K, V>) -> (K, V)>;
     fn into_iter(self) -> Self::IntoIter {
-        self.entries.into_iter().map(|(key, value)| (key, *value))
+        self.entries.into_iter().map(|(key, slot)| (key, slot.value))
     }
 }
 

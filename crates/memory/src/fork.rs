@@ -17,7 +17,7 @@ impl AddressSpace {
     pub fn fork<M: Machine>(&mut self, cx: &mut Context<'_, M>) -> Result<(AddressSpace, M::Space), MemoryFault> {
         let mut tables = cx.machine.new_space(cx.frames).map_err(|_| MemoryFault::OutOfMemory)?;
         let mut child = AddressSpace {
-            mappings: self.inherited(),
+            mappings: self.inherited().into(),
             brk_start: self.brk_start,
             brk: self.brk,
             mmap_top: self.mmap_top,

@@ -12,6 +12,7 @@ use minicbor::{Decode, Encode};
 use shimos_abi::{
     addr::{Frame, PAGE, USER_END, UserAddr, UserPage},
     errno::Errno,
+    kept::Kept,
 };
 use shimos_hal::{Machine, Rights};
 
@@ -139,7 +140,7 @@ pub enum Remap {
 pub struct AddressSpace {
     /// The mappings.
     #[n(0)]
-    pub(crate) mappings: Mappings,
+    pub(crate) mappings: Kept<Mappings>,
     /// Where the heap starts, in bytes.
     #[n(1)]
     pub(crate) brk_start: u64,

@@ -41,6 +41,11 @@ impl AddressSpace {
         self.changed.len()
     }
 
+    /// Whether [`AddressSpace::collect`] would do anything.
+    pub fn is_to_be_saved(&self) -> bool {
+        !self.changed.is_empty() || !self.shared_writable.is_empty()
+    }
+
     /// Write-protects and reports every changed page to `visit`, with its frame, or `None` when it has none of its own
     /// any more. The image takes a reference to each frame; from then on a store copies. Pages of shared mappings are
     /// write-protected as well; their objects report them ([`Objects::collect`]), in the same pause.

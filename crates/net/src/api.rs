@@ -19,12 +19,14 @@ const MOST_SOCKETS: usize = 65536;
 
 impl Stack {
     pub(crate) fn socket(&self, id: SocketId) -> Result<&Socket, Errno> {
-        self.saved.sockets.get(&id).filter(|socket| socket.owner == Owner::Program).ok_or(Errno::EBADF)
+        let socket: &Socket = self.saved.sockets.get(&id).ok_or(Errno::EBADF)?;
+        if socket.owner == Owner::Program { Ok(socket) } else { Err(Errno::EBADF) }
     }
 
     pub(crate) fn socket_mut(&mut self, id: SocketId) -> Result<&mut Socket, Errno> {
         self.touch();
-        self.saved.sockets.get_mut(&id).filter(|socket| socket.owner == Owner::Program).ok_or(Errno::EBADF)
+        let socket: &mut Socket = self.saved.sockets.get_mut(&id).ok_or(Errno::EBADF)?;
+        if socket.owner == Owner::Program { Ok(socket) } else { Err(Errno::EBADF) }
     }
 
     /// Makes a socket.
@@ -56,7 +58,7 @@ impl Stack {
             return Err(Errno::ENOBUFS);
         }
         let id = self.new_id();
-        self.saved.sockets.insert(id, socket);
+        self.saved.sockets.insert(id, socket.into());
         Ok(id)
     }
 
@@ -239,7 +241,7 @@ impl Stack {
                 _ => return Err(Errno::EINVAL),
             };
             let child = listener.ready.pop_front().ok_or(Errno::EAGAIN)?;
-            if let Some(socket) = self.saved.sockets.get_mut(&child)
+            if let Some(socket) = self.saved.sockets.get_mut(&child).map(|kept| &mut **kept)
                 && let Kind::Connection(connection) = &mut socket.kind
             {
                 socket.owner = Owner::Program;

@@ -137,7 +137,7 @@ impl Stack {
         options.groups.clear();
         let mut socket = Socket::new(parent.family, Kind::Connection(connection.into()), options);
         socket.owner = Owner::Listener(listener);
-        self.saved.sockets.insert(child, socket);
+        self.saved.sockets.insert(child, socket.into());
         count(&mut self.saved.link.counters.tcp_passive);
         self.derived.connections.insert(tuple, child);
         if blocked {

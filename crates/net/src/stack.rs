@@ -21,7 +21,7 @@ use minicbor::{
     decode::{self, Decoder},
     encode::{self, Encoder, Write},
 };
-use shimos_abi::time::Nanos;
+use shimos_abi::{kept::Kept, time::Nanos};
 
 /// Packets to itself that one poll delivers.
 const LOOPED: usize = 2048;
@@ -34,7 +34,7 @@ pub(crate) struct Saved {
     #[n(1)]
     pub secret: Secret,
     #[n(2)]
-    pub sockets: BTreeMap<SocketId, Socket>,
+    pub sockets: BTreeMap<SocketId, Kept<Socket>>,
     #[n(3)]
     next_id: u32,
     #[n(4)]
@@ -301,7 +301,7 @@ impl Stack {
         id: SocketId,
         act: impl FnOnce(&mut Connection, &mut Context<'_>) -> R,
     ) -> Option<R> {
-        let socket = self.saved.sockets.get_mut(&id)?;
+        let socket: &mut Socket = self.saved.sockets.get_mut(&id)?;
         let Kind::Connection(connection) = &mut socket.kind else {
             return None;
         };
@@ -326,7 +326,7 @@ impl Stack {
         id: SocketId,
         act: impl FnOnce(&mut crate::tcp::Listener, &Secret, &mut Context<'_>) -> R,
     ) -> Option<R> {
-        let socket = self.saved.sockets.get_mut(&id)?;
+        let socket: &mut Socket = self.saved.sockets.get_mut(&id)?;
         let Kind::Listener(listener) = &mut socket.kind else {
             return None;
         };
@@ -345,7 +345,7 @@ impl Stack {
 
     /// Draws the consequences of what a connection did.
     fn settle(&mut self, now: Nanos, id: SocketId) {
-        let Some(socket) = self.saved.sockets.get_mut(&id) else {
+        let Some(socket) = self.saved.sockets.get_mut(&id).map(|kept| &mut **kept) else {
             return;
         };
         let Kind::Connection(connection) = &mut socket.kind else {

@@ -12,7 +12,7 @@ use crate::{
 };
 use alloc::{collections::BTreeMap, vec::Vec};
 use minicbor::{Decode, Encode};
-use shimos_abi::errno::Errno;
+use shimos_abi::{errno::Errno, kept::Kept};
 
 /// How deep directories may lie for their paths to be told and for renames to be checked. A program may nest them deeper,
 /// but no path that it can name is as long.
@@ -30,7 +30,7 @@ pub struct Tree {
     pub(crate) image: Image,
     /// The writable layer.
     #[n(1)]
-    pub(crate) nodes: BTreeMap<u64, Node>,
+    pub(crate) nodes: BTreeMap<u64, Kept<Node>>,
     /// Which node has taken the place of a file of the image.
     #[n(2)]
     pub(crate) copied: BTreeMap<u64, u64>,
@@ -122,10 +122,10 @@ impl Tree {
 
     /// A node of the writable layer. ESTALE if it is gone.
     pub(crate) fn node(&self, id: u64) -> Result<&Node, Errno> {
-        self.nodes.get(&id).ok_or(Errno::ESTALE)
+        self.nodes.get(&id).map(|node| &**node).ok_or(Errno::ESTALE)
     }
     pub(crate) fn node_mut(&mut self, id: u64) -> Result<&mut Node, Errno> {
-        self.nodes.get_mut(&id).ok_or(Errno::ESTALE)
+        self.nodes.get_mut(&id).map(|node| &mut **node).ok_or(Errno::ESTALE)
     }
     pub(crate) fn directory(&self, id: u64) -> Result<&Directory, Errno> {
         match &self.node(id)?.body {
@@ -378,7 +378,7 @@ impl Tree {
     pub(crate) fn insert(&mut self, node: Node) -> u64 {
         let id = self.next_node;
         self.next_node = id.wrapping_add(1);
-        self.nodes.insert(id, node);
+        self.nodes.insert(id, node.into());
         id
     }
 

@@ -2,7 +2,7 @@
 use super::program::{POOL, PROGRAM, Program, TOTAL};
 use crate::{
     error::ImageError,
-    layout::{Descriptor, SLOT_COMMIT, SLOT_STATE, slot_start},
+    layout::{Descriptor, HEAD_VERSION, SLOT_COMMIT, SLOT_STATE, Sum, slot_start},
     reader::Image,
     record::{RecordWriter, Records},
     slots::{Slots, retained},
@@ -127,7 +127,7 @@ fn a_damaged_newest_generation_is_passed_over() {
     assert_eq!(open(&program), Err(ImageError::NoHead));
     program.machine.corrupt(POOL.first, 0, 1);
     program.machine.corrupt(POOL.first, 8, 2);
-    assert_eq!(open(&program), Err(ImageError::Version(3)));
+    assert_eq!(open(&program), Err(ImageError::Version(0)));
 }
 
 #[test]
@@ -144,5 +144,57 @@ fn damaged_records_end_the_reading() {
         assert!(found.last().unwrap().is_err(), "byte {at}");
         let short: Vec<_> = Records::new(&bytes[..at]).collect();
         assert!(at == 0 || at == 17 || short.last().unwrap().is_err(), "cut at {at}");
+    }
+}
+
+#[test]
+fn an_image_of_the_version_before_is_read() {
+    let mut program = image();
+    let (newest, _) = (0..3)
+        .filter_map(|number| Descriptor::read(&program.machine, POOL.first, 0, number, PROGRAM))
+        .max_by_key(|(descriptor, _)| descriptor.epoch)
+        .unwrap();
+    assert_eq!(newest.sum, Sum::Headers);
+    let records: Vec<u8> = {
+        let image = Image::open(&program.machine, POOL, &[], PROGRAM).unwrap();
+        let mut writer = RecordWriter::new();
+        image.records().map(Result::unwrap).for_each(|record| writer.add(record.kind, record.version, record.payload));
+        writer.into_bytes()
+    };
+    let pages = read(&program).unwrap();
+    // Version 1 had the checksum of all bytes and nothing in the place that says so.
+    let old = Descriptor { sum: Sum::Bytes, record_crc: crc32fast::hash(&records), ..newest };
+    let words = old.words(PROGRAM);
+    assert_eq!(words[2] >> 32, 0);
+    let start = Descriptor::start(0, old.epoch);
+    for (at, word) in words.iter().enumerate() {
+        program.machine.write_word(POOL.first, start + at, *word);
+    }
+    program.machine.write_word(POOL.first, slot_start(0) + SLOT_COMMIT, old.commit_word(&words));
+    program.machine.write_word(POOL.first, HEAD_VERSION, 1);
+    assert_eq!(read(&program), Ok(pages));
+    assert_eq!(Image::open(&program.machine, POOL, &[], PROGRAM).unwrap().passed_over(), None);
+    // A later one is refused rather than guessed at.
+    program.machine.write_word(POOL.first, HEAD_VERSION, 3);
+    assert_eq!(read(&program), Err(ImageError::Version(3)));
+}
+
+#[test]
+fn a_damaged_payload_is_noticed_by_its_record() {
+    let mut writer = RecordWriter::new();
+    writer.add(1, 1, b"first");
+    let start = writer.bytes().len();
+    writer.add(2, 1, b"second");
+    let kept = writer.since(start).to_vec();
+    let mut again = RecordWriter::new();
+    again.add(1, 1, b"first");
+    again.add_record(&kept);
+    assert_eq!(again.bytes(), writer.bytes());
+    let whole = crate::record::checksum(writer.bytes());
+    for at in 0..writer.bytes().len() {
+        let mut bytes = writer.bytes().to_vec();
+        bytes[at] ^= 4;
+        let broken = Records::new(&bytes).any(|record| record.is_err());
+        assert!(broken || crate::record::checksum(&bytes) != whole, "byte {at}");
     }
 }

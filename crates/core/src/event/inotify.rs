@@ -1,5 +1,6 @@
 //! Watched files: what is watched, and what is to be told of it (inotify(7)).
 use super::{Event, EventId};
+use crate::table::Table;
 use alloc::{
     collections::{BTreeMap, VecDeque},
     vec::Vec,
@@ -187,7 +188,7 @@ pub struct FileWatches {
 
 impl FileWatches {
     /// The index over a program's event objects.
-    pub fn all(events: &BTreeMap<EventId, Event>) -> FileWatches {
+    pub fn all(events: &Table<EventId, Event>) -> FileWatches {
         let mut all = FileWatches::default();
         for (id, event) in events {
             if let Event::Files(inotify) = event {

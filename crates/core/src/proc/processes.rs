@@ -70,7 +70,7 @@ const LIMIT_NAMES: [(&str, &str); 16] = [
 /// Signals that are ignored, and those that are caught.
 fn dispositions(process: &Process) -> (SigSet, SigSet) {
     let (mut ignored, mut caught) = (SigSet::default(), SigSet::default());
-    for (number, action) in (1..).zip(&process.actions) {
+    for (number, action) in (1..).zip(process.actions.iter()) {
         let Some(signal) = Signal::new(number) else { break };
         match action.handler {
             0 => {}
@@ -437,7 +437,7 @@ impl Sizes {
 fn limits(process: &Process) -> String {
     let value = |limit: u64| if limit == UNLIMITED { String::from("unlimited") } else { format!("{limit}") };
     let mut text = format!("{:<25} {:<20} {:<20} {:<10}\n", "Limit", "Soft Limit", "Hard Limit", "Units");
-    for ((name, unit), (soft, hard)) in LIMIT_NAMES.iter().zip(&process.limits) {
+    for ((name, unit), (soft, hard)) in LIMIT_NAMES.iter().zip(process.limits.iter()) {
         text += &format!("{name:<25} {:<20} {:<20} {unit:<10}\n", value(*soft), value(*hard));
     }
     text

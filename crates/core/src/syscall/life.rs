@@ -178,7 +178,7 @@ pub fn replace_image<M: Machine>(c: &mut Context<'_, M>, space: SpaceId, image: 
     let process = c.process_mut()?;
     process.space = space;
     process.barriers = None;
-    for action in &mut process.actions {
+    for action in process.actions.iter_mut() {
         if action.handler != crate::signal::Action::IGNORE {
             *action = crate::signal::Action::default();
         } else {
