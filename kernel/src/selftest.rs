@@ -178,6 +178,12 @@ fn frames(machine: &mut Bare, checks: &mut Checks) {
     machine.copy_frame(b, a);
     checks.that(machine.read_word(a, 511) == 7, "the last word is copied");
     machine.zero_frame(b);
+    machine.copy_part((a, 1), (b, 3), 5);
+    machine.copy_part((b, 3), (b, 5), 5);
+    let mut parts = [1; 12];
+    machine.read_frame(b, 0, &mut parts);
+    checks.that(&parts == b"\0\0\0hehello\0\0", "parts are copied, also where they overlap");
+    machine.zero_frame(b);
     checks.that((0..512).all(|n| machine.read_word(b, n) == 0), "cleared frame");
     let before = machine.now();
     for _ in 0..1000 {

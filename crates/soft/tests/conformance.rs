@@ -105,6 +105,16 @@ fn frames_keep_what_is_written_and_only_the_pool_is_ours() {
     let other = a.pool.take().unwrap();
     a.machine.copy_frame(frame, other);
     assert_eq!(a.machine.read_word(other, 1), 0x1122_3344_5566_7788);
+    // Parts go between frames, and within one also where they overlap; nothing around them changes.
+    a.machine.zero_frame(other);
+    a.machine.copy_part((frame, 4090), (other, 3), 6);
+    a.machine.copy_part((other, 3), (other, 5), 6);
+    a.machine.copy_part((other, 0), (other, PAGE), 0);
+    let mut out = [0; 12];
+    a.machine.read_frame(other, 0, &mut out);
+    assert_eq!(&out, b"\0\0\0ababcdef\0");
+    a.machine.copy_part((frame, 0), (other, 0), PAGE);
+    assert_eq!(a.machine.read_word(other, 1), 0x1122_3344_5566_7788);
     assert!(a.machine.readable(frame) && !a.machine.readable(world.pool(K1).first) && !a.machine.readable(Frame(!0)));
 
     let foreign = world.pool(K1).first;

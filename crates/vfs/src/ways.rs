@@ -101,3 +101,65 @@ impl fmt::Debug for Ways {
         f.write_str("Ways")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::{format, vec, vec::Vec};
+
+    fn start(cwd: u64) -> Start {
+        Start { root: NodeId::Lower(1), cwd: NodeId::Lower(cwd) }
+    }
+
+    fn user(uid: u32, groups: Vec<u32>) -> Credentials {
+        Credentials { uid, gid: uid, groups }
+    }
+
+    #[test]
+    fn a_way_is_known_to_who_went_it() {
+        let (mut ways, root, dir) = (Ways::default(), user(0, vec![]), NodeId::Upper(7));
+        assert_eq!(ways.find(&start(2), &root, b"/usr/bin/"), None);
+        ways.note(&start(2), &root, b"/usr/bin/", dir);
+        assert_eq!(ways.find(&start(2), &root, b"/usr/bin/"), Some(dir));
+        assert_eq!(ways.find(&start(3), &root, b"/usr/bin/"), Some(dir), "where one stands does not matter to it");
+        assert_eq!(ways.find(&start(2), &user(5, vec![]), b"/usr/bin/"), None, "others may not search it");
+        assert_eq!(ways.find(&start(2), &root, b"/usr/bim/"), None);
+        assert_eq!(ways.find(&start(2), &root, b"/usr/bin"), None);
+        let elsewhere = Start { root: NodeId::Lower(9), cwd: NodeId::Lower(2) };
+        assert_eq!(ways.find(&elsewhere, &root, b"/usr/bin/"), None);
+        ways.note(&start(2), &root, b"bin/", dir);
+        assert_eq!(ways.find(&start(2), &root, b"bin/"), Some(dir));
+        assert_eq!(ways.find(&start(3), &root, b"bin/"), None, "from here it leads elsewhere");
+        assert_eq!(ways.clone().find(&start(2), &root, b"bin/"), None);
+        ways.forget();
+        assert_eq!(ways.find(&start(2), &root, b"bin/"), None);
+    }
+
+    #[test]
+    fn only_root_is_known_with_other_groups() {
+        let (ways, dir) = (Ways::default(), NodeId::Upper(7));
+        ways.note(&start(2), &user(5, vec![8]), b"/a/", dir);
+        assert_eq!(ways.find(&start(2), &user(5, vec![8]), b"/a/"), None);
+        assert_eq!(ways.find(&start(2), &user(5, vec![]), b"/a/"), None);
+        ways.note(&start(2), &user(0, vec![8]), b"/a/", dir);
+        assert_eq!(ways.find(&start(2), &user(0, vec![9]), b"/a/"), Some(dir));
+    }
+
+    #[test]
+    fn what_is_known_is_bounded_and_never_wrong() {
+        let (ways, root) = (Ways::default(), user(0, vec![]));
+        let path = |number: u64| format!("/some/directory/with/a/name/{number:06}/").into_bytes();
+        for number in 0..3000 {
+            ways.note(&start(2), &root, &path(number), NodeId::Upper(number));
+        }
+        let known = (0..3000).filter(|number| {
+            let found = ways.find(&start(2), &root, &path(*number));
+            assert!(found.is_none_or(|dir| dir == NodeId::Upper(*number)));
+            found.is_some()
+        });
+        assert!((WAYS / 2..=WAYS).contains(&known.count()));
+        let long = vec![b'x'; LONGEST + 1];
+        ways.note(&start(2), &root, &long, NodeId::Upper(1));
+        assert_eq!(ways.find(&start(2), &root, &long), None);
+    }
+}

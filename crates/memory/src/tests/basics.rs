@@ -22,17 +22,17 @@ const POOL: FrameRange = FrameRange { first: Frame(8), count: 200 };
 const TOP: UserPage = UserPage(1 << 20);
 
 /// A program with one address space.
-struct World {
-    machine: Fake,
-    frames: Frames,
-    objects: Objects,
+pub(super) struct World {
+    pub machine: Fake,
+    pub frames: Frames,
+    pub objects: Objects,
     tables: FakeSpace,
-    space: AddressSpace,
+    pub space: AddressSpace,
     free: usize,
 }
 
 impl World {
-    fn new() -> World {
+    pub fn new() -> World {
         let mut machine = Fake::new(256, POOL);
         let mut frames = Frames::new(POOL);
         frames.zero_frame(&mut machine);
@@ -41,7 +41,7 @@ impl World {
         let space = AddressSpace::new(TOP, 1 << 20);
         World { machine, frames, objects: Objects::default(), tables, space, free }
     }
-    fn with<T>(
+    pub fn with<T>(
         &mut self,
         backing: &mut dyn Backing<Fake>,
         work: impl FnOnce(&mut AddressSpace, &mut Context<'_, Fake>) -> T,
@@ -49,15 +49,15 @@ impl World {
         let World { machine, frames, objects, tables, space, .. } = self;
         work(space, &mut Context { machine, frames, objects, backing, tables })
     }
-    fn run<T>(&mut self, work: impl FnOnce(&mut AddressSpace, &mut Context<'_, Fake>) -> T) -> T {
+    pub fn run<T>(&mut self, work: impl FnOnce(&mut AddressSpace, &mut Context<'_, Fake>) -> T) -> T {
         self.with(&mut NoBacking, work)
     }
-    fn anonymous(&mut self, pages: u64) -> UserPage {
+    pub fn anonymous(&mut self, pages: u64) -> UserPage {
         let request = MapRequest::anonymous(Prot::READ | Prot::WRITE);
         self.run(|space, cx| space.map(cx, Place::Anywhere, pages, request)).unwrap()
     }
     /// Ends it; nothing may be left.
-    fn end(mut self) {
+    pub fn end(mut self) {
         while self.run(|space, cx| space.destroy_step(cx, 3)) == Progress::More {}
         let tables = core::mem::take(&mut self.tables);
         assert!(tables.pages.is_empty());

@@ -1,4 +1,5 @@
 //! Tests of memory against models that are simple enough to be right.
 mod basics;
+mod direct;
 mod mappings;
 mod model;
