@@ -125,7 +125,7 @@ impl Kernel {
         }
         if let Some(program) = self.ikc.area().allocate_program(self.me) {
             self.set_count(program, 0);
-            let home = Home::Protected { life: self.me, image: self.me.kernel };
+            let home = Home::committed(self.me);
             let _ = self.ikc.area().move_home(program, Home::Held(self.me), home);
         }
     }
@@ -265,7 +265,7 @@ impl Kernel {
                 let count = self.machine.read_word(frame, usize::from(program.0));
                 self.set_count(program, count);
                 self.machine.unmap_peer(dead.kernel);
-                let next = Home::Protected { life: self.me, image: self.me.kernel };
+                let next = Home::committed(self.me);
                 if area.move_home(program, home, next).is_ok() {
                     self.toys.show(program, count, self.me);
                 }

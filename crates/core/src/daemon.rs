@@ -197,6 +197,7 @@ impl<M: Machine> Kernel<M> {
                     let reason = match why {
                         Freed::Unprotected => "it was not protected and died with its kernel",
                         Freed::Lost => "no kernel can read its image",
+                        Freed::Deadly => "one kernel after the other died under it before its next checkpoint",
                     };
                     self.services.log(&format!("program {program} is lost: {reason}"));
                 }

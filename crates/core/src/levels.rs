@@ -149,8 +149,7 @@ impl<M: Machine> Kernel<M> {
             return Err(Refusal::BadImage);
         }
         // The order stays where it is until the program has an image of its own here.
-        let home = Home::Protected { life: self.me, image };
-        self.services.ikc.area().move_home(head.id, seen, home).map_err(|_| Refusal::Busy)?;
+        self.services.ikc.area().move_home(head.id, seen, seen.moved_to(self.me)).map_err(|_| Refusal::Busy)?;
         let restarts = head.restarts.saturating_add(1);
         self.services.log(&format!("program {} is started again here, after the death of {from}", head.name));
         let start = Start { level: Some(Level::Restart), ..order.into_inner() };

@@ -262,7 +262,7 @@ impl<M: Machine> Kernel<M> {
         if let Stage::Offered { resident, .. } = moving.stage {
             let mut resident = *resident;
             let offered = Home::Offered { life: self.me, to: moving.to.kernel };
-            let back = Home::Protected { life: self.me, image: self.me.kernel };
+            let back = Home::committed(self.me);
             // Whoever changes the word first has the program.
             if self.services.ikc.area().move_home(program, offered, back).is_ok() {
                 let level = resident.program.head.level();

@@ -189,9 +189,13 @@ pub fn resume<M: Machine>(
         space.set_tracking(Tracking::On);
     }
     resident.program.objects.set_tracking(Tracking::On);
-    resident.guard.next = Some(services.machine.now() + protection.interval);
+    // Soon: until then it would go back to the same checkpoint again, and its image stays in another kernel's memory.
+    resident.guard.next = Some(services.machine.now() + protection.interval.min(AFTER_TAKEOVER));
     Ok(())
 }
+
+/// From a takeover to the first checkpoint, at most.
+const AFTER_TAKEOVER: Nanos = Nanos::millis(20);
 
 /// Switches protection off: held output leaves, the image goes. The work that is left of it is returned.
 pub fn unprotect<M: Machine>(
@@ -257,7 +261,7 @@ pub fn keep_order<M: Machine>(
     let area = services.ikc.area();
     let seen = area.home(id);
     if seen.life() == Some(life) {
-        let _ = area.move_home(id, seen, Home::Protected { life, image: life.kernel });
+        let _ = area.move_home(id, seen, Home::committed(life));
     }
     let at = services.machine.now();
     resident.guard.last = Some(CheckpointStatus {

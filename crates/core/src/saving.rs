@@ -148,7 +148,7 @@ fn claim_home<M: Machine>(resident: &Resident<M>, services: &Services<M>) {
     let area = services.ikc.area();
     let id = resident.program.head.id;
     let seen = area.home(id);
-    let wanted = Home::Protected { life, image: life.kernel };
+    let wanted = Home::committed(life);
     if seen != wanted && seen.life() == Some(life) {
         let _ = area.move_home(id, seen, wanted);
     }

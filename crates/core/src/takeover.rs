@@ -133,7 +133,7 @@ impl<M: Machine> Kernel<M> {
         }
         // The one store that decides: from here on the program lives here.
         let home = match resident.program.head.protection {
-            Some(_) => Home::Protected { life: me, image: image_kernel },
+            Some(_) => seen.moved_to(me),
             // The image was for this one time.
             None => Home::Held(me),
         };

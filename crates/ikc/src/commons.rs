@@ -71,6 +71,8 @@ pub enum Home {
         /// Whose private memory holds its last committed image. After a takeover this is the dead kernel (in whatever
         /// later incarnation) until the taker has committed a checkpoint of its own.
         image: KernelId,
+        /// Takeovers since a checkpoint of it was committed; 15 at most.
+        falls: u8,
     },
     /// It lives here still, stopped, and its last image here may be taken by one other kernel. Whichever changes this
     /// word first has it: the taker, or this life when it takes the offer back.
@@ -91,17 +93,20 @@ impl Home {
         match self {
             Home::Free => 0,
             Home::Held(life) => life_bits(life) | 1,
-            Home::Protected { life, image } => life_bits(life) | (image.0 as u64 & 0xff) << 8 | 2,
+            Home::Protected { life, image, falls } => {
+                life_bits(life) | (image.0 as u64 & 0xff) << 8 | (falls as u64 & 0xf) << 4 | 2
+            }
             Home::Offered { life, to } => life_bits(life) | (to.0 as u64 & 0xff) << 8 | 3,
         }
     }
     /// From a word; one that makes no sense is free of any life.
     pub const fn from_word(word: u64) -> Home {
         let life = Life { kernel: KernelId((word >> 48) as u16), incarnation: Incarnation((word >> 16) as u32) };
-        match word & 0xff {
-            1 => Home::Held(life),
-            2 => Home::Protected { life, image: KernelId((word >> 8 & 0xff) as u16) },
-            3 => Home::Offered { life, to: KernelId((word >> 8 & 0xff) as u16) },
+        let other = KernelId((word >> 8 & 0xff) as u16);
+        match (word & 0xf, (word >> 4 & 0xf) as u8) {
+            (1, 0) => Home::Held(life),
+            (2, falls) => Home::Protected { life, image: other, falls },
+            (3, 0) => Home::Offered { life, to: other },
             _ => Home::Free,
         }
     }
@@ -112,13 +117,19 @@ impl Home {
             Home::Held(life) | Home::Protected { life, .. } | Home::Offered { life, .. } => Some(life),
         }
     }
+    /// The home of a program of which this life has committed a checkpoint.
+    pub const fn committed(life: Life) -> Home {
+        Home::Protected { life, image: life.kernel, falls: 0 }
+    }
     /// The same home in another life: what a taker puts in place of a dead one.
     pub const fn moved_to(self, to: Life) -> Home {
         match self {
             Home::Free => Home::Free,
             Home::Held(_) => Home::Held(to),
-            Home::Protected { image, .. } => Home::Protected { life: to, image },
-            Home::Offered { life, .. } => Home::Protected { life: to, image: life.kernel },
+            Home::Protected { image, falls, .. } => {
+                Home::Protected { life: to, image, falls: if falls < 15 { falls + 1 } else { 15 } }
+            }
+            Home::Offered { life, .. } => Home::Protected { life: to, image: life.kernel, falls: 0 },
         }
     }
     /// Whose memory holds its last committed image, if there is one.

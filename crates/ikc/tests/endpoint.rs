@@ -339,17 +339,22 @@ fn the_commons_change_by_compare_and_swap() {
     assert_eq!(area.allocate_program(me), Some(ProgramId(2)));
     let home = area.home(program);
     assert_eq!(home, Home::Held(me));
-    let protected = Home::Protected { life: me, image: KernelId(2) };
+    let protected = Home::Protected { life: me, image: KernelId(2), falls: 0 };
     assert_eq!(area.move_home(program, home, protected), Ok(()));
     assert_eq!(area.move_home(program, home, Home::Free), Err(protected));
-    assert_eq!(protected.moved_to(life(K0, 1)), Home::Protected { life: life(K0, 1), image: KernelId(2) });
+    let mut fallen = protected;
+    for falls in (1..=15).chain([15]) {
+        fallen = fallen.moved_to(life(K0, 1));
+        assert_eq!(fallen, Home::Protected { life: life(K0, 1), image: KernelId(2), falls });
+        assert_eq!(Home::from_word(fallen.to_word()), fallen);
+    }
     assert_eq!(area.programs().count(), 2);
     // An offer: whoever changes the word first has the program.
     let offered = Home::Offered { life: me, to: K0 };
     assert_eq!(Home::from_word(offered.to_word()), offered);
     assert_eq!((offered.life(), offered.image()), (Some(me), Some(K1)));
     let taken = offered.moved_to(life(K0, 1));
-    assert_eq!(taken, Home::Protected { life: life(K0, 1), image: K1 });
+    assert_eq!(taken, Home::Protected { life: life(K0, 1), image: K1, falls: 0 });
     assert_eq!(area.move_home(program, protected, offered), Ok(()));
     assert_eq!(area.move_home(program, offered, taken), Ok(()));
     assert_eq!(area.move_home(program, offered, protected), Err(taken));

@@ -43,6 +43,8 @@ pub enum Freed {
     Unprotected,
     /// No kernel can read its image.
     Lost,
+    /// Too many kernels in a row have died under it before they had committed a checkpoint of it.
+    Deadly,
 }
 
 /// One thing to do. Before each, ask [`crate::MonitorDaemon::permits`].

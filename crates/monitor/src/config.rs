@@ -41,6 +41,8 @@ pub struct Config {
     pub boot_failures: u32,
     /// A kernel that lived shorter than this counts as a failed boot.
     pub short_life: Nanos,
+    /// A program is given up after so many takeovers in a row that ended in another death before a checkpoint; 15 at most.
+    pub falls: u8,
 }
 
 impl Default for Config {
@@ -64,6 +66,7 @@ impl Default for Config {
             backoff: Nanos::millis(100),
             boot_failures: 5,
             short_life: Nanos::millis(200),
+            falls: 8,
         }
     }
 }

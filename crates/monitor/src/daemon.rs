@@ -143,7 +143,7 @@ impl MonitorDaemon {
                 out.push(Action::Acknowledge { kernel: k, stamp: seen.stamp });
             }
         }
-        self.works.refresh(view, &phases, &mut out);
+        self.works.refresh(view, &phases, &self.config, &mut out);
         let mut context = Context {
             view,
             me: self.me.kernel,

@@ -60,8 +60,9 @@ impl WorkList {
         self.0.clear();
     }
 
-    /// Brings the list up to date. What has moved is done; homes of unprotected programs are freed.
-    pub fn refresh(&mut self, view: &impl View, phases: &[Phase], out: &mut Vec<Action>) {
+    /// Brings the list up to date. What has moved is done; homes of unprotected programs are freed, and of those that kill
+    /// one kernel after the other.
+    pub fn refresh(&mut self, view: &impl View, phases: &[Phase], config: &Config, out: &mut Vec<Action>) {
         let ended = |life: Life| phases.get(life.kernel.index()).is_some_and(|phase| phase.ended(life.incarnation));
         let mut found = Vec::new();
         for device in Device::ALL {
@@ -72,6 +73,9 @@ impl WorkList {
         view.programs(&mut |program, home| match home {
             Home::Held(life) if ended(life) => {
                 out.push(Action::FreeHome { program, home, why: Freed::Unprotected });
+            }
+            Home::Protected { life, falls, .. } if ended(life) && falls >= config.falls => {
+                out.push(Action::FreeHome { program, home, why: Freed::Deadly });
             }
             Home::Protected { life, .. } | Home::Offered { life, .. } if ended(life) => {
                 found.push((Work::Program(program), life, home))

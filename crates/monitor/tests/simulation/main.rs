@@ -8,7 +8,7 @@ use shimos_abi::{
     ids::{KernelId, ProgramId},
     time::Nanos,
 };
-use shimos_monitor::{Home, View};
+use shimos_monitor::{Home, View, Work};
 use world::{Core, Death, PROGRAMS, World};
 
 fn seeds(usual: u64) -> Vec<u64> {
@@ -140,6 +140,26 @@ fn unprotected_programs_die_with_their_kernel() {
     world.kill(1, Death::Hang);
     world.run_until(Nanos::secs(4), |_| {});
     assert!(world.homes.iter().all(|home| *home == Home::Free), "{}", world.tail());
+}
+
+/// It is given up, and all others go on.
+#[test]
+fn a_program_that_kills_one_kernel_after_the_other() {
+    for seed in seeds(20) {
+        let mut world = World::new(4, seed);
+        world.run_until(Nanos::secs(1), |_| {});
+        let (deadly, before) = (ProgramId(1), world.adopted.len());
+        world.deadly.insert(deadly);
+        world.run_until(Nanos::secs(60), |_| {});
+        let homes = world.homes[1..].iter().filter(|home| home.life().is_some()).count();
+        assert_eq!(homes, usize::from(PROGRAMS) - 2, "seed {seed}: {}", world.tail());
+        assert_eq!(world.homes[usize::from(deadly.0)], Home::Free);
+        assert_eq!(world.lost, 1);
+        let takeovers = world.adopted.keys().skip(before).filter(|(work, _)| *work == Work::Program(deadly)).count();
+        assert!(takeovers <= usize::from(world.config.falls), "{takeovers} takeovers");
+        let whole = |kernel: &world::Kernel| kernel.core == Core::Running && !kernel.living.contains(&deadly);
+        assert!(world.kernels.iter().all(whole), "seed {seed}: {}", world.tail());
+    }
 }
 
 #[test]

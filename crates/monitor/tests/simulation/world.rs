@@ -97,6 +97,8 @@ pub struct World {
     pub refusals: u64,
     /// How often a monitor stands still between the check and the action, one in so many; 0 for never.
     pub late: u64,
+    /// Programs that kill every kernel they run on.
+    pub deadly: BTreeSet<ProgramId>,
     /// What happened, for invariants and for reading.
     pub adopted: BTreeMap<(Work, Life), KernelId>,
     pub acted: BTreeMap<u32, KernelId>,
@@ -151,6 +153,7 @@ impl World {
             kernels: (0..kernels as u16).map(kernel).collect(),
             refusals: 5,
             late: 0,
+            deadly: BTreeSet::new(),
             adopted: BTreeMap::new(),
             acted: BTreeMap::new(),
             harmful: 0,
@@ -161,7 +164,7 @@ impl World {
         for program in 1..PROGRAMS {
             let k = world.random.below(kernels as u64) as usize;
             let life = world.kernels[k].life;
-            world.homes[usize::from(program)] = Home::Protected { life, image: life.kernel };
+            world.homes[usize::from(program)] = Home::committed(life);
             world.kernels[k].living.insert(ProgramId(program));
         }
         world.owners = [Some(world.kernels[0].life); 3];
@@ -350,6 +353,7 @@ impl World {
                 self.kernels[k].stamp = stamp;
                 self.kernels[k].stamp_time = now;
             }
+            self.run_programs(k);
             if let Some(seen) = turn.nominate.filter(|seen| *seen == self.election) {
                 self.election = seen.won_by(KernelId(k as u16));
                 self.kernels[k].monitor_at = now;
@@ -363,6 +367,20 @@ impl World {
             self.kernels[k].monitor = monitor;
             self.kernels[k].monitor_at = step.next;
             self.kernels[k].actions.extend(step.actions);
+        }
+    }
+
+    /// A deadly program kills the kernel before it has committed a checkpoint; the others commit theirs.
+    fn run_programs(&mut self, k: usize) {
+        if self.running() > 1 && self.kernels[k].living.intersection(&self.deadly).next().is_some() {
+            return self.kill(k, Death::Panic);
+        }
+        let life = self.kernels[k].life;
+        for program in self.kernels[k].living.difference(&self.deadly) {
+            let home = &mut self.homes[usize::from(program.0)];
+            if matches!(home, Home::Protected { life: at, .. } if *at == life) {
+                *home = Home::committed(life);
+            }
         }
     }
 
@@ -402,7 +420,7 @@ impl World {
                         if home.life() != Some(from) {
                             return;
                         }
-                        self.homes[usize::from(program.0)] = Home::Protected { life: me, image: from.kernel };
+                        self.homes[usize::from(program.0)] = home.moved_to(me);
                         for other in &self.kernels {
                             assert!(!other.living.contains(&program), "two copies of {program}: {}", self.tail());
                         }
@@ -448,7 +466,7 @@ impl World {
                 let word = &mut self.homes[usize::from(program.0)];
                 if *word == home {
                     *word = Home::Free;
-                    self.lost += u64::from(why == Freed::Lost);
+                    self.lost += u64::from(why != Freed::Unprotected);
                 }
             }
             Action::Restart(life) => {
