@@ -175,6 +175,14 @@ impl Kind {
         }
     }
 
+    /// Whether bytes of it may be asked for at a place (pread(2)).
+    pub fn has_places(&self) -> bool {
+        matches!(
+            self,
+            Kind::File(_) | Kind::Snapshot(..) | Kind::Null(_) | Kind::Zero(_) | Kind::Full(_) | Kind::Random(_)
+        )
+    }
+
     /// The node it was opened by, if it has one.
     pub fn node(&self) -> Option<NodeId> {
         match self {

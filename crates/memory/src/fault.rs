@@ -319,6 +319,11 @@ impl AddressSpace {
     pub fn drop_stale<M: Machine>(&mut self, cx: &mut Context<'_, M>, stale: &[crate::objects::Stale]) {
         for entry in stale {
             for (first, end) in self.mappings.places_of(entry.object, entry.first, entry.end) {
+                if entry.end == u64::MAX {
+                    // Cut off: copies that a private mapping has made go as well (truncate(2)).
+                    self.clear(cx, first, end);
+                    continue;
+                }
                 let mut from = first.0;
                 while let Some(page) = self.borrowed.first_from(from).filter(|page| *page < end.0) {
                     self.drop_if_stale(cx, entry.object, UserPage(page));

@@ -90,7 +90,7 @@ pub struct Stale {
     pub object: ObjectId,
     /// The first page.
     pub first: u64,
-    /// The page behind the last.
+    /// The page behind the last; `u64::MAX` where the object was cut off.
     pub end: u64,
 }
 

@@ -151,7 +151,8 @@ impl Link {
         if self.config.is_local(target) {
             return self.loop_back(frame);
         }
-        let mtu = self.mtu(target);
+        let path = self.mtu(target);
+        let mtu = envelope.longest.map_or(path, |longest| path.min(longest.into()));
         if length > mtu {
             if envelope.pieces == Pieces::Forbidden && length > MTU {
                 return;

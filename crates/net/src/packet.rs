@@ -51,6 +51,8 @@ pub(crate) struct Envelope {
     pub tos: u8,
     /// Whether it may be cut into pieces on its way.
     pub pieces: Pieces,
+    /// The longest piece, if that is to be less than what the path takes.
+    pub longest: Option<u16>,
 }
 
 /// Whether a packet may be cut.
@@ -65,7 +67,7 @@ pub(crate) const TTL: u8 = 64;
 
 impl Envelope {
     pub const fn new(source: IpAddr, target: IpAddr, protocol: u8) -> Envelope {
-        Envelope { source, target, protocol, ttl: TTL, tos: 0, pieces: Pieces::Allowed }
+        Envelope { source, target, protocol, ttl: TTL, tos: 0, pieces: Pieces::Allowed, longest: None }
     }
 
     /// The beginning of a frame: blank Ethernet header and IP header. The caller appends `length` bytes.

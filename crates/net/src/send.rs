@@ -196,6 +196,7 @@ impl Stack {
         envelope.ttl = special.ttl.unwrap_or(usual);
         let never_cut = own.discovery.is_some_and(|discovery| (NEVER_CUT..4).contains(&discovery))
             || (target.is_ipv6() && options.has(Flags::DONT_FRAGMENT6));
+        envelope.longest = own.longest;
         if never_cut {
             envelope.pieces = Pieces::Forbidden;
         }

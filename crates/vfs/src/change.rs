@@ -6,7 +6,7 @@ use crate::{
     node::{Body, DeviceClass, Directory, Kind, Metadata, Nameless, Node, NodeId, Rdev},
     tree::{Found, Tree},
 };
-use alloc::collections::BTreeMap;
+use alloc::{collections::BTreeMap, vec::Vec};
 use shimos_abi::errno::Errno;
 
 /// Most names that a file may have.
@@ -113,6 +113,7 @@ impl Tree {
             ctime: actor.now,
             copied_from: None,
             nameless: None,
+            attributes: Vec::new(),
         }
     }
 

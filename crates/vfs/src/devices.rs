@@ -29,6 +29,9 @@ const LINKS: [(&[u8], &[u8]); 4] = [
     (b"stderr", b"/proc/self/fd/2"),
 ];
 
+/// Mode of a directory in which everybody may make files, and remove their own.
+const EVERYBODYS: u16 = 0o1777;
+
 impl Tree {
     /// Makes `/dev` and what programs expect in it. What the image has there under these names is replaced, if it is of
     /// another kind. Returns the directory.
@@ -46,7 +49,11 @@ impl Tree {
                 self.symlink(sources, &actor, dev, name, target)?;
             }
         }
-        self.ensure_directory(sources, now, dev, b"shm", 0o1777)?;
+        // Images bring a directory for everybody's shared memory that only its owner may write: Linux mounts another there.
+        let shared = self.ensure_directory(sources, now, dev, b"shm", EVERYBODYS)?;
+        if self.metadata(sources, shared)?.mode != EVERYBODYS {
+            self.set_mode(sources, &actor, shared, EVERYBODYS)?;
+        }
         self.ensure_directory(sources, now, dev, b"pts", 0o755)?;
         Ok(dev)
     }

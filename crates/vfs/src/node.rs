@@ -334,6 +334,23 @@ pub(crate) struct Node {
     /// It has no name yet and may get one (O_TMPFILE).
     #[n(10)]
     pub nameless: Option<Nameless>,
+    /// Its extended attributes.
+    #[n(11)]
+    #[cbor(default)]
+    pub attributes: Vec<Attribute>,
+}
+
+/// An extended attribute (xattr(7)).
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub(crate) struct Attribute {
+    /// Its whole name.
+    #[n(0)]
+    #[cbor(with = "minicbor::bytes")]
+    pub name: Vec<u8>,
+    /// What it says.
+    #[n(1)]
+    #[cbor(with = "minicbor::bytes")]
+    pub value: Vec<u8>,
 }
 
 /// A mark of files that were made without a name.

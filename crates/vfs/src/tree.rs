@@ -358,6 +358,7 @@ impl Tree {
             ctime: metadata.ctime,
             copied_from: Some(nid),
             nameless: None,
+            attributes: Vec::new(),
         });
         self.copied.insert(nid, id);
         // Who holds the file open holds the new node.

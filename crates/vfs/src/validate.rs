@@ -28,6 +28,7 @@ impl Tree {
             if let Some(nid) = node.copied_from {
                 require(self.copied.get(&nid) == Some(id), "tree: a copied node is not known as such")?;
             }
+            require(node.attributes_fit(), "tree: a file has more attributes than it may")?;
             match &node.body {
                 Body::Directory(directory) => self.validate_directory(directory, node.copied_from)?,
                 Body::File { object, size, backing } => {

@@ -28,7 +28,7 @@ pub fn read_from<M: Machine>(
     let description = c.description_by(id)?;
     check_readable(description.flags)?;
     let offset = description.offset;
-    let seekable = matches!(description.kind, Kind::File(_) | Kind::Snapshot(..) | Kind::Zero(_) | Kind::Null(_));
+    let seekable = description.kind.has_places();
     if at.is_some() && !seekable {
         return Err(Errno::ESPIPE.into());
     }

@@ -24,6 +24,11 @@ fn thread_of<M: Machine>(c: &Context<'_, M>, id: u64) -> Result<Pid> {
     if c.resident.program.threads.contains_key(&tid) { Ok(tid) } else { Err(Errno::ESRCH.into()) }
 }
 
+/// The same for calls to which no thread has a negative id.
+fn thread_named<M: Machine>(c: &Context<'_, M>, id: u64) -> Result<Pid> {
+    if (id as i32) < 0 { Err(Errno::ESRCH.into()) } else { thread_of(c, id) }
+}
+
 fn get<'a, M: Machine>(c: &'a Context<'_, M>, tid: Pid) -> Result<&'a Thread> {
     c.resident.program.threads.get(&tid).ok_or(Stop::Errno(Errno::ESRCH))
 }
@@ -38,14 +43,14 @@ pub fn sched_getaffinity<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Re
     if a[1] < 8 || !a[1].is_multiple_of(8) {
         return Err(Errno::EINVAL.into());
     }
-    thread_of(c, a[0])?;
+    thread_named(c, a[0])?;
     c.write_u64(a[2], 1)?;
     Ok(8)
 }
 
 /// sched_setaffinity(2): the set must have the one core in it.
 pub fn sched_setaffinity<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
-    thread_of(c, a[0])?;
+    thread_named(c, a[0])?;
     let bytes = c.read_bytes(a[2], (a[1] as usize).min(128))?;
     if bytes.first().is_some_and(|byte| byte & 1 != 0) { Ok(0) } else { Err(Errno::EINVAL.into()) }
 }

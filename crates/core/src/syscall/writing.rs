@@ -28,7 +28,7 @@ pub fn write_to<M: Machine>(
     let description = c.description_by(id)?;
     check_writable(description.flags)?;
     let (flags, offset) = (description.flags, description.offset);
-    let seekable = matches!(description.kind, Kind::File(_) | Kind::Snapshot(..) | Kind::Null(_) | Kind::Zero(_));
+    let seekable = description.kind.has_places();
     if at.is_some() && !seekable {
         return Err(Errno::ESPIPE.into());
     }

@@ -44,6 +44,7 @@ mod v6 {
     pub const JOIN: i32 = 20;
     pub const LEAVE: i32 = 21;
     pub const DISCOVERY: i32 = 23;
+    pub const MTU: i32 = 24;
     pub const ERRORS: i32 = 25;
     pub const ONLY: i32 = 26;
     pub const GROUPS_OF_ALL: i32 = 29;
@@ -64,6 +65,8 @@ mod v6 {
     pub const FREE_BIND: i32 = 78;
 }
 
+/// What every path takes of IPv6 (RFC 8200, 5).
+const LEAST_MTU6: i32 = 1280;
 /// IP_MTU_DISCOVER as new sockets have it, and the largest value of it.
 const DISCOVERY: u8 = 1;
 const DISCOVERY_MAX: i32 = 5;
@@ -277,6 +280,10 @@ impl Options {
                 }
                 self.flags.set(Flags::TRANSPARENT, first != 0);
             }
+            // None is all that the path takes.
+            v6::MTU if first == 0 => self.v6.longest = None,
+            v6::MTU if first < LEAST_MTU6 => return Err(Errno::EINVAL),
+            v6::MTU => self.v6.longest = Some(first.min(u16::MAX.into()) as u16),
             v6::DISCOVERY => return Err(Errno::EINVAL),
             _ => return Err(Errno::ENOPROTOOPT),
         }

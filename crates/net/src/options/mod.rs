@@ -126,6 +126,9 @@ pub(crate) struct Internet {
     /// The source address that packets get, if one was fixed (IPV6_PKTINFO as an option).
     #[n(6)]
     pub source: Option<Host>,
+    /// The longest packet that is sent in one piece, if it is to be less than what the path takes (IPV6_MTU).
+    #[n(7)]
+    pub longest: Option<u16>,
 }
 
 /// Settings of streams.

@@ -88,7 +88,13 @@ fn devices() -> Outcome {
     that("zeros", bytes.iter().all(|byte| *byte == 0))?;
     same("thrown away", (&zero).write(&bytes).map_err(text)?, LEN)?;
     let mut random = File::open("/dev/urandom").map_err(text)?;
-    same("/dev/urandom", random.read(&mut bytes).map_err(text)?, LEN)
+    same("/dev/urandom", random.read(&mut bytes).map_err(text)?, LEN)?;
+    // At a place, where none is like another.
+    for device in ["/dev/full", "/dev/zero", "/dev/urandom"] {
+        let file = File::open(device).map_err(text)?;
+        same(device, call(libc::SYS_pread64, file.as_raw_fd(), &bytes[..100], [1 << 40, 0, 0])?, 100)?;
+    }
+    Ok(())
 }
 
 /// Reads all from another process, which must be what the pattern is.

@@ -13,6 +13,7 @@ mod corners;
 mod enduring;
 mod epoll;
 mod events;
+mod extended;
 mod families;
 mod files;
 mod futexes;
@@ -104,6 +105,7 @@ fn main() -> ExitCode {
             polling::TESTS,
             epoll::TESTS,
             events::TESTS,
+            extended::TESTS,
             timers::TESTS,
             splicing::TESTS,
             pidfd::TESTS,

@@ -465,6 +465,18 @@ fn truncated() -> Outcome {
     same("zeros behind the end", load(at + 4096 + 200), 0)?;
     file.set_len(3 * 4096).map_err(text)?;
     same("zeros where it was", load(at + 8192), 0)?;
+    // What a private mapping has written goes with the end of the file, but not with a hole in it.
+    let at = works("mmap", mmap(0, 3 * 4096, READ | WRITE, libc::MAP_PRIVATE, file.as_raw_fd(), 0))?;
+    for page in 0..3 {
+        store(at + page * 4096, 0x0505_0505);
+    }
+    let hole = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+    works("a hole", call(libc::SYS_fallocate, &[file.as_raw_fd() as u64, hole as u64, 0, 4096]))?;
+    file.set_len(2 * 4096).map_err(text)?;
+    same("cut off", fate(|| _ = load(at + 8192))?, 256 + libc::SIGBUS)?;
+    file.set_len(3 * 4096).map_err(text)?;
+    same("zeros, not what was written", load(at + 8192), 0)?;
+    same("its own still", (load(at), load(at + 4096)), (0x0505_0505, 0x0505_0505))?;
     raw::on_signal(libc::SIGBUS, Disposition::Default).map_err(text)
 }
 
