@@ -36,6 +36,7 @@ pub fn run(suite: &mut Suite) {
     group.case("run::streams_and_status", |_| streams(&makings));
     group.case("run::what_cannot_be_run", |_| refusals(&makings));
     group.case("run::environment_directory_and_user", |_| surroundings(&makings));
+    group.case("run::a_program_keeps_to_its_memory", |_| limited(&makings));
     group.case("run::much_data_both_ways", |_| much_data(&makings));
     group.case("run::a_reader_that_goes_away", |_| gone_reader(&makings));
     group.case("run::signals_are_passed_on", |_| signals(&makings));
@@ -149,6 +150,15 @@ fn own_machine(makings: &Makings) -> Result<()> {
         tool::nothing_left(makings)?;
     }
     Ok(())
+}
+
+/// What is over the limit of its program is refused or ends it; without a limit there is room.
+fn limited(makings: &Makings) -> Result<()> {
+    // `tail` keeps all of it.
+    let script = "head -c 20000000 /dev/zero | tail -c 20000000 | wc -c";
+    let limited = said(makings, &["run", "--memory", "12", "--", "/bin/sh", "-c", script])?;
+    ensure!(limited.out.trim_end() != "20000000", "{limited:?}");
+    check(&said(makings, &["run", "--", "/bin/sh", "-c", script])?, 0, "20000000")
 }
 
 fn streams(makings: &Makings) -> Result<()> {

@@ -277,6 +277,8 @@ impl Connection {
         if !fin {
             return;
         }
+        // Who has closed it may wait for that.
+        self.event = true;
         match self.state {
             State::FinWait1 => {
                 self.state = State::FinWait2;

@@ -24,7 +24,7 @@ pub const TESTS: &[Subtest] = &[
 ];
 
 /// More than goes in a turn, and no multiple of a page.
-const LEN: usize = (11 << 20) + 77;
+const LEN: usize = (5 << 20) + 77;
 
 fn text(error: std::io::Error) -> String {
     error.to_string()
@@ -68,17 +68,15 @@ fn vectors() -> Outcome {
         let done = raw::call(number, [file.as_raw_fd() as u64, spans.as_ptr() as u64, 3, at, 0, flags]);
         works("the call", done).map(|count| count as usize)
     };
-    same("pwritev", place(libc::SYS_pwritev, LEN as u64, 0)?, LEN)?;
+    same("pwritev", place(libc::SYS_pwritev, 100, 0)?, LEN)?;
     // RWF_APPEND, at the description's own place.
+    file.set_len(100).map_err(text)?;
     same("pwritev2", place(libc::SYS_pwritev2, u64::MAX, 0x10)?, LEN)?;
-    let all = std::fs::read("file").map_err(text)?;
-    same("length", all.len(), LEN * 3)?;
-    that("content", all.chunks(LEN).all(|part| part == bytes))?;
-    let (one, two) = (vec![0_u8; 5 << 20], vec![0_u8; LEN]);
+    let (one, two) = (vec![0_u8; 1 << 20], vec![0_u8; LEN]);
     let spans = [[one.as_ptr() as u64, one.len() as u64], [two.as_ptr() as u64, two.len() as u64]];
-    let got = raw::call(libc::SYS_preadv, [file.as_raw_fd() as u64, spans.as_ptr() as u64, 2, 7, 0, 0]);
-    same("preadv", got, Ok((one.len() + two.len()) as u64))?;
-    that("content", [one, two].concat() == all[7..LEN + (5 << 20) + 7])
+    let got = raw::call(libc::SYS_preadv, [file.as_raw_fd() as u64, spans.as_ptr() as u64, 2, 100, 0, 0]);
+    same("preadv", got, Ok(LEN as u64))?;
+    that("content", one == bytes[..1 << 20] && two[..LEN - (1 << 20)] == bytes[1 << 20..])
 }
 
 fn devices() -> Outcome {
