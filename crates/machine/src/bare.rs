@@ -6,7 +6,7 @@ use crate::{
     clock,
     console::Console,
     death,
-    device::{Aim, Bus, Devices},
+    device::{Aim, Bus, Devices, Interrupts},
     dma, fault, fpu, frames,
     info::{info, life, me},
     layout::SHARED_BASE,
@@ -40,6 +40,19 @@ use shimos_hal::{
 pub struct Bare {
     identity: Identity,
     console: Console,
+    card: Card,
+}
+
+/// What the network card does with a received frame. While the kernel looks at the card by itself, an interrupt would only
+/// cost time.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Card {
+    /// It is not driven here.
+    Absent,
+    /// It keeps quiet.
+    Quiet,
+    /// It interrupts.
+    Announces,
 }
 
 /// The devices, where interrupt handlers find them too.
@@ -94,7 +107,20 @@ impl Bare {
             memory: u64::from(me().private.count) * PAGE as u64,
             apic_ids,
         };
-        Bare { identity, console: Console::new() }
+        Bare { identity, console: Console::new(), card: Card::Absent }
+    }
+    /// Has received frames announced from now on. Returns whether one waits that was not.
+    #[cold]
+    fn listen(&mut self) -> bool {
+        let waits = devices().net().is_some_and(|card| {
+            card.announce(Interrupts::Wanted);
+            card.has_received()
+        });
+        self.card = Card::Announces;
+        if waits {
+            traps::raise(Events::NETWORK);
+        }
+        waits
     }
     /// The kernel's command line.
     pub fn cmdline(&self) -> &'static str {
@@ -226,7 +252,7 @@ impl Machine for Bare {
 
     #[inline]
     fn run(&mut self, space: &Space, regs: &mut Regs, fpu: &mut Fpu, until: Nanos) -> Trap {
-        if timer::set(until) == Alarm::Due {
+        if timer::set(until) == Alarm::Due || self.card == Card::Quiet && self.listen() {
             return Trap::Interrupted;
         }
         space.load();
@@ -248,11 +274,20 @@ impl Machine for Bare {
     }
     fn idle(&mut self, until: Nanos) {
         while !traps::pending() && timer::set(until) == Alarm::Set {
+            if self.card == Card::Quiet && self.listen() {
+                break;
+            }
             wait_for_interrupt();
         }
     }
     #[inline]
     fn take_events(&mut self) -> Events {
+        if self.card == Card::Announces {
+            self.card = Card::Quiet;
+            if let Some(card) = devices().net() {
+                card.announce(Interrupts::Spared);
+            }
+        }
         traps::take()
     }
 
@@ -261,7 +296,11 @@ impl Machine for Bare {
         match device {
             Device::Console => self.console.claim(),
             Device::Block => devices().claim_block(&mut KernelBus, Aim { apic_id, vector: vectors::BLOCK }),
-            Device::Network => devices().claim_net(&mut KernelBus, Aim { apic_id, vector: vectors::NETWORK }),
+            Device::Network => {
+                let claimed = devices().claim_net(&mut KernelBus, Aim { apic_id, vector: vectors::NETWORK });
+                self.card = if claimed.is_ok() { Card::Announces } else { Card::Absent };
+                claimed
+            }
         }
     }
     fn release(&mut self, device: Device) {
@@ -269,7 +308,10 @@ impl Machine for Bare {
         match device {
             Device::Console => {}
             Device::Block => devices().release_block(),
-            Device::Network => devices().release_net(),
+            Device::Network => {
+                self.card = Card::Absent;
+                devices().release_net();
+            }
         }
     }
     fn console_write(&mut self, bytes: &[u8]) -> usize {

@@ -18,18 +18,14 @@ pub(crate) enum Alarm {
     Due,
 }
 
-/// Sets the alarm.
+/// Sets the alarm. A timer that rings too early is left alone and set anew when it has rung: deadlines mostly move on, and
+/// each store to the timer costs more than a rare interrupt too many.
 #[inline]
 pub(crate) fn set(until: Nanos) -> Alarm {
     DUE.store(until.0, Relaxed);
-    if until == Nanos::NEVER {
-        if SET.swap(0, Relaxed) != 0 {
-            LAPIC.timer(0);
-        }
-        return Alarm::Set;
-    }
-    if SET.load(Relaxed) == until.0 {
-        // It is under way; if its time has come, the interrupt follows at once.
+    let running = SET.load(Relaxed);
+    if until == Nanos::NEVER || running != 0 && running <= until.0 {
+        // If its time has come, the interrupt follows at once.
         return Alarm::Set;
     }
     let now = now();

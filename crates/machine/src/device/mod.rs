@@ -43,6 +43,7 @@ mod window;
 pub use block::BlockDevice;
 pub use interrupt::{Aim, IoApic};
 pub use net::NetDevice;
+pub use queue::Interrupts;
 
 use core::ptr::NonNull;
 use interrupt::Line;

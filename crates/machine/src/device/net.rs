@@ -138,6 +138,16 @@ impl NetDevice {
         None
     }
 
+    /// Whether a frame was received that nobody has taken.
+    pub fn has_received(&self) -> bool {
+        self.health == Health::Well && self.receive.has_finished()
+    }
+
+    /// Says whether received frames are to be announced. After asking for that, ask [`NetDevice::has_received`] once more.
+    pub fn announce(&mut self, how: Interrupts) {
+        self.receive.interrupts(how);
+    }
+
     /// Gives the buffers of sent frames back.
     fn collect(&mut self) -> Result<(), DeviceError> {
         loop {

@@ -196,6 +196,11 @@ impl Queue {
         Ok(Some((slot, len.min(capacity))))
     }
 
+    /// Whether the device says that it has finished something.
+    pub fn has_finished(&self) -> bool {
+        self.ring.window().load::<u16>(USED + INDEX) != self.seen
+    }
+
     /// Takes back a request that will never finish, after the device has been reset.
     pub fn abandon(&mut self) -> Option<u16> {
         let slot = self.in_flight.iter().position(Option::is_some)?;
