@@ -4,6 +4,7 @@ use crate::{
     delivery::{self, Delivery, Forced, InCall},
     pressure::{self, Reclaimed},
     process::{Ending, UNLIMITED, limit},
+    protect,
     resident::{Key, Resident},
     services::Services,
     signal::{Info, Signal},
@@ -320,6 +321,10 @@ fn call<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>, tid:
         Err(stop) => stopped(resident, services, tid, stop, refused),
     };
     services.settle(resident);
+    // The card works on it while the program goes on.
+    if resident.program.net.has_frames() {
+        protect::flush_network(resident, services);
+    }
     after
 }
 

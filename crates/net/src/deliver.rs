@@ -9,7 +9,7 @@ use crate::{
     ring::Bytes,
     socket::{Kind, Owner, Protocol, Socket, SocketId},
     stack::Stack,
-    tcp::{Connection, Segment, State, Verdict, reset_for},
+    tcp::{Answer, Connection, Segment, State, Verdict, reset_for},
 };
 use alloc::vec::Vec;
 use core::net::IpAddr;
@@ -77,8 +77,7 @@ impl Stack {
     fn receive_tcp(&mut self, now: Nanos, incoming: &Incoming<'_>, segment: &Segment<'_>) {
         let tuple = segment.tuple;
         if let Some(id) = self.derived.connections.get(&tuple).copied() {
-            self.with_connection(now, id, |connection, cx| connection.input(segment, cx));
-            return;
+            return self.receive_connected(now, id, segment);
         }
         if let Some(entry) = self.saved.time_wait.get_mut(&tuple) {
             if !entry.gives_way_to(segment) {
@@ -93,6 +92,23 @@ impl Stack {
             Some(Verdict::Done) => {}
             Some(Verdict::Established(connection)) => self.enqueue(listener, *connection),
             Some(Verdict::Unknown) | None => reset_for(segment, &mut self.saved.link, now),
+        }
+    }
+
+    /// A segment of a connection. What follows from it waits for the end of a batch, if it may.
+    fn receive_connected(&mut self, now: Nanos, id: SocketId, segment: &Segment<'_>) {
+        let answer = self.act(now, id, |connection, cx| connection.input_one_of(segment, cx));
+        match answer {
+            Some(Answer::Waits) if !self.derived.unanswered.contains(&id) => self.derived.unanswered.push(id),
+            Some(Answer::Given) => self.settle(now, id),
+            Some(Answer::Waits) | None => {}
+        }
+    }
+
+    /// Answers what came in a batch of frames.
+    pub(crate) fn answer(&mut self, now: Nanos) {
+        while let Some(id) = self.derived.unanswered.pop() {
+            self.with_connection(now, id, |connection, cx| connection.output(cx));
         }
     }
 

@@ -87,6 +87,11 @@ impl Link {
         self.outgoing.pop_front().map(|frame| frame.0)
     }
 
+    /// Whether frames wait for the wire.
+    pub fn has_frames(&self) -> bool {
+        !self.outgoing.is_empty()
+    }
+
     pub fn take_looped(&mut self) -> Option<Vec<u8>> {
         self.looped.pop_front().map(|frame| frame.0)
     }

@@ -61,6 +61,8 @@ pub(crate) struct Derived {
     pub urgent: BTreeSet<SocketId>,
     /// Connections that had no room to send.
     pub blocked: BTreeSet<SocketId>,
+    /// Connections that have segments of the present batch to answer.
+    pub unanswered: Vec<SocketId>,
     /// Not later than the first TIME_WAIT entry ends.
     time_wait: Option<Nanos>,
     version: u64,
@@ -205,6 +207,13 @@ impl Stack {
 
     /// Deals with an Ethernet frame from the wire, whatever is in it.
     pub fn receive(&mut self, now: Nanos, ethernet_frame: &[u8]) {
+        self.receive_one_of(now, ethernet_frame);
+        self.answer(now);
+    }
+
+    /// The same for one of several that came together; [`Stack::end_batch`] must follow. A stream's segments are then
+    /// answered once.
+    pub fn receive_one_of(&mut self, now: Nanos, ethernet_frame: &[u8]) {
         self.touch();
         match self.saved.link.receive(now, ethernet_frame) {
             Arrived::Packet(incoming) => self.dispatch(now, &incoming),
@@ -215,6 +224,17 @@ impl Stack {
             }
             Arrived::Nothing => {}
         }
+    }
+
+    /// Ends a batch of frames.
+    pub fn end_batch(&mut self, now: Nanos) {
+        self.answer(now);
+    }
+
+    /// Whether frames wait to be taken.
+    #[inline]
+    pub fn has_frames(&self) -> bool {
+        self.saved.link.has_frames()
     }
 
     /// What has happened so far.
@@ -262,6 +282,7 @@ impl Stack {
                 self.dispatch(now, &incoming);
             }
         }
+        self.answer(now);
     }
 
     /// Whether packets of the program to itself are on their way.
@@ -301,6 +322,21 @@ impl Stack {
         id: SocketId,
         act: impl FnOnce(&mut Connection, &mut Context<'_>) -> R,
     ) -> Option<R> {
+        let result = self.act(now, id, act);
+        if result.is_some() {
+            self.settle(now, id);
+        }
+        result
+    }
+
+    /// Lets a connection do something. The consequences are still to be drawn.
+    #[inline]
+    pub(crate) fn act<R>(
+        &mut self,
+        now: Nanos,
+        id: SocketId,
+        act: impl FnOnce(&mut Connection, &mut Context<'_>) -> R,
+    ) -> Option<R> {
         let socket: &mut Socket = self.saved.sockets.get_mut(&id)?;
         let Kind::Connection(connection) = &mut socket.kind else {
             return None;
@@ -315,7 +351,6 @@ impl Stack {
         };
         let result = act(connection, &mut cx);
         socket.error = cx.error.or(socket.error);
-        self.settle(now, id);
         Some(result)
     }
 
@@ -344,7 +379,7 @@ impl Stack {
     }
 
     /// Draws the consequences of what a connection did.
-    fn settle(&mut self, now: Nanos, id: SocketId) {
+    pub(crate) fn settle(&mut self, now: Nanos, id: SocketId) {
         let Some(socket) = self.saved.sockets.get_mut(&id).map(|kept| &mut **kept) else {
             return;
         };

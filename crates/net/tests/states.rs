@@ -294,6 +294,27 @@ fn half_open_and_waiting_connections_move_along() {
 }
 
 #[test]
+fn a_window_that_cannot_open_further_is_not_told_again() {
+    let mut pair = pair();
+    let (listener, _, _) = pair.connected(80);
+    let client = pair.start(80);
+    // A peer that cannot scale windows: no header can tell it of all the room that there is.
+    let mut syn = next_frame(&mut pair, 1);
+    let scale = (54..syn.len() - 2).find(|at| syn[*at..*at + 2] == [3, 3]).unwrap();
+    syn[scale..scale + 3].fill(1);
+    edit(&mut syn, |_| {});
+    pair.put(1, syn);
+    pair.run_for(Nanos::millis(10));
+    let (server, _) = pair.stacks[0].accept(listener).unwrap();
+    for _ in 0..40 {
+        pair.send(1, client, &[1; 100]).unwrap();
+        pair.run_for(Nanos::millis(60));
+        assert_eq!(pair.receive(0, server).unwrap().len(), 100);
+        assert_eq!(pair.stacks[0].take_frame(), None);
+    }
+}
+
+#[test]
 fn a_closed_window_opens_again() {
     let mut pair = pair();
     let (_, server, client) = pair.connected(80);

@@ -12,6 +12,9 @@ use shimos_hal::Machine;
 /// The largest Ethernet frame.
 const FRAME_LIMIT: usize = 1514;
 
+/// Room for a received frame.
+const BUFFER: usize = 2048;
+
 /// What the owner of the card keeps.
 #[derive(Default)]
 pub struct NetworkOwner {
@@ -55,24 +58,35 @@ pub fn receive<M: Machine>(services: &mut Services<M>, from: KernelId, frame: &[
     }
 }
 
-/// Takes what the card has received. Returns whether there may be more.
-pub fn drive<M: Machine>(services: &mut Services<M>) -> bool {
-    const BATCH: usize = 64;
-    let Some(mut owner) = services.network.take() else { return false };
-    owner.buffer.resize(2048, 0);
-    let mut received = Vec::new();
-    for _ in 0..BATCH {
-        let Some(len) = services.machine.net_receive(&mut owner.buffer) else { break };
-        received.push(owner.buffer.get(..len).map(<[u8]>::to_vec).unwrap_or_default());
+/// Takes the place for received frames, if the card is driven here. It must be given back.
+pub fn borrow_buffer<M: Machine>(services: &mut Services<M>) -> Option<Vec<u8>> {
+    let mut buffer = core::mem::take(&mut services.network.as_mut()?.buffer);
+    buffer.resize(BUFFER, 0);
+    Some(buffer)
+}
+
+/// Gives it back.
+pub fn return_buffer<M: Machine>(services: &mut Services<M>, buffer: Vec<u8>) {
+    if let Some(owner) = &mut services.network {
+        owner.buffer = buffer;
     }
-    let more = received.len() == BATCH;
-    services.network = Some(owner);
-    for frame in received {
-        if frame.len() >= 14 && frame.len() <= FRAME_LIMIT {
-            switch(services, frame, From::Card);
+}
+
+/// A frame has come from the card. Returns the program here that it is for alone; others are on their way.
+pub fn from_card<M: Machine>(services: &mut Services<M>, frame: &[u8]) -> Option<ProgramId> {
+    if frame.len() < 14 || frame.len() > FRAME_LIMIT {
+        return None;
+    }
+    let target = frame.first_chunk::<6>()?;
+    if target[0] & 1 == 0 {
+        let program = program_of(target).filter(|program| !is_from(frame, *program))?;
+        let life = services.ikc.area().home(program).life()?;
+        if life.kernel == services.machine.identity().life.kernel {
+            return Some(program);
         }
     }
-    more
+    switch(services, frame.to_vec(), From::Card);
+    None
 }
 
 /// A frame goes where its address says. Only a frame for a group is copied.

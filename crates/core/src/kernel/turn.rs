@@ -95,7 +95,7 @@ impl<M: Machine> Kernel<M> {
             self.services.blocks.ask_again();
         }
         self.work_on_disk();
-        let more = network::drive(&mut self.services);
+        let more = self.take_frames();
         if events.contains(Events::CONSOLE) {
             self.read_console();
         }
@@ -123,7 +123,46 @@ impl<M: Machine> Kernel<M> {
         while self.services.machine.console_read(&mut bytes) > 0 {}
     }
 
+    /// Takes what the network card has received. What is for a program here goes to it at once: its connections answer
+    /// all that came together. Returns whether there may be more.
+    fn take_frames(&mut self) -> bool {
+        const BATCH: usize = 64;
+        let Some(mut buffer) = network::borrow_buffer(&mut self.services) else { return false };
+        let mut count = 0;
+        let mut now = None;
+        let mut last: Option<ProgramId> = None;
+        while count < BATCH
+            && let Some(len) = self.services.machine.net_receive(&mut buffer)
+        {
+            count += 1;
+            let frame = buffer.get(..len).unwrap_or_default();
+            let Some(id) = network::from_card(&mut self.services, frame) else { continue };
+            let now = *now.get_or_insert_with(|| self.services.machine.now());
+            if let Some(before) = last.filter(|before| *before != id) {
+                self.end_batch(before, now);
+            }
+            last = Some(id);
+            if let Some(resident) = self.residents.get_mut(&id) {
+                resident.program.net.receive_one_of(now, frame);
+            }
+        }
+        network::return_buffer(&mut self.services, buffer);
+        if let (Some(last), Some(now)) = (last, now) {
+            self.end_batch(last, now);
+        }
+        count == BATCH
+    }
+
+    fn end_batch(&mut self, id: ProgramId, now: Nanos) {
+        if let Some(resident) = self.residents.get_mut(&id) {
+            resident.program.net.end_batch(now);
+        }
+    }
+
     fn take_inbound(&mut self) {
+        if self.services.inbound.is_empty() {
+            return;
+        }
         let now = self.services.machine.now();
         while let Some(frame) = self.services.inbound.pop_front() {
             for (id, resident) in &mut self.residents {

@@ -1,7 +1,7 @@
 //! Reading from whatever a description is open on.
 use super::{
     pieces::{self, Piece, in_pieces},
-    terminals,
+    receiving, terminals,
     transfer::{Direction, Waiting, advance, check_readable, wait_if, waiting_of},
 };
 use crate::{
@@ -104,7 +104,7 @@ pub fn read_from<M: Machine>(
             terminals::read(c, opened, count, waiting)
         }
         Kind::Shimos(..) => device::shimos::read(c, id, count),
-        Kind::Socket(_) | Kind::Unix(_) | Kind::Netlink(_) => super::receiving::read(c, id, count, waiting),
+        Kind::Socket(_) | Kind::Unix(_) | Kind::Netlink(_) => receiving::read(c, id, count, waiting),
         Kind::Process(..) => Err(Errno::EINVAL.into()),
         Kind::Event(class, event) => {
             let (class, event) = (*class, *event);
@@ -162,6 +162,13 @@ pub fn read_to_user<M: Machine>(
                 let got = read_piece(c, id, &pieces::part(spans, moved, len), at)?;
                 Ok(if got < len { Piece::Last(got) } else { Piece::Moved(got) })
             })?
+        }
+        (Kind::Socket(socket), _) if at.is_none() => {
+            let (socket, part) = (*socket, pieces::part(spans, 0, MAX_TRANSFER));
+            match receiving::read_stream(c, socket, &part)? {
+                Some(got) => got as u64,
+                None => read_piece(c, id, &part, at)? as u64,
+            }
         }
         // Of these there is as much as there is.
         _ => read_piece(c, id, &pieces::part(spans, 0, MAX_TRANSFER), at)? as u64,

@@ -88,6 +88,35 @@ impl Place<'_> {
         }
         Ok(())
     }
+
+    /// Stores up to `count` bytes of a stream from place `at` on, without a copy in between. Returns how many there were;
+    /// `None` if the stream has none, or wants to be read otherwise.
+    fn store_stream<M: Machine>(
+        &self,
+        c: &mut Context<'_, M>,
+        id: SocketId,
+        at: usize,
+        count: usize,
+    ) -> Result<Option<usize>> {
+        let Some(lent) = c.resident.program.net.lend_received(id) else { return Ok(None) };
+        let (first, second) = lent.range(0, count);
+        let stored = self.store(c, at, first).and_then(|()| self.store(c, at + first.len(), second));
+        let count = if stored.is_ok() { first.len() + second.len() } else { 0 };
+        let now = c.now();
+        c.resident.program.net.return_received(now, lent, count);
+        stored.map(|()| Some(count))
+    }
+}
+
+/// Reads from a TCP connection into the caller's memory (read(2)). `None` if it is none, or has too little.
+pub fn read_stream<M: Machine>(c: &mut Context<'_, M>, id: SocketId, spans: &[(u64, usize)]) -> Result<Option<usize>> {
+    let place = Place { spans };
+    let room = place.room();
+    let net = &c.resident.program.net;
+    if room == 0 || net.readable_bytes(id).unwrap_or(0) < net.options(id)?.receive_low().min(room) {
+        return Ok(None);
+    }
+    place.store_stream(c, id, 0, room)
 }
 
 /// Receives one message and stores its bytes. Returns it, and what the call returns.
@@ -220,6 +249,24 @@ fn receive_stream<M: Machine>(
             }
         }
         let count = (room - moved).min(waits);
+        if take == Take::Consume && count > 0 && !flag(message::TRUNCATED) {
+            match place.store_stream(c, id, moved, count) {
+                Ok(None) => {}
+                Ok(Some(got)) => {
+                    moved += got;
+                    if moved >= least {
+                        break;
+                    }
+                    continue;
+                }
+                Err(Stop::Errno(_)) if moved > 0 => break,
+                Err(Stop::Block(keys)) => {
+                    c.set_moved(moved as u64)?;
+                    return Err(Stop::Block(keys));
+                }
+                Err(stop) => return Err(stop),
+            }
+        }
         place.probe(c, moved + count)?;
         // With nothing there, a place for one byte tells the end from nothing yet.
         let mut bytes = vec![0; if room > moved { count.max(1) } else { 0 }];

@@ -20,7 +20,7 @@ use alloc::vec::Vec;
 use core::net::SocketAddr;
 use shimos_abi::errno::Errno;
 use shimos_hal::Machine;
-use shimos_net::{Control, Family, Message, More, Protocol, SocketId, Urgency};
+use shimos_net::{Control, Family, Message, More, Protocol, Room, SocketId, Urgency};
 
 /// Flags of messages (send(2) and recv(2)).
 pub mod message {
@@ -74,13 +74,23 @@ fn send_message<M: Machine>(c: &mut Context<'_, M>, fd: u64, spans: &[(u64, usiz
     let (description, socket) = socket_of(c, fd)?;
     let waiting = waiting(c, description, Direction::Out, out.flags)?;
     let sent = in_pieces(c, pieces::total(spans), |c, moved, len| {
-        let rest = transfer::gather(c, &pieces::part(spans, moved, len))?;
-        let progress = match socket {
-            Socket::Net(id) => send_internet(c, id, &rest, out),
-            Socket::Unix(id) => unix_data::send(c, id, &rest, out, moved),
-            Socket::Netlink(id) => netlink::send(c, id, &rest, out).map(Progress::Moved),
+        let part = pieces::part(spans, moved, len);
+        let streamed = match socket {
+            Socket::Net(id) => stream(c, id, &part, out.flags)?,
+            _ => None,
         };
-        match progress? {
+        let progress = match streamed {
+            Some(progress) => progress,
+            None => {
+                let rest = transfer::gather(c, &part)?;
+                match socket {
+                    Socket::Net(id) => send_internet(c, id, &rest, out)?,
+                    Socket::Unix(id) => unix_data::send(c, id, &rest, out, moved)?,
+                    Socket::Netlink(id) => Progress::Moved(netlink::send(c, id, &rest, out)?),
+                }
+            }
+        };
+        match progress {
             Progress::Moved(count) => Ok(Piece::Moved(count)),
             Progress::Wait(key) => wait_if(c, waiting, key),
         }
@@ -100,6 +110,49 @@ fn signals<M: Machine>(c: &Context<'_, M>, socket: Socket) -> bool {
         }
         Socket::Netlink(_) => false,
     }
+}
+
+/// Sends bytes of the caller's memory over a TCP connection, without a copy in between: as much as goes now. `None` if it is
+/// none, or if more than bytes are to be sent.
+pub fn stream<M: Machine>(
+    c: &mut Context<'_, M>,
+    id: SocketId,
+    spans: &[(u64, usize)],
+    flags: u64,
+) -> Result<Option<Progress>> {
+    if spans.is_empty() || flags & (message::OUT_OF_BAND | message::FAST_OPEN) != 0 {
+        return Ok(None);
+    }
+    let mut room = match c.resident.program.net.lend_room(id) {
+        Ok(Some(room)) => room,
+        Ok(None) => return Ok(None),
+        Err(Errno::EAGAIN) => return Ok(Some(Progress::Wait(Key::Socket(id)))),
+        Err(errno) => return Err(errno.into()),
+    };
+    let filled = fill(c, &mut room, spans);
+    let added = room.added();
+    let now = c.now();
+    let more = if flags & message::MORE != 0 { More::Follows } else { More::No };
+    c.resident.program.net.return_room(now, room, more);
+    match filled {
+        Err(stop) if added == 0 => Err(stop),
+        _ => Ok(Some(Progress::Moved(added))),
+    }
+}
+
+/// Fills room with the caller's bytes.
+fn fill<M: Machine>(c: &mut Context<'_, M>, room: &mut Room, spans: &[(u64, usize)]) -> Result<()> {
+    for (addr, len) in spans {
+        let count = room.left().min(*len);
+        let (first, second) = room.space(count);
+        let split = first.len() as u64;
+        c.read_into(*addr, first)?;
+        if !second.is_empty() {
+            c.read_into(addr.wrapping_add(split), second)?;
+        }
+        room.commit(count);
+    }
+    Ok(())
 }
 
 fn send_internet<M: Machine>(c: &mut Context<'_, M>, id: SocketId, rest: &[u8], out: &Outgoing) -> Result<Progress> {

@@ -1,12 +1,12 @@
 //! Writing to whatever a description is open on.
 use super::{
     pieces::{self, Piece, in_pieces},
-    terminals,
+    sending, terminals,
     transfer::{Direction, advance, check_writable, flags, gather, wait_if, waiting},
 };
 use crate::{
     content,
-    context::{Context, Result, wait_for},
+    context::{Context, Result, Stop, wait_for},
     delivery, device,
     event::{EventClass, epoll::bits, inotify::mask},
     files::{DescriptionId, Kind},
@@ -69,8 +69,8 @@ pub fn write_to<M: Machine>(
             Ok(Progress::Moved(fits))
         }
         Kind::Shimos(..) => device::shimos::write(c, id, bytes).map(Progress::Moved),
-        Kind::Socket(_) => super::sending::write(c, id, bytes),
-        Kind::Unix(_) | Kind::Netlink(_) => super::sending::write(c, id, bytes),
+        Kind::Socket(_) => sending::write(c, id, bytes),
+        Kind::Unix(_) | Kind::Netlink(_) => sending::write(c, id, bytes),
         Kind::Event(EventClass::Counter, event) => Ok(match super::eventfd::write(c, event, bytes)? {
             Some(count) => Progress::Moved(count),
             None => Progress::Wait(Key::Event(event)),
@@ -106,10 +106,26 @@ pub fn broken_pipe<M: Machine, T>(c: &mut Context<'_, M>) -> Result<T> {
 pub fn write_all<M: Machine>(c: &mut Context<'_, M>, id: DescriptionId, spans: &[(u64, usize)]) -> Result<u64> {
     let waiting = waiting(c, id, Direction::Out)?;
     // A counter takes one number at a time.
-    let most = if matches!(c.description_by(id)?.kind, Kind::Event(..)) { 8 } else { pieces::MOST };
+    let (most, socket) = match c.description_by(id)?.kind {
+        Kind::Event(..) => (8, None),
+        Kind::Socket(socket) => (pieces::MOST, Some(socket)),
+        _ => (pieces::MOST, None),
+    };
     let written = in_pieces(c, pieces::total(spans).min(most), |c, moved, len| {
-        let bytes = gather(c, &pieces::part(spans, moved, len))?;
-        match write_to(c, id, &bytes, None)? {
+        let part = pieces::part(spans, moved, len);
+        let streamed = match socket.map(|socket| sending::stream(c, socket, &part, 0)) {
+            Some(Err(Stop::Errno(Errno::EPIPE))) => return broken_pipe(c),
+            Some(streamed) => streamed?,
+            None => None,
+        };
+        let progress = match streamed {
+            Some(progress) => progress,
+            None => {
+                let bytes = gather(c, &part)?;
+                write_to(c, id, &bytes, None)?
+            }
+        };
+        match progress {
             Progress::Moved(count) => Ok(Piece::Moved(count)),
             Progress::Wait(key) => wait_if(c, waiting, key),
         }

@@ -87,6 +87,11 @@ impl Congestion {
         self.threshold
     }
 
+    /// Whether something lost is being repaired, or may have to be soon.
+    pub fn repairs(&self) -> bool {
+        self.recovery != Recovery::None || self.duplicates > 0 || !self.sacked.is_empty()
+    }
+
     /// Bytes that count as lost and were not sent again yet.
     pub fn lost_bytes(&self, una: Seq, nxt: Seq) -> u32 {
         if self.recovery == Recovery::None { 0 } else { self.missing(self.again.max(una), self.lost_end(una, nxt)) }

@@ -8,6 +8,17 @@ const ANSWER_EVERY: Nanos = Nanos::millis(100);
 /// The smallest segment size of a peer that is believed.
 const LEAST_MSS: u16 = 88;
 
+/// Segments that came together are acknowledged together, but not more than these: the peer is to send on meanwhile.
+const STRETCH: u8 = 8;
+
+/// Whether what follows from a segment was sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Answer {
+    Given,
+    /// [`Connection::output`] is still to be called.
+    Waits,
+}
+
 /// What the options of a SYN and our own say together.
 pub(super) fn agree(syn: &Segment<'_>, most: u16, offset: u32, now: Nanos) -> Agreed {
     let stamps = syn.stamp.map(|(recent, _)| Stamps { recent, at: now, offset });
@@ -24,13 +35,34 @@ pub(super) fn agree(syn: &Segment<'_>, most: u16, offset: u32, now: Nanos) -> Ag
 impl Connection {
     /// Deals with a segment and sends what follows from it.
     pub fn input(&mut self, segment: &Segment<'_>, cx: &mut Context<'_>) {
-        match self.state {
-            State::Closed => return,
-            State::SynSent => self.input_syn_sent(segment, cx),
-            _ => self.input_synchronized(segment, cx),
+        self.take(segment, cx);
+        if self.state != State::Closed {
+            self.output(cx);
+        }
+    }
+
+    /// Deals with one segment of several that came together, and leaves the answer to the last of them. Returns whether it
+    /// could: where something is missing, ends or begins, each segment has its own answer.
+    pub fn input_one_of(&mut self, segment: &Segment<'_>, cx: &mut Context<'_>) -> Answer {
+        let before = self.next;
+        let plain = self.state == State::Established && !segment.is_syn() && !segment.is_fin() && !segment.is_reset();
+        self.take(segment, cx);
+        let goes_on = self.early.is_empty() && self.quick == 0 && self.unacked < STRETCH && !self.congestion.repairs();
+        let expected = segment.payload.is_empty() && !self.ack_now || self.next != before;
+        if plain && self.state == State::Established && goes_on && expected {
+            return Answer::Waits;
         }
         if self.state != State::Closed {
             self.output(cx);
+        }
+        Answer::Given
+    }
+
+    fn take(&mut self, segment: &Segment<'_>, cx: &mut Context<'_>) {
+        match self.state {
+            State::Closed => {}
+            State::SynSent => self.input_syn_sent(segment, cx),
+            _ => self.input_synchronized(segment, cx),
         }
     }
 

@@ -13,6 +13,7 @@ mod time_wait;
 mod timers;
 mod urgent;
 
+pub(crate) use input::Answer;
 pub(crate) use listen::{Listener, Verdict};
 pub(crate) use segment::{Segment, reset_for};
 pub(crate) use seq::Seq;
@@ -394,14 +395,20 @@ impl Connection {
         !matches!(self.state, State::SynSent | State::SynReceived | State::TimeWait | State::Closed)
     }
 
+    /// How many bytes to send can be taken.
+    pub fn room(&self, options: &Options) -> Result<usize, Errno> {
+        match self.state {
+            State::SynSent | State::SynReceived => Err(Errno::EAGAIN),
+            State::Established | State::CloseWait if !self.fin_queued => {
+                Ok((options.send_buffer as usize).saturating_sub(self.send.len()))
+            }
+            _ => Err(Errno::EPIPE),
+        }
+    }
+
     /// Takes bytes to send.
     pub fn write(&mut self, message: &Message<'_>, cx: &mut Context<'_>) -> Result<usize, Errno> {
-        match self.state {
-            State::SynSent | State::SynReceived => return Err(Errno::EAGAIN),
-            State::Established | State::CloseWait if !self.fin_queued => {}
-            _ => return Err(Errno::EPIPE),
-        }
-        let room = (cx.options.send_buffer as usize).saturating_sub(self.send.len());
+        let room = self.room(cx.options)?;
         let bytes = message.bytes.get(..room).unwrap_or(message.bytes);
         if bytes.is_empty() {
             return if room == 0 { Err(Errno::EAGAIN) } else { Ok(0) };
@@ -428,11 +435,16 @@ impl Connection {
         let start = if take == Take::Peek { cx.options.general.peek_at.unwrap_or(0) as usize } else { 0 };
         let copied = self.receive.copy(start, into.get_mut(..most).unwrap_or(&mut []));
         if take == Take::Consume {
-            self.receive.skip(copied);
-            self.forget_passed_mark();
-            self.tell_window(cx);
+            self.consume(copied, cx);
         }
         Some(copied)
+    }
+
+    /// The program has taken the first `count` bytes received.
+    pub fn consume(&mut self, count: usize, cx: &mut Context<'_>) {
+        self.receive.skip(count);
+        self.forget_passed_mark();
+        self.tell_window(cx);
     }
 
     /// Something that matters to a connection was set.

@@ -191,9 +191,14 @@ impl Connection {
         segment::send(cx.link, cx.now, self.tuple, &header, (&[], &[]), Extras::of(cx.options, self.tuple));
     }
 
-    /// How much may be received beyond the window told last.
+    /// The largest window that a header can tell.
+    fn most(&self) -> u32 {
+        u32::from(u16::MAX) << self.agreed.receive_shift
+    }
+
+    /// How much further the window told last can be opened.
     fn growth(&self, cx: &Context<'_>) -> u32 {
-        let free = (receive_room(cx) as usize).saturating_sub(self.receive.len()) as u32;
+        let free = (receive_room(cx) as usize).saturating_sub(self.receive.len()).min(self.most() as usize) as u32;
         let told = self.edge.since(self.next).max(0) as u32;
         free.saturating_sub(told)
     }
@@ -203,8 +208,7 @@ impl Connection {
         let growth = self.growth(cx);
         if growth >= MIN_STEP.min(receive_room(cx) / 2).max(1) {
             let window = self.edge.since(self.next).max(0) as u32 + growth;
-            let most = u32::from(u16::MAX) << self.agreed.receive_shift;
-            let told = window.min(most) >> self.agreed.receive_shift << self.agreed.receive_shift;
+            let told = window.min(self.most()) >> self.agreed.receive_shift << self.agreed.receive_shift;
             self.edge = self.edge.max(self.next + told);
         }
         let window = self.edge.since(self.next).max(0) as u32 >> self.agreed.receive_shift;
@@ -217,7 +221,7 @@ impl Connection {
             return;
         }
         let told = self.edge.since(self.next).max(0) as u32;
-        let buffer = receive_room(cx);
+        let buffer = receive_room(cx).min(self.most());
         let step = (2 * u32::from(self.agreed.mss)).min(buffer / 2);
         if told < buffer / 2 && self.growth(cx) >= step && cx.link.has_room(self.tuple.remote.address) {
             self.send_ack(cx);

@@ -134,7 +134,10 @@ impl Pair {
             let (to, frame) = entry.remove();
             self.seen[to] += 1;
             self.resets += u64::from(is_reset(&frame));
-            self.stacks[to].receive(self.now, &frame);
+            self.stacks[to].receive_one_of(self.now, &frame);
+        }
+        for stack in &mut self.stacks {
+            stack.end_batch(self.now);
         }
         for stack in &mut self.stacks {
             stack.poll(self.now);
