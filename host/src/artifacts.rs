@@ -9,7 +9,7 @@ use std::{
 };
 
 /// Programs of `user/` and where they lie inside.
-pub const USER_PROGRAMS: [(&str, &str); 7] = [
+pub const USER_PROGRAMS: [(&str, &str); 8] = [
     ("shimosd", "/usr/sbin/shimosd"),
     ("shimosctl", "/usr/bin/shimosctl"),
     ("agent", session::AGENT),
@@ -17,6 +17,7 @@ pub const USER_PROGRAMS: [(&str, &str); 7] = [
     ("abi-test", "/usr/bin/abi-test"),
     ("fuzz-calls", "/usr/bin/fuzz-calls"),
     ("micro", "/usr/bin/micro"),
+    ("matrix", "/usr/bin/matrix"),
 ];
 
 /// Builds the kernel.

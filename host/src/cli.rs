@@ -430,6 +430,42 @@ pub enum Bench {
         #[command(flatten)]
         told: Told,
     },
+    /// What a takeover takes against the program's size and its connections, and the memory that protection takes.
+    Takeover {
+        /// Deaths of each kind.
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        rounds: u32,
+        /// Only against size, or connections.
+        #[arg(long, value_enum, value_name = "WHAT")]
+        only: Vec<bench::Kind>,
+        /// How the figures are told.
+        #[command(flatten)]
+        told: Told,
+    },
+    /// What protection costs programs that compute, at several intervals, and programs beside a protected one.
+    Influence {
+        /// How often each program is measured under each setting.
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        rounds: u32,
+        /// Only this program; may be given several times.
+        #[arg(long, value_name = "PROGRAM", value_parser = PossibleValuesParser::new(bench::names()))]
+        only: Vec<String>,
+        /// Only this interval, and nothing beside; may be given several times.
+        #[arg(long, value_name = "INTERVAL", value_parser = bench::interval)]
+        every: Vec<Nanos>,
+        /// How long each is measured at least; protected, at least for an interval.
+        #[arg(long, value_parser = units::duration, default_value = "4s")]
+        span: Nanos,
+        /// Count instructions instead of time: the host's load does not matter then, and it takes longer.
+        #[arg(long)]
+        counted: bool,
+        /// Root image (EROFS) with the programs; one made from Debian's packages otherwise.
+        #[arg(long, value_name = "FILE")]
+        image: Option<PathBuf>,
+        /// How the figures are told.
+        #[command(flatten)]
+        told: Told,
+    },
     /// The same programs on Shimos and on Debian's Linux with one processor, in the same emulator.
     Linux {
         /// How often each row is measured.

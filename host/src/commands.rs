@@ -152,6 +152,21 @@ pub fn perform(cli: Cli) -> Result<ExitCode> {
             let files = Files { kernel: artifacts::kernel(&paths)?, image: image::root(&paths)? };
             tell(&bench::checkpoint(&paths, &files, (rounds, &only), time_of(counted))?, &told)
         }
+        Command::Bench { what: Bench::Takeover { rounds, only, told } } => {
+            let files = Files { kernel: artifacts::kernel(&paths)?, image: image::root(&paths)? };
+            tell(&bench::takeover(&paths, &files, rounds, &only)?, &told)
+        }
+        Command::Bench { what: Bench::Influence { rounds, only, every, span, counted, image, told } } => {
+            let image = match image.or_else(|| std::env::var_os("SHIMOS_IMAGE").map(Into::into)) {
+                Some(image) => image,
+                None => images::build::influence_image(&paths)?.file,
+            };
+            machine::check_image(&image)?;
+            let files = Files { kernel: artifacts::kernel(&paths)?, image };
+            let span = Duration::from_nanos(span.0);
+            let wanted = bench::Wanted { rounds, only, every, span, time: time_of(counted) };
+            tell(&bench::influence(&paths, &files, &wanted)?, &told)
+        }
         Command::Bench { what: Bench::Linux { rounds, only, cpu, image, json } } => {
             let programs = match image.or_else(|| std::env::var_os("SHIMOS_IMAGE").map(Into::into)) {
                 None if versus::wants_programs(&only) => Some(images::build::bench_image(&paths)?.file),

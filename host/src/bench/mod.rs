@@ -1,12 +1,19 @@
 //! `shimos bench`: what the project must reach, measured, with goal and verdict.
 mod basics;
 mod checkpoint;
+mod influence;
+mod loads;
+mod pinger;
 mod plot;
+mod takeover;
 
 pub use basics::core;
 pub use checkpoint::{checkpoint, size};
+pub use influence::{Wanted, influence, interval, names};
+pub use loads::{IMAGE, PACKAGES};
 use plot::Chart;
 use serde_json::{Value, json};
+pub use takeover::{Kind, takeover};
 
 /// What must be reached.
 #[derive(Clone, Copy, PartialEq, Debug)]

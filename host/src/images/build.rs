@@ -7,6 +7,7 @@ use super::{
     store::{Kept, Store, check_name},
 };
 use crate::{
+    bench,
     children::{Child, found, tied},
     packages,
     paths::Paths,
@@ -89,6 +90,12 @@ const BENCH_PACKAGES: [&str; 6] = ["gzip", "lighttpd", "nginx-light", "python3",
 pub fn bench_image(paths: &Paths) -> Result<Image> {
     let packages: Vec<String> = BENCH_PACKAGES.map(str::to_string).to_vec();
     Ok(run(paths, &packages, Some(BENCH))?.image())
+}
+
+/// The image with the programs that compute, for measurements of influence; built if it is not there.
+pub fn influence_image(paths: &Paths) -> Result<Image> {
+    let packages: Vec<String> = bench::PACKAGES.map(str::to_string).to_vec();
+    Ok(run(paths, &packages, Some(bench::IMAGE))?.image())
 }
 
 /// Builds an image from packages and all that they need, or finds it where it was built already.
