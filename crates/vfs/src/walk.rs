@@ -1,7 +1,7 @@
 //! From a path to a file.
 use crate::{
     NAME_MAX, PATH_MAX,
-    access::{Credentials, Want},
+    access::{Credentials, Gate, Want},
     change::is_dots,
     fault::{Fault, Sources},
     mounts::Link,
@@ -209,7 +209,12 @@ pub fn resolve(
             }
             Err(fault) => return Err(fault),
         };
-        let found = tree.gate(sources, child)?;
+        // Of the last part all is told, of the others what decides about the way on.
+        let whole = if is_last { Some(tree.metadata(sources, child)?) } else { None };
+        let found = match &whole {
+            Some(metadata) => Gate::of(metadata),
+            None => tree.gate(sources, child)?,
+        };
         let follow = match last {
             _ if found.kind != Kind::Symlink => false,
             _ if !is_last => true,
@@ -256,8 +261,7 @@ pub fn resolve(
                 return Err(Errno::ENOTDIR.into());
             }
             let name = name.to_owned();
-            let (node, metadata) = (Some(child), Some(tree.metadata(sources, child)?));
-            return Ok(Resolved { parent: at, name, node, metadata, trailing_slash });
+            return Ok(Resolved { parent: at, name, node: Some(child), metadata: whole, trailing_slash });
         } else {
             at = child;
             gate = Some(found);

@@ -95,8 +95,12 @@ fn find_and_open<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64
             (node, Fresh::Yes)
         }
     };
+    let known = match (fresh, found.metadata) {
+        (Fresh::No, Some(known)) => known,
+        _ => c.metadata(node)?,
+    };
     let place = Place { dir: found.parent, name: found.name };
-    open_node(c, node, place, flags, fresh)
+    open_node(c, (node, known), place, flags, fresh)
 }
 
 /// Whether the file was made by this very call: then its mode does not matter.
@@ -118,15 +122,21 @@ fn temporary<M: Machine>(c: &mut Context<'_, M>, dirfd: u64, path: &[u8], flags:
     let nameless = (flags & O_EXCL == 0).then_some(Nameless);
     let node = c.change(|tree, _, actor| Ok(tree.create_unnamed(actor, mode, nameless)?))?;
     let place = Place { dir, name: b"#unnamed (deleted)".to_vec() };
-    let opened = open_node(c, node, place, flags & !O_TMPFILE, Fresh::Yes);
+    let known = c.metadata(node)?;
+    let opened = open_node(c, (node, known), place, flags & !O_TMPFILE, Fresh::Yes);
     // Making it has held it for this call alone.
     c.resident.program.tree.unpin(node);
     opened
 }
 
-/// Opens a node that exists.
-fn open_node<M: Machine>(c: &mut Context<'_, M>, node: NodeId, place: Place, flags: u64, fresh: Fresh) -> Result<u64> {
-    let metadata = c.metadata(node)?;
+/// Opens a node that exists, of which is known what stat(2) tells.
+fn open_node<M: Machine>(
+    c: &mut Context<'_, M>,
+    (node, metadata): (NodeId, Metadata),
+    place: Place,
+    flags: u64,
+    fresh: Fresh,
+) -> Result<u64> {
     let access = flags as u32 & flags::ACCESS_MODE;
     if flags & O_DIRECTORY != 0 && metadata.kind != Kind::Directory {
         return Err(Errno::ENOTDIR.into());
