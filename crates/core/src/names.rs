@@ -73,15 +73,16 @@ impl<M: Machine> Context<'_, M> {
 
     /// Walks a path from the directory that `dirfd` names.
     pub fn resolve_at(&mut self, dirfd: u64, path: &[u8], last: Last) -> Result<Resolved> {
+        let own = self.whereabouts()?;
         let cwd = if dirfd as i32 == AT_FDCWD as i32 || path.first() == Some(&b'/') {
-            self.whereabouts()?.cwd
+            own.cwd
         } else {
             match self.description(dirfd)?.kind {
                 Open::Directory(node) | Open::Path(node) => node,
                 _ => return Err(Errno::ENOTDIR.into()),
             }
         };
-        let start = Start { root: self.whereabouts()?.root, cwd };
+        let start = Start { root: own.root, cwd };
         let who = self.access()?;
         Ok(self.with_tree(|tree, sources| walk(tree, sources, &who, &start, path, last))?)
     }

@@ -77,7 +77,7 @@ impl<M: Machine> Services<M> {
         resident.notice_closed(&description);
         if let Some(node) = description.kind.node() {
             resident.program.tree.unpin(node);
-            if resident.program.tree.is_gone(node) {
+            if !resident.program.seals.is_empty() && resident.program.tree.is_gone(node) {
                 resident.program.seals.remove(&node);
             }
         }
