@@ -170,7 +170,9 @@ pub fn lseek<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
     let end = match description.kind.clone() {
         Kind::File(node) => content::size(c, node)? as i64,
         Kind::Snapshot(_, text) => text.len() as i64,
-        Kind::Directory(_) | Kind::Null(_) | Kind::Zero(_) | Kind::Full(_) | Kind::Random(_) => 0,
+        Kind::Directory(_) => 0,
+        // These have one place, wherever one goes.
+        Kind::Null(_) | Kind::Zero(_) | Kind::Full(_) | Kind::Random(_) if whence <= 4 => return Ok(0),
         Kind::Path(_) => return Err(Errno::EBADF.into()),
         // They have no place, but say nothing against it.
         Kind::Event(..) if whence <= 4 => return Ok(0),

@@ -91,6 +91,10 @@ fn devices() -> Outcome {
     for device in ["/dev/full", "/dev/zero", "/dev/urandom"] {
         let file = File::open(device).map_err(text)?;
         same(device, call(libc::SYS_pread64, file.as_raw_fd(), &bytes[..100], [1 << 40, 0, 0])?, 100)?;
+        for (offset, whence) in [(-5_i64, libc::SEEK_CUR), (77, libc::SEEK_SET), (-1, libc::SEEK_SET)] {
+            let place = raw::call(libc::SYS_lseek, [file.as_raw_fd() as u64, offset as u64, whence as u64, 0, 0, 0]);
+            same(device, place, Ok(0))?;
+        }
     }
     Ok(())
 }
