@@ -4,6 +4,7 @@ use shimos::{download, machine::Options, names, recovery, status};
 use shimos_abi::{
     control::{Device, Fault, FencedBy, KernelState},
     ids::{KernelId, ProgramId},
+    time::Nanos,
 };
 use shimos_tests::{client::Client, clock::SOON, group::Group, programs, rig::Rig, suite::Suite};
 
@@ -15,6 +16,8 @@ pub fn run(suite: &mut Suite) {
         // A machine of its own: each wants kernel 0 to have its first roles.
         Group::new(suite, Options::default()).case(&format!("device_owner::{name}"), |rig| dies(rig, fault));
     }
+    let patient = Options { heartbeat: Some(Nanos::secs(1)), ..Options::default() };
+    Group::new(suite, patient).case("device_owner::what_it_has_not_printed", unprinted);
     Group::new(suite, Options::default()).case("device_owner::an_order_to_die_is_obeyed_once", dies_once);
     Group::new(suite, Options::default()).case("device_owner::every_owner_in_turn", in_turn);
 }
@@ -118,6 +121,26 @@ fn in_turn(rig: &mut Rig) -> Result<()> {
         rig.recovered(dead)?;
         rig.settle(witness.count)?;
         witness.check(rig).with_context(|| format!("after {} in {owner}", names::fault(fault)))?;
+    }
+    Ok(())
+}
+
+/// The console's owner dies with lines that it has taken and not printed: each is printed once, in its place.
+fn unprinted(rig: &mut Rig) -> Result<()> {
+    const LINES: u64 = 6000;
+    let text = format!("seq 1 {LINES}; sleep 1000");
+    let plain = rig.start(programs::script("burst", 1, &text))?;
+    let guarded = rig.start_protected(programs::script("guarded", 2, &format!("sleep 0.3; {text}")))?;
+    rig.wait_line("guarded", "1")?;
+    rig.kill_kernel(BOOT, Fault::Panic)?;
+    for name in ["burst", "guarded"] {
+        rig.wait_line(name, &LINES.to_string())?;
+        let lines = rig.lines(name);
+        let odd = (1..).zip(&lines).find(|(number, line)| **line != u64::to_string(number));
+        ensure!(odd.is_none() && lines.len() as u64 == LINES, "{name}: {} lines, {odd:?}", lines.len());
+    }
+    for program in [plain.program, guarded.program] {
+        ensure!(status::home(&rig.status()?, program).is_some(), "{program} is gone");
     }
     Ok(())
 }

@@ -78,6 +78,8 @@ pub struct Resident<M: Machine> {
     pub tables: Table<SpaceId, M::Space>,
     /// Threads to run.
     pub ready: RunQueue,
+    /// Calls that have begun to wait.
+    turns: u64,
     /// Who waits for what.
     waits: BTreeMap<Key, Vec<Pid>>,
     /// The same by thread.
@@ -107,10 +109,17 @@ pub struct Resident<M: Machine> {
 impl<M: Machine> Resident<M> {
     /// Takes a program in; all its threads will run, blocked ones issue their call again.
     pub fn new(mut program: Program) -> Resident<M> {
-        let mut ready = RunQueue::default();
+        let mut arrived = Vec::new();
         for thread in program.threads.values_mut().filter(|thread| thread.state != State::Stopped) {
             thread.state = State::Ready;
-            ready.push(thread.tid, thread.rank(), End::Back);
+            arrived.push((thread.call.and_then(|call| call.turn), thread.tid, thread.rank()));
+        }
+        // Who waited comes to wait in the same order again.
+        arrived.sort_by_key(|(turn, tid, _)| (*turn, *tid));
+        let turns = arrived.iter().filter_map(|(turn, ..)| *turn).max().unwrap_or(0);
+        let mut ready = RunQueue::default();
+        for (_, tid, rank) in arrived {
+            ready.push(tid, rank, End::Back);
         }
         for socket in program.unix.values_mut() {
             socket.recount();
@@ -127,6 +136,7 @@ impl<M: Machine> Resident<M> {
             closing,
             tables: Table::new(),
             ready,
+            turns,
             waits: BTreeMap::new(),
             waiting: BTreeMap::new(),
             alarms: Alarms::default(),
@@ -147,6 +157,10 @@ impl<M: Machine> Resident<M> {
         let Some(thread) = self.program.threads.get_mut(&tid) else { return };
         thread.state = State::Blocked;
         let call = thread.call.get_or_insert_with(Call::default);
+        if call.turn.is_none() {
+            self.turns += 1;
+            call.turn = Some(self.turns);
+        }
         if let Some(deadline) = call.deadline {
             // Linux lets a thread sleep longer by its slack (prctl(2), PR_SET_TIMERSLACK): others have time to wake it.
             let process = self.program.processes.get(&thread.process);

@@ -233,6 +233,9 @@ pub struct Call {
     /// Pages that it makes ready for use: the first of all, and the one behind the last. Its progress is where it has come to.
     #[n(3)]
     pub range: Option<(u64, u64)>,
+    /// Its turn among all that have begun to wait: whoever came first is first after a takeover too.
+    #[n(4)]
+    pub turn: Option<u64>,
 }
 
 /// sigaltstack(2).

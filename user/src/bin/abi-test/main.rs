@@ -2,7 +2,7 @@
 //!
 //! `abi-test [NAME...]` runs the subtests whose names begin with one of the words, or all. Each runs in a process of its
 //! own and prints one line; the exit status is 0 if all passed. `abi-test --scripts` runs Debian's programs instead, and
-//! `abi-test --kept` what must outlive a kernel.
+//! `abi-test --kept` what must outlive a kernel; `abi-test --datagrams PORT` prints what comes to a port.
 #![forbid(unsafe_code)]
 
 mod administration;
@@ -82,6 +82,9 @@ fn main() -> ExitCode {
     if words.first().is_some_and(|word| word == "--hunger") {
         return hunger::run(&words[1..]);
     }
+    if words.first().is_some_and(|word| word == "--datagrams") {
+        return datagrams(&words[1..]);
+    }
     let (scripts, words): (Vec<String>, Vec<String>) = words.into_iter().partition(|word| word == "--scripts");
     let mut tests: Vec<Subtest> = Vec::new();
     if scripts.is_empty() {
@@ -138,6 +141,24 @@ fn main() -> ExitCode {
     }
     say(&format!("abi-test: {passed} passed, {failed} failed"));
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Prints every datagram that comes.
+fn datagrams(words: &[String]) -> ExitCode {
+    let port = words.first().and_then(|word| word.parse().ok()).unwrap_or(5000);
+    let socket = match std::net::UdpSocket::bind(("0.0.0.0", port)) {
+        Ok(socket) => socket,
+        Err(error) => {
+            say(&format!("cannot listen: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    say("listening");
+    let mut bytes = [0; 2048];
+    while let Ok(count) = socket.recv(&mut bytes) {
+        say(String::from_utf8_lossy(&bytes[..count]).trim_end());
+    }
+    ExitCode::FAILURE
 }
 
 fn say(line: &str) {

@@ -9,6 +9,7 @@ mod locks;
 mod memory;
 mod messages;
 mod processes;
+mod waiting;
 
 use crate::{
     Outcome,
@@ -130,6 +131,7 @@ fn cases(words: &[String]) -> Result<ExitCode, String> {
         memory::CASES,
         processes::CASES,
         connections::CASES,
+        waiting::CASES,
     ] {
         for case in family.iter().filter(|(name, _)| wanted(name)) {
             running.push(start(*case, &ready).map_err(text)?);
