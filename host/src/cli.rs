@@ -3,6 +3,7 @@ use crate::{
     bench, compat,
     faults::Which,
     machine::{Kind, Options},
+    protection::ProtectionArgs,
     run_args::{ExecArgs, RunArgs, ShellArgs},
     testing,
     units::{self, Published},
@@ -10,7 +11,7 @@ use crate::{
 };
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::PossibleValuesParser, error::ErrorKind};
 use shimos_abi::{
-    control::{Fault, Level, Output, Protection, Target},
+    control::{Fault, Level, Protection, Target},
     ids::KernelId,
     time::Nanos,
 };
@@ -79,9 +80,12 @@ pub enum Command {
         /// machine's policy says if neither is given.
         #[arg(long, value_enum, conflicts_with = "protect")]
         level: Option<LevelName>,
-        /// What happens to its output: commit (held until the next checkpoint) or free.
-        #[arg(long, value_parser = units::output, default_value = "commit")]
-        output: Output,
+        /// Do not start it if it cannot be protected so.
+        #[arg(long)]
+        strict: bool,
+        /// How, where checkpoints are taken.
+        #[command(flatten)]
+        how: ProtectionArgs,
         /// A variable of its environment, NAME=VALUE.
         #[arg(long, value_name = "NAME=VALUE")]
         env: Vec<String>,
@@ -124,9 +128,12 @@ pub enum Command {
         /// Time between checkpoints, from 1ms to 7d.
         #[arg(long, value_parser = units::interval, default_value = "50ms")]
         interval: Nanos,
-        /// What happens to its output: commit (held until the next checkpoint) or free.
-        #[arg(long, value_parser = units::output, default_value = "commit")]
-        output: Output,
+        /// Change nothing if something of it cannot be protected.
+        #[arg(long)]
+        strict: bool,
+        /// How, where checkpoints are taken.
+        #[command(flatten)]
+        how: ProtectionArgs,
     },
     /// Protect a program no more.
     Unprotect {
@@ -145,6 +152,12 @@ pub enum Command {
         /// Print JSON.
         #[arg(long)]
         json: bool,
+    },
+    /// Save a running program in a file, or let one from a file go on.
+    Checkpoint {
+        /// What to do.
+        #[command(subcommand)]
+        command: CheckpointCommand,
     },
     /// Check, apply or show a policy: which programs have which level.
     Policy {
@@ -315,6 +328,24 @@ impl LevelName {
             LevelName::Checkpoint => Level::Checkpoint(protection),
         }
     }
+}
+
+/// What to do with a program and a file.
+#[derive(Subcommand, Debug)]
+pub enum CheckpointCommand {
+    /// Write a program as it is now to a file. It goes on.
+    Save {
+        /// A process id or a name.
+        #[arg(value_parser = units::target)]
+        target: Target,
+        /// The file.
+        file: PathBuf,
+    },
+    /// Let a program go on in the running machine as it was when the file was written. Its connections are closed.
+    Restore {
+        /// The file.
+        file: PathBuf,
+    },
 }
 
 /// What to do with a policy.
@@ -563,6 +594,7 @@ fn one_line(message: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use shimos_abi::control::{Generations, Integrity, OnCrash, Output};
 
     fn wrong(line: &str) -> String {
         match parse(line.split(' ')) {
@@ -592,6 +624,10 @@ mod tests {
             "shimos protect httpd --interval 0ms",
             "shimos protect httpd --interval 9d",
             "shimos protect httpd --output maybe",
+            "shimos protect httpd --integrity some",
+            "shimos protect httpd --on-crash cry",
+            "shimos protect httpd --crash-limit 0",
+            "shimos protect httpd --generations 3",
             "shimos inject k1 flood",
             "shimos inject k99 panic",
             "shimos heartbeat 0",
@@ -621,8 +657,13 @@ mod tests {
     fn right_arguments_are_understood() {
         let cli = parse("shimos start web --protect 50ms --publish 8080:80 -- /bin/busybox httpd -f".split(' '))
             .expect("right");
-        let Command::Start { name, protect, publish, argv, output, .. } = cli.command else { panic!("start") };
-        assert_eq!((name.as_str(), protect, output), ("web", Some(Nanos::millis(50)), Output::Commit));
+        let Command::Start { name, protect, publish, argv, how, .. } = cli.command else { panic!("start") };
+        assert_eq!((name.as_str(), protect, how.output), ("web", Some(Nanos::millis(50)), Output::Commit));
+        let line = "shimos protect web --on-crash rollback --crash-limit 5 --generations 1 --integrity pages";
+        let Command::Protect { how, .. } = parse(line.split(' ')).expect("right").command else { panic!("protect") };
+        let protection = how.every(Nanos::millis(9));
+        assert_eq!(protection.on_crash, OnCrash::Rollback { limit: 5 });
+        assert_eq!((protection.generations, protection.integrity), (Generations(1), Integrity::Pages));
         assert_eq!(publish, [(8080, 80)]);
         assert_eq!(argv, ["/bin/busybox", "httpd", "-f"]);
         let line = "shimos run -t -e A=b -p 80:8080 --protect 20ms image -- ls -l -- --help";

@@ -1,7 +1,7 @@
 //! What each command does.
 use crate::{
     artifacts, bench,
-    cli::{Bench, Cli, Command, FaultsCommand, KernelCommand, MachineArgs, PolicyCommand, Told},
+    cli::{Bench, CheckpointCommand, Cli, Command, FaultsCommand, KernelCommand, MachineArgs, PolicyCommand, Told},
     compat,
     control::Control,
     demo, events, faults, image, images, logs,
@@ -12,7 +12,7 @@ use crate::{
     ps,
     qmp::Qmp,
     registry::{self, Entry},
-    run, status,
+    run, saved, status,
     stop::{self, Went},
     testing,
     units::Published,
@@ -20,7 +20,7 @@ use crate::{
     versus,
 };
 use anyhow::{Context, Result};
-use shimos_abi::control::{Drain, Protection, Start, address_of};
+use shimos_abi::control::{Drain, Start, Strictness, address_of};
 use std::{
     io::Write,
     path::{Path, PathBuf},
@@ -56,7 +56,7 @@ pub fn perform(cli: Cli) -> Result<ExitCode> {
             show(&if json { format!("{}\n", status::json(&status)) } else { status::table(&status) });
             Ok(ExitCode::SUCCESS)
         }
-        Command::Start { name, kernel, protect, level, output, env, cwd, image, user, memory, publish, argv } => {
+        Command::Start { name, kernel, protect, level, strict, how, env, cwd, image, user, memory, publish, argv } => {
             let mut env = env;
             if let Some(odd) = env.iter().find(|variable| !variable.contains('=')) {
                 return Err(usage(format!("--env {odd}: write NAME=VALUE")));
@@ -64,7 +64,7 @@ pub fn perform(cli: Cli) -> Result<ExitCode> {
             if !env.iter().any(|variable| variable.starts_with("PATH=")) {
                 env.push("PATH=/usr/local/bin:/usr/bin:/usr/sbin".to_string());
             }
-            let protection = protect.map(|interval| Protection { interval, output });
+            let protection = protect.map(|interval| how.every(interval));
             let entry = registry::current(&paths)?;
             let wanted = match &image {
                 Some(image) => images::resolve(&paths, image)?,
@@ -73,17 +73,20 @@ pub fn perform(cli: Cli) -> Result<ExitCode> {
             let user = user.map(|user| wanted.user(&user)).transpose()?;
             let image = image.map(|_| images::place_on(&entry, &wanted)).transpose()?;
             let memory = memory.map(|mebibytes| u64::from(mebibytes) << 20);
-            let usual = Protection { interval: policy::INTERVAL, output };
+            let usual = how.every(policy::INTERVAL);
             let level = match (protection, level) {
                 (Some(_), _) => None,
                 (None, Some(level)) => Some(level.with(usual)),
                 (None, None) => policy::level_for(&entry, &name)?,
             };
-            start(&entry, Start { name, argv, env, cwd, kernel, protection, image, user, memory, level }, &publish)
+            let strictness = strictness(strict);
+            let wanted = Start { name, argv, env, cwd, kernel, protection, image, user, memory, level, strictness };
+            start(&entry, wanted, &publish)
         }
         Command::Kill { target, signal } => done(client(&paths)?.kill(target, signal)),
-        Command::Protect { target, level, interval, output } => {
-            for exception in client(&paths)?.set_level(target, level.with(Protection { interval, output }))? {
+        Command::Protect { target, level, interval, strict, how } => {
+            let level = level.with(how.every(interval));
+            for exception in client(&paths)?.set_level(target, level, strictness(strict))? {
                 show(&format!("not protected: {exception}\n"));
             }
             Ok(ExitCode::SUCCESS)
@@ -92,6 +95,13 @@ pub fn perform(cli: Cli) -> Result<ExitCode> {
         Command::Move { target, to, json } => {
             let moved = moves::program(&mut client(&paths)?, &target, to)?;
             show(&if json { format!("{}\n", moved.json()) } else { moved.line() });
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Checkpoint { command } => {
+            show(&match command {
+                CheckpointCommand::Save { target, file } => saved::save(&mut client(&paths)?, target, &file)?,
+                CheckpointCommand::Restore { file } => saved::restore(&mut client(&paths)?, &file)?,
+            });
             Ok(ExitCode::SUCCESS)
         }
         Command::Policy { command } => {
@@ -212,6 +222,11 @@ fn tell(report: &bench::Report, told: &Told) -> Result<ExitCode> {
     }
     show(&if told.json { format!("{}\n", report.json()) } else { report.table() });
     Ok(if report.held() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What is done if something cannot be protected.
+fn strictness(strict: bool) -> Strictness {
+    if strict { Strictness::Refuse } else { Strictness::Tell }
 }
 
 /// Prints; a reader that has gone away is no error.

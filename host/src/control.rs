@@ -1,9 +1,10 @@
 //! The client of the control protocol: asks `shimosd` over TCP.
+use crate::saved::Restored;
 use anyhow::{Context, Result, anyhow, bail};
 use shimos_abi::{
     control::{
         CheckpointStatus, Drain, Evidence, Fault, Figure, Level, MAX_MESSAGE, MachineStatus, Processes, Protection,
-        Request, Response, Start, Target, VERSION,
+        Request, Response, Start, Strictness, Target, Transfer, VERSION,
     },
     ids::{Epoch, Incarnation, KernelId, Life, Pid, ProgramId},
     time::Nanos,
@@ -143,9 +144,43 @@ impl Control {
     }
 
     /// Sets what happens to a program when its kernel dies; returns what of it cannot be protected.
-    pub fn set_level(&mut self, target: Target, level: Level) -> Result<Vec<String>> {
-        match self.ask(&Request::SetLevel { target, level }, &Repeat::Harmless, ANSWER)? {
+    pub fn set_level(&mut self, target: Target, level: Level, strictness: Strictness) -> Result<Vec<String>> {
+        match self.ask(&Request::SetLevel { target, level, strictness }, &Repeat::Harmless, ANSWER)? {
             Response::Protected { exceptions, .. } => Ok(exceptions),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Has the machine keep a program as it is now, to be read.
+    pub fn save(&mut self, target: Target) -> Result<Transfer> {
+        match self.ask(&Request::Save { target }, &Repeat::Harmless, ANSWER)? {
+            Response::Transfer(what) => Ok(what),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Bytes of a program that is kept, from a place on; none at the end.
+    pub fn saved_part(&mut self, program: ProgramId, from: u64) -> Result<Vec<u8>> {
+        match self.ask(&Request::SavedPart { program, from }, &Repeat::Harmless, ANSWER)? {
+            Response::Part(bytes) => Ok(bytes),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Begins to bring a program.
+    pub fn begin_restore(&mut self, what: Transfer) -> Result<()> {
+        self.done(&Request::BeginRestore(what), &Repeat::Never)
+    }
+
+    /// Brings a part of it.
+    pub fn restore_part(&mut self, program: ProgramId, from: u64, bytes: &[u8]) -> Result<()> {
+        self.done(&Request::RestorePart { program, from, bytes: bytes.to_vec() }, &Repeat::Harmless)
+    }
+
+    /// Lets it go on.
+    pub fn end_restore(&mut self, program: ProgramId) -> Result<Restored> {
+        match self.ask(&Request::EndRestore { program }, &Repeat::Never, ANSWER)? {
+            Response::Restored { program, pid, kernel, closed } => Ok(Restored { program, pid, kernel, closed }),
             other => Err(unexpected(&other)),
         }
     }

@@ -231,7 +231,7 @@ pub fn run(paths: &Paths, files: &Files, options: Options, interval: Nanos) -> R
 
 fn drive(progress: &Progress, machine: &mut Machine, interval: Nanos) -> Result<Report> {
     let mut control = machine.control();
-    let protection = Protection { interval, output: Output::Commit };
+    let protection = Protection::new(interval, Output::Commit);
     let mut programs = Vec::new();
     let httpd = Start {
         name: HTTPD.to_string(),

@@ -7,7 +7,7 @@ use crate::{
 use serde_json::{Value, json};
 use shimos_abi::{
     control::{Cause, Device, KernelState, MachineStatus, ProgramStatus, Takeover},
-    ids::{KernelId, Life, ProgramId},
+    ids::{Epoch, KernelId, Life, ProgramId},
     time::Nanos,
 };
 use std::collections::BTreeMap;
@@ -34,6 +34,10 @@ pub enum What {
     TakenOver(ProgramId, Life, KernelId),
     /// The administrator moved a program from a kernel to another.
     Moved(ProgramId, Life, KernelId),
+    /// A program went back to an earlier generation on its kernel; which one, and why.
+    WentBack(ProgramId, KernelId, Epoch, String),
+    /// Something is to be said of how a program went on.
+    Noted(ProgramId, KernelId, String),
     /// A kernel's monitor daemon became the active one.
     Elected(KernelId, u32),
     /// A device has another owner.
@@ -154,7 +158,14 @@ fn new_records(before: &Recorded, after: &Recorded) -> Vec<Event> {
         let what = match takeover.cause {
             Cause::Death => What::TakenOver(key.1, takeover.from, takeover.to),
             Cause::Move => What::Moved(key.1, takeover.from, takeover.to),
+            Cause::Rollback => {
+                What::WentBack(key.1, takeover.to, takeover.epoch, takeover.note.clone().unwrap_or_default())
+            }
         };
+        if let (Some(note), true) = (&takeover.note, takeover.cause != Cause::Rollback) {
+            let what = What::Noted(key.1, takeover.to, note.clone());
+            events.push(Event { at: takeover.first_instruction, what });
+        }
         events.push(Event { at: takeover.first_instruction, what });
     }
     events
@@ -169,6 +180,8 @@ impl What {
             What::Rejoined(..) => "rejoined",
             What::TakenOver(..) => "taken-over",
             What::Moved(..) => "moved",
+            What::WentBack(..) => "went-back",
+            What::Noted(..) => "noted",
             What::Elected(..) => "elected",
             What::DeviceMoved(..) => "device-moved",
             What::Started(..) => "started",
@@ -185,6 +198,8 @@ impl What {
             What::TakenOver(program, from, to) | What::Moved(program, from, to) => {
                 format!("{program}: from {from} to {to}")
             }
+            What::WentBack(program, kernel, epoch, why) => format!("{program}: on {kernel} to {epoch}: {why}"),
+            What::Noted(program, kernel, what) => format!("{program}: on {kernel}: {what}"),
             What::Elected(kernel, term) => format!("{kernel}: active monitor in term {term}"),
             What::DeviceMoved(device, to) => format!("{}: to {to}", names::device(*device)),
             What::Started(program, name, kernel) => format!("{program} ({name}): on {kernel}"),
@@ -210,6 +225,15 @@ impl Event {
                 put("program", json!(program.0));
                 put("life", json!(from.to_string()));
                 put("kernel", json!(to.0));
+            }
+            What::WentBack(program, kernel, epoch, _) => {
+                put("program", json!(program.0));
+                put("kernel", json!(kernel.0));
+                put("epoch", json!(epoch.0));
+            }
+            What::Noted(program, kernel, _) => {
+                put("program", json!(program.0));
+                put("kernel", json!(kernel.0));
             }
             What::Elected(kernel, _) => put("kernel", json!(kernel.0)),
             What::DeviceMoved(device, to) => {

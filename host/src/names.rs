@@ -1,8 +1,10 @@
 //! Names of the control protocol's values, as people write and read them.
-use shimos_abi::control::{Cause, DeathCause, DetectedBy, Device, Fault, FencedBy, KernelState, Output, ProcessState};
+use shimos_abi::control::{
+    Cause, DeathCause, DetectedBy, Device, Fault, FencedBy, Integrity, KernelState, OnCrash, Output, ProcessState,
+};
 
 /// All faults by name.
-pub const FAULTS: [(&str, Fault); 11] = [
+pub const FAULTS: [(&str, Fault); 13] = [
     ("null-pointer", Fault::NullPointer),
     ("panic", Fault::Panic),
     ("infinite-loop", Fault::InfiniteLoop),
@@ -14,6 +16,8 @@ pub const FAULTS: [(&str, Fault); 11] = [
     ("execute-data", Fault::ExecuteData),
     ("write-peer-shared", Fault::WritePeerShared),
     ("stack-overflow", Fault::StackOverflow),
+    ("damage-page", Fault::DamagePage),
+    ("damage-records", Fault::DamageRecords),
 ];
 
 /// The name of a fault.
@@ -54,6 +58,7 @@ pub fn handover(cause: Cause) -> &'static str {
     match cause {
         Cause::Death => "death",
         Cause::Move => "move",
+        Cause::Rollback => "rollback",
     }
 }
 
@@ -82,6 +87,22 @@ pub fn output(output: Output) -> &'static str {
     match output {
         Output::Commit => "commit",
         Output::Free => "free",
+    }
+}
+
+/// What of an image carries checksums.
+pub fn integrity(integrity: Integrity) -> &'static str {
+    match integrity {
+        Integrity::Records => "records",
+        Integrity::Pages => "pages",
+    }
+}
+
+/// What is done when a program crashes.
+pub fn on_crash(on_crash: OnCrash) -> &'static str {
+    match on_crash {
+        OnCrash::Stop => "stop",
+        OnCrash::Rollback { .. } => "rollback",
     }
 }
 

@@ -8,12 +8,12 @@
 //! interval = "50ms"
 //! output = "commit"        # or free
 //! ```
-use crate::{control::Control, names, programs, registry::Entry, status::ms, units};
+use crate::{control::Control, programs, protection, registry::Entry, units};
 use anyhow::{Context, Result, anyhow};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use shimos_abi::{
-    control::{Level, MachineStatus, Output, Protection, Target},
+    control::{Generations, Level, MachineStatus, OnCrash, Output, Protection, Strictness, Target},
     ids::ProgramId,
     time::Nanos,
 };
@@ -82,6 +82,12 @@ struct Entries {
     level: Spanned<String>,
     interval: Option<Spanned<String>>,
     output: Option<Spanned<String>>,
+    integrity: Option<Spanned<String>>,
+    #[serde(rename = "on-crash")]
+    on_crash: Option<Spanned<String>>,
+    #[serde(rename = "crash-limit")]
+    crash_limit: Option<Spanned<u32>>,
+    generations: Option<Spanned<u8>>,
 }
 
 impl Policy {
@@ -113,7 +119,7 @@ impl Policy {
                     None
                 }
             };
-            let mut protection = Protection { interval: INTERVAL, output: Output::Commit };
+            let mut protection = Protection::new(INTERVAL, Output::Commit);
             if let Some(word) = &entries.interval {
                 match units::interval(word.get_ref()) {
                     Ok(interval) => protection.interval = interval,
@@ -126,12 +132,48 @@ impl Policy {
                     Err(why) => complain(word.span(), format!("'{}' {why}", word.get_ref())),
                 }
             }
+            if let Some(word) = &entries.integrity {
+                match units::integrity(word.get_ref()) {
+                    Ok(integrity) => protection.integrity = integrity,
+                    Err(why) => complain(word.span(), format!("'{}' {why}", word.get_ref())),
+                }
+            }
+            let limit = entries.crash_limit.as_ref().map_or(protection::CRASH_LIMIT, |limit| *limit.get_ref());
+            if let Some(word) = &entries.on_crash {
+                match units::on_crash(word.get_ref(), limit) {
+                    Ok(on_crash) => protection.on_crash = on_crash,
+                    Err(why) => complain(word.span(), format!("'{}' {why}", word.get_ref())),
+                }
+            }
+            if let Some(number) = &entries.crash_limit {
+                if limit == 0 {
+                    complain(number.span(), "a limit of 0 is no rollback: write 1 or more".to_string());
+                } else if protection.on_crash == OnCrash::Stop {
+                    complain(number.span(), "crash-limit is for on-crash = \"rollback\" only".to_string());
+                }
+            }
+            if let Some(number) = &entries.generations {
+                match *number.get_ref() {
+                    count @ 1..=Generations::MOST => protection.generations = Generations(count),
+                    _ => complain(number.span(), format!("1 to {} generations can be kept", Generations::MOST)),
+                }
+            }
             if checkpoint == Some(false) {
-                for (key, word) in [("interval", &entries.interval), ("output", &entries.output)] {
+                let words = [
+                    ("interval", &entries.interval),
+                    ("output", &entries.output),
+                    ("integrity", &entries.integrity),
+                    ("on-crash", &entries.on_crash),
+                ];
+                for (key, word) in words {
                     if let Some(word) = word {
                         let what = format!("{key} is for the level \"checkpoint\" only: leave it out");
                         complain(word.span(), what);
                     }
+                }
+                if let Some(number) = &entries.generations {
+                    let what = "generations is for the level \"checkpoint\" only: leave it out";
+                    complain(number.span(), what.to_string());
                 }
             }
             let level = match entries.level.get_ref().as_str() {
@@ -197,7 +239,7 @@ pub fn level(level: &Level) -> String {
         Level::Off => "off".to_string(),
         Level::Restart => "restart".to_string(),
         Level::Checkpoint(protection) => {
-            format!("checkpoint every {} ms, output {}", ms(protection.interval), names::output(protection.output))
+            format!("checkpoint {}", protection::told(protection))
         }
     }
 }
@@ -207,9 +249,11 @@ pub fn level_json(level: &Level) -> Value {
     match level {
         Level::Off => json!({ "level": "off" }),
         Level::Restart => json!({ "level": "restart" }),
-        Level::Checkpoint(protection) => json!({
-            "level": "checkpoint", "interval": protection.interval.0, "output": names::output(protection.output),
-        }),
+        Level::Checkpoint(protection) => {
+            let mut told = protection::json(protection);
+            told["level"] = json!("checkpoint");
+            told
+        }
     }
 }
 
@@ -272,7 +316,7 @@ pub fn apply(control: &mut Control, entry: &Entry, policy: &Policy, text: &str) 
         if program.status.level == Some(level) {
             continue;
         }
-        let trouble = match control.set_level(by_id(program.status.id), level) {
+        let trouble = match control.set_level(by_id(program.status.id), level, Strictness::Tell) {
             Ok(exceptions) => exceptions,
             Err(error) => vec![format!("{error:#}")],
         };
@@ -372,7 +416,7 @@ mod tests {
             interval = \"20ms\"\noutput = \"free\"\n\n[[program]]\nname = \"*\"\nlevel = \"off\"\n";
         let policy = Policy::parse(text).expect("a policy");
         assert_eq!(policy.level_of("web-1"), Some(Level::Restart));
-        let free = Protection { interval: Nanos::millis(20), output: Output::Free };
+        let free = Protection::new(Nanos::millis(20), Output::Free);
         assert_eq!(policy.level_of("web-12"), Some(Level::Checkpoint(free)));
         assert_eq!(policy.level_of("other"), Some(Level::Off));
         // The daemon is changed by its own name alone.

@@ -101,7 +101,7 @@ pub struct ExecArgs {
 impl ProgramArgs {
     /// The protection from the first instruction on.
     pub fn protection(&self) -> Option<Protection> {
-        self.protect.map(|interval| Protection { interval, output: self.output })
+        self.protect.map(|interval| Protection::new(interval, self.output))
     }
 }
 

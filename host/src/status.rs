@@ -1,5 +1,5 @@
 //! The state of a machine, as a table and as JSON; and questions about it.
-use crate::{names, policy};
+use crate::{names, policy, protection};
 use serde_json::{Value, json};
 use shimos_abi::{
     control::{
@@ -49,7 +49,7 @@ pub fn kernel(status: &MachineStatus, id: KernelId) -> Option<&KernelStatus> {
 
 /// How a program is protected, for people.
 pub fn protection(protection: &Protection) -> String {
-    format!("every {} ms, output {}", ms(protection.interval), names::output(protection.output))
+    protection::told(protection)
 }
 
 /// For people.
@@ -130,9 +130,18 @@ pub fn table(status: &MachineStatus) -> String {
             if let Some(why) = &program.waiting {
                 text += &format!("         waits: {why}\n");
             }
+            if program.rollbacks > 0 {
+                text += &format!("         went back {} times\n", program.rollbacks);
+            }
             for exception in &program.exceptions {
                 text += &format!("         not protected: {exception}\n");
             }
+        }
+    }
+    let noted = status.kernels.iter().flat_map(|kernel| &kernel.published.takeovers);
+    for takeover in noted {
+        if let Some(note) = &takeover.note {
+            text += &format!("{} goes on from {}: {note}\n", takeover.program, takeover.epoch);
         }
     }
     let recoveries: Vec<&Recovery> = status.kernels.iter().flat_map(|kernel| &kernel.published.recoveries).collect();
@@ -198,9 +207,7 @@ fn program_json(program: &ProgramStatus) -> Value {
         "processes": program.processes.iter().map(|process| json!({
             "pid": process.pid.0, "parent": process.parent.0, "comm": process.comm, "pages": process.pages,
         })).collect::<Vec<_>>(),
-        "protection": program.protection.as_ref().map(|protection| json!({
-            "interval": protection.interval.0, "output": names::output(protection.output),
-        })),
+        "protection": program.protection.as_ref().map(protection::json),
         "checkpoint": program.checkpoint.map(|checkpoint| json!({
             "epoch": checkpoint.epoch.0, "at": checkpoint.at.0, "pause": checkpoint.pause.0, "pages": checkpoint.pages,
             "image_pages": checkpoint.image_pages, "record_bytes": checkpoint.record_bytes,
@@ -210,6 +217,7 @@ fn program_json(program: &ProgramStatus) -> Value {
         "takeovers": program.takeovers,
         "moves": program.moves,
         "restarts": program.restarts,
+        "rollbacks": program.rollbacks,
         "level": program.level.as_ref().map(policy::level_json),
         "waiting": program.waiting,
     })
@@ -256,6 +264,7 @@ fn takeover_json(takeover: &Takeover) -> Value {
         "home": takeover.home.0,
         "pages": takeover.pages,
         "cause": names::handover(takeover.cause),
+        "note": takeover.note,
     })
 }
 
@@ -279,7 +288,7 @@ pub mod sample {
             id: ProgramId(2),
             name: "httpd".to_string(),
             processes: vec![ProcessStatus { pid: Pid(32769), parent: Pid(0), comm: "busybox".to_string(), pages: 40 }],
-            protection: Some(Protection { interval: at(20), output: Output::Commit }),
+            protection: Some(Protection::new(at(20), Output::Commit)),
             checkpoint: Some(CheckpointStatus {
                 epoch: Epoch(9),
                 at: at(900),
@@ -295,6 +304,7 @@ pub mod sample {
             waiting: None,
             moves: 0,
             restarts: 0,
+            rollbacks: 0,
             level: None,
         };
         let recovery = Recovery {
@@ -322,6 +332,7 @@ pub mod sample {
             home: at(1040),
             pages: 90,
             cause: Cause::Death,
+            note: None,
         };
         let kernel = |id: u16, incarnation: u32, published: Published| KernelStatus {
             id: KernelId(id),

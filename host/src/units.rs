@@ -1,7 +1,7 @@
 //! Quantities on the command line: durations, kernels, faults, ports, targets.
 use crate::{faults::Which, names};
 use shimos_abi::{
-    control::{Fault, MAX_INTERVAL, MIN_INTERVAL, Output, Target},
+    control::{Fault, Integrity, MAX_INTERVAL, MIN_INTERVAL, OnCrash, Output, Target},
     ids::{Incarnation, KernelId, Life, MAX_KERNELS, Pid},
     time::Nanos,
 };
@@ -88,6 +88,24 @@ pub fn output(word: &str) -> Result<Output, String> {
         "commit" => Ok(Output::Commit),
         "free" => Ok(Output::Free),
         _ => Err("is neither commit (held until the next checkpoint) nor free".to_string()),
+    }
+}
+
+/// What of an image carries checksums: `records` or `pages`.
+pub fn integrity(word: &str) -> Result<Integrity, String> {
+    match word {
+        "records" => Ok(Integrity::Records),
+        "pages" => Ok(Integrity::Pages),
+        _ => Err("is neither records nor pages (records and the contents of pages)".to_string()),
+    }
+}
+
+/// What is done when a program crashes: `stop`, or `rollback`, as often as the limit says.
+pub fn on_crash(word: &str, limit: u32) -> Result<OnCrash, String> {
+    match word {
+        "stop" => Ok(OnCrash::Stop),
+        "rollback" => Ok(OnCrash::Rollback { limit }),
+        _ => Err("is neither stop nor rollback".to_string()),
     }
 }
 

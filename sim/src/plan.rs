@@ -151,7 +151,7 @@ impl Plan {
                 env: Vec::new(),
                 cwd: "/".into(),
                 kernel: Some(KernelId(rng.below(self.kernels as u64) as u16)),
-                protection: Some(Protection { interval: self.interval, output: Output::Commit }),
+                protection: Some(Protection::new(self.interval, Output::Commit)),
                 ..Start::default()
             }));
         }

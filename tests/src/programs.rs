@@ -8,7 +8,7 @@ use shimos_abi::{
 
 /// A protection that holds output.
 pub fn every(interval: Nanos) -> Protection {
-    Protection { interval, output: Output::Commit }
+    Protection::new(interval, Output::Commit)
 }
 
 /// A command on a kernel.

@@ -130,7 +130,7 @@ fn from_the_first(rig: &mut Rig) -> Result<()> {
 /// Output leaves at once: lines may come twice after a death, none may be missing.
 fn free_output(rig: &mut Rig) -> Result<()> {
     let started = rig.start(programs::count("free", 2))?;
-    let free = Protection { interval: Nanos::millis(300), output: Output::Free };
+    let free = Protection::new(Nanos::millis(300), Output::Free);
     rig.control.protect(Target::Pid(started.pid), free)?;
     rig.settle(started.program)?;
     rig.kill_under(started.program, Fault::Panic)?;

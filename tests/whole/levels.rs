@@ -2,7 +2,7 @@
 use anyhow::{Context, Result, ensure};
 use shimos::{machine::Options, moves, policy};
 use shimos_abi::{
-    control::{Fault, Level, Target},
+    control::{Fault, Level, Strictness, Target},
     ids::KernelId,
     time::Nanos,
 };
@@ -22,6 +22,48 @@ pub fn run(suite: &mut Suite) {
     group.case("levels::a_program_is_started_again", started_again);
     group.case("levels::from_one_to_another_while_it_runs", changed);
     group.case("levels::a_program_that_is_to_be_started_again_is_moved", moved);
+    group.case("levels::a_death_amid_a_change", death_amid_a_change);
+    group.case("levels::what_cannot_be_protected", |rig| {
+        // A request is under way: it was written, and its answer is not read before the signal.
+        let asks = "exec 3<>/dev/shimos; trap 'head -c 7 <&3 >/dev/null; echo read' USR1; \
+            printf '\\003\\000\\000\\000\\202\\000\\200' >&3; echo asked; while :; do sleep 1000 & wait; done";
+        let started = rig.start(programs::command("asker", 1, &["/usr/bin/bash", "-c", asks]))?;
+        rig.wait_line("asker", "asked")?;
+        refused(command(&makings, &["protect", "asker", "--strict"]), "descriptor 3: a control request")?;
+        rig.program(started.program, |found| found.level == Some(Level::Off) && found.exceptions.is_empty())?;
+        let said = tool::run(command(&makings, &["protect", "asker"]))?;
+        let telling = format!("not protected: process {} (bash), descriptor 3", started.pid.0);
+        ensure!(said.code == Some(0) && said.out.contains(&telling), "{said:?}");
+        rig.program(started.program, |found| !found.exceptions.is_empty())?;
+        let shown = tool::run(command(&makings, &["status"]))?;
+        ensure!(shown.out.contains(&telling), "{shown:?}");
+        rig.control.signal(started.pid, 10)?;
+        rig.wait_line("asker", "read")?;
+        rig.program(started.program, |found| found.exceptions.is_empty())?;
+        let said = tool::run(command(&makings, &["protect", "asker", "--strict"]))?;
+        ensure!(said.code == Some(0) && said.out.is_empty(), "{said:?}");
+        // As many programs as a kernel can have images of; the next one does not start unprotected if that is not wanted.
+        let mut words = ["start", "name", "--kernel", "k2", "--protect", "60s", "--", "/bin/busybox", "sleep", "1000"];
+        let names: Vec<String> = (1..=15).map(|number| format!("full-{number}")).collect();
+        for name in &names {
+            words[1] = name;
+            let said = tool::run(command(&makings, &words))?;
+            ensure!(said.code == Some(0), "{said:?}");
+        }
+        let strict: Vec<&str> =
+            words[..6].iter().copied().chain(["--strict"]).chain(words[6..].iter().copied()).collect();
+        let strict: Vec<&str> =
+            strict.into_iter().map(|word| if word == names[14] { "one-more" } else { word }).collect();
+        refused(command(&makings, &strict), "'one-more' is not started: it cannot be protected")?;
+        rig.until(SOON, "no program of that name", |now| {
+            let mut all = now.kernels.iter().flat_map(|kernel| &kernel.published.programs);
+            (!all.any(|found| found.name == "one-more")).then_some(())
+        })?;
+        for name in &names {
+            rig.control.kill(by_name(name), 9)?;
+        }
+        Ok(())
+    });
     group.case("levels::a_policy", |rig| {
         let file = rig.machine.entry().directory.join("wanted.toml");
         let path = file.to_str().context("a path that is no text")?;
@@ -95,7 +137,7 @@ fn changed(rig: &mut Rig) -> Result<()> {
     let started = rig.start(programs::count("changing", 2))?;
     let every = Level::Checkpoint(programs::every(Nanos::millis(20)));
     for level in [Level::Restart, every, Level::Off, every, Level::Restart, Level::Off, Level::Restart, every] {
-        rig.control.set_level(by_name("changing"), level)?;
+        rig.control.set_level(by_name("changing"), level, Strictness::Tell)?;
         rig.program(started.program, |found| found.level == Some(level))?;
         rig.wait_more("changing", 1)?;
     }
@@ -108,7 +150,7 @@ fn changed(rig: &mut Rig) -> Result<()> {
 /// A move takes it as it is; a death after that starts it again.
 fn moved(rig: &mut Rig) -> Result<()> {
     let started = rig.start(programs::count("nomad", 1))?;
-    rig.control.set_level(by_name("nomad"), Level::Restart)?;
+    rig.control.set_level(by_name("nomad"), Level::Restart, Strictness::Tell)?;
     for to in [2, 3] {
         moves::program(&mut rig.control, &by_name("nomad"), KernelId(to))?;
         rig.counts_on("nomad", 2)?;
@@ -117,4 +159,26 @@ fn moved(rig: &mut Rig) -> Result<()> {
     rig.kill_kernel(KernelId(3), Fault::Panic)?;
     rig.program(started.program, |found| found.restarts == 1)?;
     rig.wait_more("nomad", 2)
+}
+
+/// A kernel dies while a program gets another level: it has the one or the other, and is never without.
+fn death_amid_a_change(rig: &mut Rig) -> Result<()> {
+    let mut order = programs::command("amid", 1, &["/usr/bin/touchpages", "20", "500", "5"]);
+    order.level = Some(Level::Restart);
+    let started = rig.start(order)?;
+    rig.wait_more("amid", 1)?;
+    for _ in 0..3 {
+        let home = rig.home(started.program)?;
+        // It dies a moment after the answer, while it saves what is large.
+        let dead = rig.inject(home, Fault::Panic)?;
+        let _ = rig.control.set_level(
+            by_name("amid"),
+            Level::Checkpoint(programs::every(Nanos::secs(5))),
+            Strictness::Tell,
+        );
+        rig.recovered(dead)?;
+        rig.program(started.program, |found| found.restarts + found.takeovers > 0)?;
+        rig.control.set_level(by_name("amid"), Level::Restart, Strictness::Tell)?;
+    }
+    Ok(())
 }

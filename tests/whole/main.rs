@@ -11,8 +11,10 @@ mod input;
 mod isolation;
 mod levels;
 mod moves;
+mod rollback;
 mod room;
 mod run;
+mod saved;
 mod several;
 mod shell;
 mod sockets;
@@ -43,6 +45,8 @@ fn main() -> ExitCode {
         administration::run,
         moves::run,
         levels::run,
+        rollback::run,
+        saved::run,
         room::run,
         abi::run,
         state::run,

@@ -1,8 +1,8 @@
 //! Planned moves: programs, devices and whole kernels change places, and nothing is rolled back, lost or repeated.
 use anyhow::{Context, Result, ensure};
-use shimos::{download, machine::Options, moves, status};
+use shimos::{artifacts::USER_PROGRAMS, download, machine::Options, moves, status};
 use shimos_abi::{
-    control::{Drain, Fault, Target},
+    control::{Drain, Fault, Target, address_of},
     ids::{KernelId, ProgramId},
     time::Nanos,
 };
@@ -22,6 +22,7 @@ pub fn run(suite: &mut Suite) {
     group.case("moves::a_program_goes_round", goes_round);
     group.case("moves::a_program_that_is_not_protected", unprotected);
     group.case("moves::a_conversation_goes_on", conversation);
+    group.case("moves::datagrams_on_their_way", datagrams);
     group.case("moves::the_tool", |rig| {
         let started = rig.start(programs::count("tooled", 1))?;
         rig.wait_more("tooled", 1)?;
@@ -175,5 +176,28 @@ fn every_kernel(rig: &mut Rig) -> Result<()> {
         ensure!(!now.owners.contains(&KernelId(kernel)), "owners {:?}", now.owners);
         rig.control.drain(KernelId(kernel), Drain::End)?;
     }
+    Ok(())
+}
+
+/// Nothing repeats a datagram: all that come while a program is stopped reach it where it goes.
+fn datagrams(rig: &mut Rig) -> Result<()> {
+    let inside = USER_PROGRAMS.iter().find(|(name, _)| *name == "abi-test").context("no abi-test")?.1;
+    let taker = rig.start(programs::command("taker", 1, &[inside, "--datagrams", "5000"]))?;
+    rig.wait_line("taker", "listening")?;
+    let [a, b, c, d] = address_of(taker.program);
+    let text =
+        format!("exec 3>/dev/udp/{a}.{b}.{c}.{d}/5000; i=0; while :; do i=$((i+1)); echo $i >&3; usleep 2000; done");
+    rig.start(programs::command("teller", 0, &["/usr/bin/bash", "-c", &text.replace("usleep", "busybox usleep")]))?;
+    rig.wait_more("taker", 20)?;
+    for to in [2, 3, 1, 2, 3, 1, 2, 3] {
+        moves::program(&mut rig.control, &by_name("taker"), KernelId(to))?;
+        rig.wait_more("taker", 20)?;
+    }
+    let numbers: Vec<u64> = rig.lines("taker").iter().filter_map(|line| line.parse().ok()).collect();
+    let first = numbers.first().copied().context("no numbers")?;
+    let mut sorted = numbers.clone();
+    sorted.sort_unstable();
+    let missing = (first..).zip(&sorted).find(|(wanted, found)| wanted != *found);
+    ensure!(missing.is_none(), "lost, or twice: {missing:?}");
     Ok(())
 }

@@ -112,6 +112,12 @@ pub enum Fault {
     /// Overflow the kernel's stack.
     #[n(10)]
     StackOverflow,
+    /// Overwrite a page of the newest generation of an image, and panic.
+    #[n(11)]
+    DamagePage,
+    /// Overwrite the records of the newest generation of an image, and panic.
+    #[n(12)]
+    DamageRecords,
 }
 
 /// How a program is protected.
@@ -123,6 +129,76 @@ pub struct Protection {
     /// Whether output waits for the checkpoint that covers it (D11).
     #[n(1)]
     pub output: Output,
+    /// What of an image carries checksums.
+    #[n(2)]
+    #[cbor(default)]
+    pub integrity: Integrity,
+    /// What is done when the program itself crashes.
+    #[n(3)]
+    #[cbor(default)]
+    pub on_crash: OnCrash,
+    /// How many committed generations are kept.
+    #[n(4)]
+    #[cbor(default)]
+    pub generations: Generations,
+}
+
+impl Protection {
+    /// Checkpoints in an interval, and all else as usual.
+    pub const fn new(interval: Nanos, output: Output) -> Protection {
+        Protection {
+            interval,
+            output,
+            integrity: Integrity::Records,
+            on_crash: OnCrash::Stop,
+            generations: Generations(Generations::MOST),
+        }
+    }
+}
+
+/// What of an image carries checksums.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Encode, Decode)]
+#[cbor(index_only)]
+pub enum Integrity {
+    /// The kernel's records, and the words of the page map.
+    #[n(0)]
+    #[default]
+    Records,
+    /// The contents of pages too.
+    #[n(1)]
+    Pages,
+}
+
+/// What is done when a program itself crashes: its first process ends by a signal that says so.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Encode, Decode)]
+pub enum OnCrash {
+    /// It has ended.
+    #[n(0)]
+    #[default]
+    Stop,
+    /// It goes back to its last generation; if it crashes again soon, to the one before.
+    #[n(1)]
+    Rollback {
+        /// So many times in a row; then it has ended.
+        #[n(0)]
+        limit: u32,
+    },
+}
+
+/// How many committed generations of an image are kept: 1 or 2.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
+#[cbor(transparent)]
+pub struct Generations(#[n(0)] pub u8);
+
+impl Generations {
+    /// As many as an entry of the page map has versions for, beside the one that is being written.
+    pub const MOST: u8 = 2;
+}
+
+impl Default for Generations {
+    fn default() -> Generations {
+        Generations(Generations::MOST)
+    }
 }
 
 /// What happens to a program when its kernel dies.
@@ -149,6 +225,19 @@ pub enum Output {
     /// Leaves at once: a takeover may repeat or contradict it.
     #[n(1)]
     Free,
+}
+
+/// What is done if something of a program cannot be protected.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Encode, Decode)]
+#[cbor(index_only)]
+pub enum Strictness {
+    /// It is told.
+    #[n(0)]
+    #[default]
+    Tell,
+    /// The program is not protected at all, and one that is being started is not started.
+    #[n(1)]
+    Refuse,
 }
 
 /// How a program is named in a request.
@@ -220,6 +309,10 @@ pub struct Start {
     /// Its level from the first instruction on, in place of `protection`.
     #[n(9)]
     pub level: Option<Level>,
+    /// What is done if it cannot be given that level.
+    #[n(10)]
+    #[cbor(default)]
+    pub strictness: Strictness,
 }
 
 /// A request.
@@ -366,6 +459,10 @@ pub enum Request {
         /// What.
         #[n(1)]
         level: Level,
+        /// What is done if something of it cannot be protected.
+        #[n(2)]
+        #[cbor(default)]
+        strictness: Strictness,
     },
     /// What the latest death record of a kernel says.
     #[n(30)]
@@ -384,6 +481,64 @@ pub enum Request {
         #[n(1)]
         after: Epoch,
     },
+    /// Keep a program as it is at this moment, to be read.
+    #[n(41)]
+    Save {
+        /// Which.
+        #[n(0)]
+        target: Target,
+    },
+    /// Read a part of a program that is kept. After the last one it is kept no more.
+    #[n(42)]
+    SavedPart {
+        /// Which.
+        #[n(0)]
+        program: ProgramId,
+        /// The place of the first byte.
+        #[n(1)]
+        from: u64,
+    },
+    /// Begin to take in a program that was saved.
+    #[n(43)]
+    BeginRestore(#[n(0)] Transfer),
+    /// Bring a part of it.
+    #[n(44)]
+    RestorePart {
+        /// Which.
+        #[n(0)]
+        program: ProgramId,
+        /// The place of the first byte.
+        #[n(1)]
+        from: u64,
+        /// The bytes.
+        #[cbor(n(2), with = "minicbor::bytes")]
+        bytes: Vec<u8>,
+    },
+    /// All of it was brought: let it go on.
+    #[n(45)]
+    EndRestore {
+        /// Which.
+        #[n(0)]
+        program: ProgramId,
+    },
+}
+
+/// A program as a stream of bytes: its records, the list of its pages (key, 4 bytes, and number, 8 bytes, of each), and
+/// the pages.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Transfer {
+    /// Its number, on which its process ids and addresses hang.
+    #[n(0)]
+    pub program: ProgramId,
+    /// The machine's time at that moment.
+    #[n(1)]
+    pub time: Nanos,
+    /// Bytes of records.
+    #[n(2)]
+    pub records: u32,
+    /// Pages.
+    #[n(3)]
+    pub pages: u32,
 }
 
 /// What a kernel is to do with its programs.
@@ -400,7 +555,7 @@ pub enum Drain {
 
 impl Request {
     /// Requests that this version knows are numbered from 0 to here.
-    pub const LAST: u32 = 40;
+    pub const LAST: u32 = 45;
 
     /// Whether being made twice does no more than being made once.
     pub fn is_repeatable(&self) -> bool {
@@ -410,6 +565,9 @@ impl Request {
                 | Request::Status
                 | Request::Processes { .. }
                 | Request::Checkpoints { .. }
+                | Request::Save { .. }
+                | Request::SavedPart { .. }
+                | Request::RestorePart { .. }
                 | Request::Protect { .. }
                 | Request::Unprotect { .. }
                 | Request::SetHeartbeat { .. }
@@ -488,6 +646,28 @@ pub enum Response {
     /// Checkpoints of a program, the oldest first.
     #[n(40)]
     Checkpoints(#[n(0)] Vec<CheckpointStatus>),
+    /// The program is kept, to be read.
+    #[n(41)]
+    Transfer(#[n(0)] Transfer),
+    /// Bytes of it; none at the end.
+    #[n(42)]
+    Part(#[cbor(n(0), with = "minicbor::bytes")] Vec<u8>),
+    /// The program goes on here.
+    #[n(43)]
+    Restored {
+        /// The program.
+        #[n(0)]
+        program: ProgramId,
+        /// Its init process.
+        #[n(1)]
+        pid: Pid,
+        /// Where it runs.
+        #[n(2)]
+        kernel: KernelId,
+        /// Connections that were closed, as their peers are elsewhere.
+        #[n(3)]
+        closed: u32,
+    },
 }
 
 /// As many checkpoints one answer tells at most.

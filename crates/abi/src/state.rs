@@ -190,6 +190,9 @@ pub enum Cause {
     /// The administrator wanted it there.
     #[n(1)]
     Move,
+    /// It crashed, or a page of its image was found damaged: it went back to an earlier generation on the same kernel.
+    #[n(2)]
+    Rollback,
 }
 
 /// The state of one program.
@@ -230,6 +233,10 @@ pub struct ProgramStatus {
     /// What happens to it when its kernel dies.
     #[n(10)]
     pub level: Option<Level>,
+    /// How often it went back to an earlier generation on its kernel.
+    #[n(11)]
+    #[cbor(default)]
+    pub rollbacks: u32,
 }
 
 /// One process.
@@ -417,4 +424,7 @@ pub struct Takeover {
     #[n(8)]
     #[cbor(default)]
     pub cause: Cause,
+    /// What else is to be said: why it went back, what was damaged, which connections were reset.
+    #[n(9)]
+    pub note: Option<String>,
 }

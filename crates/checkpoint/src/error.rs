@@ -19,6 +19,8 @@ pub enum ImageError {
     Pointer(Frame),
     /// An entry of the page map is damaged; the leaf that holds it.
     Entry(Frame),
+    /// A page does not hold what it held when the image took it.
+    Page(Frame),
     /// A frame number leads outside the memory that the image may use.
     Outside(Frame),
     /// The page map has more nodes than there are frames: it runs in circles.
@@ -45,6 +47,7 @@ impl fmt::Display for ImageError {
             ImageError::Descriptor => write!(f, "the newest generation's descriptor is damaged"),
             ImageError::Pointer(frame) => write!(f, "damaged pointer in page-map node {:#x}", frame.0),
             ImageError::Entry(frame) => write!(f, "damaged entry in page-map leaf {:#x}", frame.0),
+            ImageError::Page(frame) => write!(f, "a page in frame {:#x} is damaged", frame.0),
             ImageError::Outside(frame) => write!(f, "frame {:#x} is outside the image's memory", frame.0),
             ImageError::Endless => write!(f, "the page map runs in circles"),
             ImageError::RecordList => write!(f, "the list of record frames is damaged"),

@@ -21,6 +21,10 @@ pub const HEAD_MAGIC: usize = 0;
 pub const HEAD_VERSION: usize = 1;
 /// Word of the head: incarnation (high half) and kernel of the life that writes here.
 pub const HEAD_LIFE: usize = 2;
+/// First of the words of the head that lead to checksums of pages.
+pub const HEAD_SUMS: usize = 8;
+/// How many there are.
+pub const SUM_DIRECTORIES: usize = 8;
 /// Slots in the head.
 pub const SLOTS: usize = 15;
 /// Words of a slot; slot `s` starts at word `(s + 1) * SLOT_WORDS`.

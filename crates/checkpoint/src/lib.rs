@@ -14,6 +14,7 @@ pub mod reader;
 pub mod record;
 mod record_frames;
 pub mod slots;
+mod sums;
 pub mod teardown;
 mod walk;
 pub mod writer;

@@ -5,6 +5,7 @@ use crate::{
     record::Records,
     record_frames::load,
     slots::{generations, slots_of},
+    sums,
     walk::{Event, Walk},
 };
 use alloc::vec::Vec;
@@ -25,6 +26,15 @@ pub struct Image {
     descriptor: Descriptor,
     records: Vec<u8>,
     passed_over: Option<ImageError>,
+    newest: u32,
+    contents: Contents,
+}
+
+/// Whether contents of pages are compared with their checksums.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Contents {
+    Trusted,
+    Checked,
 }
 
 impl Image {
@@ -38,17 +48,33 @@ impl Image {
         lent: &[FrameRange],
         program: ProgramId,
     ) -> Result<Image, ImageError> {
+        Image::open_below(machine, pool, lent, program, None)
+    }
+
+    /// Opens the newest whole generation before `below`, if that is given.
+    pub fn open_below<M: Machine>(
+        machine: &M,
+        pool: FrameRange,
+        lent: &[FrameRange],
+        program: ProgramId,
+        below: Option<Epoch>,
+    ) -> Result<Image, ImageError> {
         let head = check_head(machine, pool)?;
         let mut slots = slots_of(machine, pool)?;
         slots.retain(|(_, held)| held.program == program);
         // The living copy before one that went elsewhere and came to nothing there.
         slots.sort_by_key(|(_, held)| (held.state != SlotState::Active, core::cmp::Reverse(held.epoch)));
         let mut reason = ImageError::NoSlot;
+        let newest = slots.iter().map(|(slot, _)| generations(machine, head, *slot, program).newest).max();
+        if below.is_some() {
+            slots.sort_by_key(|(_, held)| core::cmp::Reverse(held.epoch));
+        }
         for (slot, held) in slots {
             let found = generations(machine, head, slot, program);
             let mut passed_over = found.damage;
             let mut error = found.damage.unwrap_or(ImageError::NoGeneration);
-            for descriptor in found.kept {
+            let kept = found.kept.into_iter();
+            for descriptor in kept.filter(|found| below.is_none_or(|below| found.epoch < below.0)) {
                 match load(machine, pool, &descriptor) {
                     Ok(records) => {
                         return Ok(Image {
@@ -60,6 +86,8 @@ impl Image {
                             descriptor,
                             records,
                             passed_over,
+                            newest: newest.unwrap_or(0),
+                            contents: Contents::Trusted,
                         });
                     }
                     Err(damage) => {
@@ -87,6 +115,14 @@ impl Image {
     pub fn epoch(&self) -> Epoch {
         Epoch(self.descriptor.epoch)
     }
+    /// The newest epoch of the program that was committed there, whole or not.
+    pub fn newest(&self) -> Epoch {
+        Epoch(self.newest.max(self.descriptor.epoch))
+    }
+    /// From now on contents of pages are compared with their checksums.
+    pub fn check_contents(&mut self) {
+        self.contents = Contents::Checked;
+    }
     /// Why a newer generation was passed over, if one was.
     pub fn passed_over(&self) -> Option<ImageError> {
         self.passed_over
@@ -110,6 +146,21 @@ impl Image {
             && machine.readable(frame)
     }
 
+    /// Whether the page in `frame` is what it was.
+    fn check<M: Machine>(&self, machine: &M, frame: Frame) -> Result<Frame, ImageError> {
+        if !self.allows(machine, frame) {
+            return Err(ImageError::Outside(frame));
+        }
+        let whole = |pool: &FrameRange| sums::is_whole(machine, *pool, frame, self.program);
+        let mut pools = core::iter::once(&self.pool).chain(&self.lent);
+        match self.contents {
+            Contents::Checked if !pools.find(|pool| pool.contains(frame)).is_none_or(whole) => {
+                Err(ImageError::Page(frame))
+            }
+            _ => Ok(frame),
+        }
+    }
+
     /// The pages of one key, in order. The first damage ends it.
     pub fn pages<'a, M: Machine>(&'a self, machine: &'a M, key: PageKey) -> Result<Pages<'a, M>, ImageError> {
         let word = Walk::new(self.pool, Tree::Directory, self.root)?.find_key(machine, key)?;
@@ -125,10 +176,7 @@ impl Image {
         let word = Walk::new(self.pool, Tree::Directory, self.root)?.find_key(machine, key)?;
         let entry = Walk::new(self.pool, Tree::Pages(key), word)?.find_page(machine, key, page)?;
         let frame = entry.and_then(|entry| entry.at(self.descriptor.epoch)).and_then(Version::page);
-        match frame {
-            Some(frame) if !self.allows(machine, frame) => Err(ImageError::Outside(frame)),
-            frame => Ok(frame),
-        }
+        frame.map(|frame| self.check(machine, frame)).transpose()
     }
 
     /// The same for a caller that changes the machine between pages.
@@ -150,11 +198,11 @@ impl PageCursor {
             match self.walk.as_mut()?.next(machine)? {
                 Event::Entry { page, entry, .. } => {
                     let Some(frame) = entry.at(image.descriptor.epoch).and_then(Version::page) else { continue };
-                    if image.allows(machine, frame) {
-                        return Some(Ok((page, frame)));
+                    let checked = image.check(machine, frame);
+                    if checked.is_err() {
+                        self.walk = None;
                     }
-                    self.walk = None;
-                    return Some(Err(ImageError::Outside(frame)));
+                    return Some(checked.map(|frame| (page, frame)));
                 }
                 Event::Damaged(error) => {
                     self.walk = None;

@@ -7,6 +7,7 @@ use crate::{
         encode_state, slot_start,
     },
     record_frames::frames_of,
+    sums,
     teardown::Teardown,
     walk::{Event, Walk},
     writer::Writer,
@@ -44,6 +45,8 @@ pub struct Retained {
 /// The generations of a slot that its commit word keeps, newest first.
 pub(crate) struct Generations {
     pub kept: Vec<Descriptor>,
+    /// The newest epoch that was committed, as far as can be told.
+    pub newest: u32,
     /// Whether the first is not the one the commit word names.
     pub damage: Option<ImageError>,
 }
@@ -55,7 +58,7 @@ pub(crate) fn generations<M: Machine>(machine: &M, head: Frame, slot: usize, pro
     found.sort_by_key(|(descriptor, _)| core::cmp::Reverse(descriptor.epoch));
     if commit == 0 {
         // Nothing is committed yet.
-        return Generations { kept: Vec::new(), damage: None };
+        return Generations { kept: Vec::new(), newest: 0, damage: None };
     }
     let committed = (commit >> 32) as u32;
     let named = found.iter().any(|(_, word)| *word == commit);
@@ -75,7 +78,7 @@ pub(crate) fn generations<M: Machine>(machine: &M, head: Frame, slot: usize, pro
         })
         .map(|(descriptor, _)| descriptor)
         .collect();
-    Generations { kept, damage: if named { None } else { Some(ImageError::Descriptor) } }
+    Generations { kept, newest, damage: if named { None } else { Some(ImageError::Descriptor) } }
 }
 
 /// The slots of a kernel's reserved memory and what is in them.
@@ -111,6 +114,12 @@ pub fn retained<M: Machine>(
             .into_iter()
             .for_each(|damage| result.damages.push(damage));
         }
+    }
+    if !result.images.is_empty() {
+        sums::frames_of(machine, pool, &mut |frame| {
+            result.references += 1;
+            mark(frame);
+        });
     }
     Ok(result)
 }
@@ -203,6 +212,9 @@ impl Slots {
                     machine.write_word(head, at, encode_state(new, program));
                 }
                 machine.write_word(head, HEAD_VERSION, VERSION);
+                if kept.images.is_empty() {
+                    sums::clear(machine, head);
+                }
                 machine.write_word(head, HEAD_LIFE, life);
                 (slots, kept)
             }

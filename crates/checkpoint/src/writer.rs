@@ -2,11 +2,12 @@
 use crate::{
     error::WriteError,
     layout::{
-        Descriptor, MAX_PAGE, PageKey, SLOT_COMMIT, SLOT_ROOT, SLOT_STATE, SlotState, Sum, Tree, encode_state,
-        slot_start,
+        DESCRIPTOR_WORDS, Descriptor, MAX_PAGE, PageKey, SLOT_COMMIT, SLOT_ROOT, SLOT_STATE, SlotState, Sum, Tree,
+        encode_state, slot_start,
     },
     page_map::{Effect, PageMap, Place, Swept},
     record_frames::{Stored, store},
+    sums,
     teardown::Teardown,
 };
 use alloc::{
@@ -15,6 +16,7 @@ use alloc::{
 };
 use shimos_abi::{
     addr::{Frame, FrameRange, PAGE},
+    control::{Generations, Integrity},
     ids::{Epoch, ProgramId},
 };
 use shimos_hal::Machine;
@@ -36,7 +38,10 @@ pub struct Writer {
     pool: FrameRange,
     slot: usize,
     program: ProgramId,
+    first: u32,
     committed: u32,
+    kept: Generations,
+    integrity: Integrity,
     writing: Option<u32>,
     map: PageMap,
     pages_of: BTreeMap<PageKey, u32>,
@@ -61,7 +66,10 @@ impl Writer {
             pool,
             slot,
             program,
+            first: after.0.saturating_add(1),
             committed: after.0,
+            kept: Generations::default(),
+            integrity: Integrity::default(),
             writing: None,
             map: PageMap::new(Place { frame: head, word: slot_start(slot) + SLOT_ROOT }),
             pages_of: BTreeMap::new(),
@@ -83,6 +91,35 @@ impl Writer {
     /// The last committed epoch (or the one that the image started after).
     pub fn committed(&self) -> Epoch {
         Epoch(self.committed)
+    }
+    /// Whether a committed epoch is one of this image's.
+    pub fn has(&self, epoch: Epoch) -> bool {
+        (self.first..=self.committed).contains(&epoch.0)
+    }
+    /// From the next commit on so many generations are kept.
+    pub fn keep(&mut self, generations: Generations) {
+        self.kept = generations;
+    }
+    /// From now on pages come with or without checksums of their contents.
+    pub fn set_integrity(&mut self, integrity: Integrity) {
+        self.integrity = integrity;
+    }
+    /// What pages come with.
+    pub fn integrity(&self) -> Integrity {
+        self.integrity
+    }
+    /// The oldest generation that is kept.
+    fn oldest(&self) -> u32 {
+        self.committed.saturating_sub(u32::from(self.kept.0.clamp(1, Generations::MOST)) - 1)
+    }
+    /// A page that the newest generation has changed, for faults that are injected.
+    pub fn newest_page(&self) -> Option<(PageKey, u64)> {
+        let (epoch, pages) = self.superseded.back()?;
+        pages.first().copied().filter(|_| *epoch == self.committed)
+    }
+    /// A frame of the newest generation's records, likewise.
+    pub fn newest_records(&self) -> Option<Frame> {
+        self.kept_records.back().and_then(|(_, stored)| stored.frames.first()).copied()
     }
     /// Pages of the image as it stands.
     pub fn pages(&self) -> u32 {
@@ -127,7 +164,16 @@ impl Writer {
             self.touched.push(Touched { at: (key, page), effect: changed.effect });
         }
         self.count(key, changed.was, changed.is);
-        Ok(())
+        match frame.filter(|_| changed.effect != Effect::None) {
+            Some(frame) if self.integrity == Integrity::Pages => {
+                sums::store(machine, frames, self.pool, frame, self.program)
+            }
+            Some(frame) => {
+                sums::forget(machine, self.pool, frame);
+                Ok(())
+            }
+            None => Ok(()),
+        }
     }
 
     fn count(&mut self, key: PageKey, was: bool, is: bool) {
@@ -182,8 +228,13 @@ impl Writer {
 
         self.committed = epoch;
         self.kept_records.push_back((epoch, stored));
+        if self.oldest() == epoch {
+            // The one before is none any more, before anything of it is given back.
+            let before = Descriptor::start(self.slot, epoch.wrapping_sub(1));
+            machine.write_word(self.head, before + DESCRIPTOR_WORDS - 1, 0);
+        }
         while let Some((old, _)) = self.kept_records.front()
-            && old.saturating_add(1) < epoch
+            && *old < self.oldest()
         {
             if let Some((_, stored)) = self.kept_records.pop_front() {
                 stored.release(frames);
@@ -232,7 +283,7 @@ impl Writer {
         frames: &mut Frames,
         max: usize,
     ) -> Result<Progress, WriteError> {
-        let oldest = self.committed.saturating_sub(1);
+        let oldest = self.oldest();
         for _ in 0..max {
             if let Some(teardown) = &mut self.teardown {
                 // Entries are walked one by one; a step does a few of them.

@@ -2,6 +2,7 @@
 use crate::{
     daemon::Message,
     delivery,
+    exceptions::exceptions,
     kernel::Kernel,
     resident::Key,
     signal::{Info, Signal},
@@ -13,7 +14,10 @@ use alloc::{
     vec::Vec,
 };
 use shimos_abi::{
-    control::{Level, MAX_INTERVAL, MIN_INTERVAL, Protection, Request, Response, Start, Target, VERSION},
+    control::{
+        Generations, Level, MAX_INTERVAL, MIN_INTERVAL, OnCrash, Protection, Request, Response, Start, Strictness,
+        Target, VERSION,
+    },
     ids::{KernelId, Life, Pid, ProgramId},
     time::Nanos,
 };
@@ -167,12 +171,15 @@ impl<M: Machine> Kernel<M> {
             | Request::Unprotect { target }
             | Request::Move { target, .. }
             | Request::SetLevel { target, .. }
+            | Request::Save { target }
             | Request::Exec { target, .. } => match self.find(target) {
                 Err(why) => Business::Nobody(why),
                 Ok(program) => self.at_home(program),
             },
             Request::Signal { pid, .. } => self.at_home(ProgramId::of(*pid)),
-            Request::Processes { program, .. } | Request::Checkpoints { program, .. } => self.at_home(*program),
+            Request::Processes { program, .. }
+            | Request::Checkpoints { program, .. }
+            | Request::SavedPart { program, .. } => self.at_home(*program),
             Request::Inject { kernel, .. } => match (self.of_kernel(*kernel), order_for(request)) {
                 // Who asks has died of it and asks again, or its answer was lost.
                 (Business::Of(_), Some(life)) if crate::device::claim::has_ended(&self.services, life) => {
@@ -237,6 +244,11 @@ impl<M: Machine> Kernel<M> {
         }
     }
 
+    /// Whether a program has a name.
+    pub(crate) fn is_name_taken(&self, name: &str) -> bool {
+        self.name_of(name).is_some()
+    }
+
     fn name_of(&self, name: &str) -> Option<ProgramId> {
         let here = self.residents.values().find(|resident| resident.program.head.name == name);
         if let Some(resident) = here {
@@ -291,6 +303,13 @@ impl<M: Machine> Kernel<M> {
 
     /// Works on a request that is this kernel's business. No answer means that it comes later.
     pub(crate) fn serve(&mut self, number: u64, asker: KernelId, bytes: &[u8]) -> Option<Response> {
+        self.serving = Some(number);
+        let answer = self.answer_to(number, asker, bytes);
+        self.serving = None;
+        answer
+    }
+
+    fn answer_to(&mut self, number: u64, asker: KernelId, bytes: &[u8]) -> Option<Response> {
         let Ok(request) = minicbor::decode::<Request>(bytes) else {
             return Some(Response::Failed(not_understood(bytes)));
         };
@@ -310,7 +329,7 @@ impl<M: Machine> Kernel<M> {
             }
             Request::Kill { target, signal } => self.kill(&target, signal),
             Request::Protect { target, protection } => {
-                return self.change_level(&target, Level::Checkpoint(protection), (number, asker));
+                return self.change_level(&target, Level::Checkpoint(protection), Strictness::Tell, (number, asker));
             }
             Request::Unprotect { target } => return self.unprotect(&target, (number, asker)),
             // The order was for an earlier life, which has obeyed it: who asks was taken over and asks again.
@@ -348,9 +367,19 @@ impl<M: Machine> Kernel<M> {
                     Err(why) => Response::Failed(why),
                 },
             },
-            Request::SetLevel { target, level } => return self.change_level(&target, level, (number, asker)),
+            Request::SetLevel { target, level, strictness } => {
+                return self.change_level(&target, level, strictness, (number, asker));
+            }
             Request::Drain { kernel, drain } => self.drain(kernel, drain),
             Request::Reboot { kernel, incarnation } => self.reboot(kernel, incarnation),
+            Request::Save { target } => match self.here(&target) {
+                Err(answer) => *answer,
+                Ok(program) => self.save(program),
+            },
+            Request::SavedPart { program, from } => self.saved_part(program, from, asker),
+            Request::BeginRestore(what) => self.begin_restore(what),
+            Request::RestorePart { program, from, bytes } => self.restore_part(program, from, &bytes),
+            Request::EndRestore { program } => self.end_restore(program),
             Request::Checkpoints { program, after } => match self.residents.get(&program) {
                 Some(resident) => Response::Checkpoints(resident.guard.checkpoints_after(after)),
                 None => Response::Again(format!("program {program} is on its way to another kernel: try again")),
@@ -399,15 +428,21 @@ impl<M: Machine> Kernel<M> {
     }
 
     /// No answer means that it comes with the program's first checkpoint.
-    fn change_level(&mut self, target: &Target, level: Level, asker: (u64, KernelId)) -> Option<Response> {
+    fn change_level(
+        &mut self,
+        target: &Target,
+        level: Level,
+        strictness: Strictness,
+        asker: (u64, KernelId),
+    ) -> Option<Response> {
         match self.here(target) {
-            Ok(program) => self.set_level(program, level, Some(asker)),
+            Ok(program) => self.set_level(program, level, strictness, Some(asker)),
             Err(answer) => Some(*answer),
         }
     }
 
     fn unprotect(&mut self, target: &Target, asker: (u64, KernelId)) -> Option<Response> {
-        self.change_level(target, Level::Off, asker).map(|answer| match answer {
+        self.change_level(target, Level::Off, Strictness::Tell, asker).map(|answer| match answer {
             Response::Protected { .. } => Response::Done,
             other => other,
         })
@@ -420,11 +455,14 @@ impl<M: Machine> Kernel<M> {
             return;
         }
         let waiting = core::mem::take(&mut resident.guard.waiting);
-        let answer = match resident.guard.trouble.clone() {
-            Some(trouble) => Response::Failed(trouble),
-            None => Response::Protected { program, exceptions: crate::status::exceptions(resident) },
-        };
-        for asker in waiting {
+        let answers: Vec<_> = waiting
+            .into_iter()
+            .map(|asker| match resident.guard.trouble.clone() {
+                Some(trouble) => (asker, Response::Failed(trouble)),
+                None => (asker, Response::Protected { program, exceptions: exceptions(resident, Some(asker.0)) }),
+            })
+            .collect();
+        for (asker, answer) in answers {
             self.answer(asker, &answer);
         }
         self.publish();
@@ -450,13 +488,18 @@ pub(crate) fn check(protection: Protection) -> Result<(), String> {
         let seconds = MAX_INTERVAL.0 / Nanos::secs(1).0;
         return Err(format!("the checkpoint interval must be between 1 ms and {seconds} s"));
     }
+    if !(1..=Generations::MOST).contains(&protection.generations.0) {
+        return Err(format!("1 to {} generations can be kept", Generations::MOST));
+    }
+    if let OnCrash::Rollback { limit: 0 } = protection.on_crash {
+        return Err("a limit of 0 rollbacks is no rollback: say 'stop'".to_string());
+    }
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use shimos_abi::ids::Epoch;
 
     #[test]
     fn requests_of_a_later_version_are_named() {
@@ -509,7 +552,7 @@ mod tests {
 
     #[test]
     fn the_last_request_is_the_last() {
-        let last = Request::Checkpoints { program: ProgramId(1), after: Epoch(0) };
+        let last = Request::EndRestore { program: ProgramId(1) };
         assert_eq!(Request::number(&minicbor::to_vec(last).unwrap_or_default()), Some(Request::LAST));
     }
 }

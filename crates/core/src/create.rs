@@ -26,7 +26,7 @@ use alloc::{
 };
 use core::net::{Ipv4Addr, Ipv6Addr};
 use shimos_abi::{
-    control::{self, Extent, Level, Response, Start},
+    control::{self, Extent, Level, Response, Start, Strictness},
     errno::Errno,
     ids::{KernelId, Pid, ProgramId},
     time::Nanos,
@@ -59,6 +59,8 @@ impl Starting {
 enum Trouble {
     /// Its root image cannot be used.
     Image(String),
+    /// It cannot have the level that it must have. It has begun, and is being ended.
+    Level(String),
     /// It waits, or a call failed.
     Stop(Stop),
 }
@@ -115,7 +117,7 @@ impl<M: Machine> Kernel<M> {
             return;
         }
         for starting in core::mem::take(&mut self.starting) {
-            let outcome = self.image_of(&starting.start).and_then(|image| Ok(self.try_start(&starting, image)?));
+            let outcome = self.image_of(&starting.start).and_then(|image| self.try_start(&starting, image));
             let late = self.services.machine.now() - starting.since > PATIENCE;
             let answer = match outcome {
                 Ok(()) => {
@@ -125,12 +127,15 @@ impl<M: Machine> Kernel<M> {
                     self.starting.push(starting);
                     continue;
                 }
+                Err(Trouble::Level(why)) => {
+                    Response::Failed(format!("'{}' is not started: it cannot be protected: {why}", starting.start.name))
+                }
                 Err(trouble) => {
                     let area = self.services.ikc.area();
                     let _ = area.move_home(starting.id, area.home(starting.id), shimos_ikc::Home::Free);
                     let path = starting.start.argv.first().cloned().unwrap_or_default();
                     Response::Failed(match trouble {
-                        Trouble::Image(why) => why,
+                        Trouble::Image(why) | Trouble::Level(why) => why,
                         Trouble::Stop(Stop::Errno(errno)) => format!("{path} cannot be executed: {}", errno.name()),
                         Trouble::Stop(_) => format!("{path} cannot be executed: the disk does not answer"),
                     })
@@ -177,7 +182,7 @@ impl<M: Machine> Kernel<M> {
         }
     }
 
-    fn try_start(&mut self, starting: &Starting, image: Image) -> Result<(), Stop> {
+    fn try_start(&mut self, starting: &Starting, image: Image) -> Result<(), Trouble> {
         let mut resident = Resident::new(self.make_program(starting, image)?);
         let pid = starting.id.first_pid();
         let outcome = {
@@ -191,14 +196,20 @@ impl<M: Machine> Kernel<M> {
                 self.services.drop_space(&mut resident, space);
             }
             resident.program.objects.destroy(&mut self.services.frames);
-            return Err(stop);
+            return Err(stop.into());
         }
         self.services.settle(&mut resident);
         let level = starting.start.level.or(starting.start.protection.map(Level::Checkpoint));
         self.limit_memory(&resident);
         self.residents.insert(starting.id, resident);
-        self.begin_level(starting.id, level.unwrap_or(Level::Off));
-        Ok(())
+        let begun = self.begin_level(starting.id, level.unwrap_or(Level::Off));
+        match (begun, self.residents.get_mut(&starting.id)) {
+            (Err(why), Some(resident)) if starting.start.strictness == Strictness::Refuse => {
+                resident.ended = Some(Signal::KILL.number().into());
+                Err(Trouble::Level(why))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn make_program(&mut self, starting: &Starting, image: Image) -> Result<Program, Stop> {
@@ -243,6 +254,8 @@ impl<M: Machine> Kernel<M> {
                 host_name: None,
                 domain_name: None,
                 moves: 0,
+                rollbacks: 0,
+                crashes: None,
                 order: Some(levels::order_of(&starting.start).into()),
                 revival: Default::default(),
                 restarts: starting.again.map_or(0, |again| again.restarts),

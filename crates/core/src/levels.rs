@@ -2,7 +2,7 @@
 //!
 //! *Off*: it dies as well. *Restart*: it is started again elsewhere from the beginning, by the order that started it.
 //! *Checkpoint*: it goes on from its last checkpoint. A level can be changed while the program runs.
-use crate::{create::Starting, kernel::Kernel, program::Head, protect, saving};
+use crate::{create::Starting, exceptions::exceptions, kernel::Kernel, program::Head, protect, saving};
 use alloc::{
     format,
     string::{String, ToString},
@@ -10,7 +10,7 @@ use alloc::{
 };
 use minicbor::{Decode, Encode};
 use shimos_abi::{
-    control::{Level, Response, Start},
+    control::{Level, Response, Start, Strictness},
     ids::{KernelId, ProgramId},
 };
 use shimos_hal::Machine;
@@ -52,7 +52,7 @@ impl Head {
 
 /// The order to be kept for a program: without what is only for its first start.
 pub fn order_of(start: &Start) -> Start {
-    Start { kernel: None, protection: None, level: None, ..start.clone() }
+    Start { kernel: None, protection: None, level: None, strictness: Strictness::Tell, ..start.clone() }
 }
 
 impl<M: Machine> Kernel<M> {
@@ -62,6 +62,7 @@ impl<M: Machine> Kernel<M> {
         &mut self,
         program: ProgramId,
         level: Level,
+        strictness: Strictness,
         asker: Option<(u64, KernelId)>,
     ) -> Option<Response> {
         if let Level::Checkpoint(protection) = level
@@ -80,17 +81,27 @@ impl<M: Machine> Kernel<M> {
         // What was saved for a move is of no use with another level.
         self.abandon_preparation(program);
         let resident = self.residents.get_mut(&program)?;
-        if !same_kind && before != Level::Off {
-            self.teardowns.extend(protect::unprotect(resident, &mut self.services));
-            for waiting in core::mem::take(&mut resident.guard.waiting) {
-                self.answer(waiting, &Response::Failed(format!("program {program} got another level meanwhile")));
+        if strictness == Strictness::Refuse && matches!(level, Level::Checkpoint(_)) {
+            let exceptions = exceptions(resident, asker.map(|(number, _)| number));
+            if !exceptions.is_empty() {
+                let what = exceptions.join("; ");
+                return Some(Response::Failed(format!("not all of program {program} can be protected: {what}")));
             }
         }
+        if !same_kind {
+            let told = Response::Failed(format!("program {program} got another level meanwhile"));
+            for waiting in core::mem::take(&mut resident.guard.waiting) {
+                self.answer(waiting, &told);
+            }
+        }
+        let resident = self.residents.get_mut(&program)?;
         let outcome = match level {
-            Level::Off => Ok(()),
+            Level::Off => {
+                self.teardowns.extend(protect::unprotect(resident, &mut self.services));
+                Ok(())
+            }
             Level::Restart => self.keep_order(program),
             Level::Checkpoint(protection) => {
-                let resident = self.residents.get_mut(&program)?;
                 match protect::protect(resident, &mut self.services, &self.slots, protection) {
                     Err(error) => Err(format!("there is no room for an image: {error:?}")),
                     Ok(()) => {
@@ -115,25 +126,28 @@ impl<M: Machine> Kernel<M> {
         if resident.program.head.order.is_none() {
             return Err("it is not known how it was started: it comes from an older build".to_string());
         }
-        protect::keep_order(resident, &mut self.services, &self.slots).map_err(|(error, teardown)| {
-            self.teardowns.extend(teardown);
-            format!("there is no room for an image: {error:?}")
-        })
+        let kept = protect::keep_order(resident, &mut self.services, &self.slots);
+        self.teardowns.extend(protect::take_replaced(resident));
+        kept.map_err(|error| format!("there is no room for an image: {error:?}"))
     }
 
     /// Gives a program that has just started, or come here, the level that its order or its head asks for.
-    pub(crate) fn begin_level(&mut self, program: ProgramId, level: Level) {
-        let failed = match level {
-            Level::Off => return,
-            Level::Restart => self.keep_order(program).err(),
-            Level::Checkpoint(_) => match self.set_level(program, level, None) {
-                Some(Response::Failed(why)) => Some(why),
-                _ => None,
+    /// Says why it does not have it, if it does not.
+    pub(crate) fn begin_level(&mut self, program: ProgramId, level: Level) -> Result<(), String> {
+        let outcome = match level {
+            Level::Off => Ok(()),
+            Level::Restart => self.keep_order(program),
+            Level::Checkpoint(_) => match self.set_level(program, level, Strictness::Tell, None) {
+                Some(Response::Failed(why)) => Err(why),
+                _ => {
+                    self.residents.get(&program).and_then(|resident| resident.guard.trouble.clone()).map_or(Ok(()), Err)
+                }
             },
         };
-        if let Some(why) = failed {
+        if let Err(why) = &outcome {
             self.services.log(&format!("program {program} is not protected: {why}"));
         }
+        outcome
     }
 
     /// Begins to start a program of a dead kernel again.

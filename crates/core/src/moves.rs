@@ -4,7 +4,12 @@
 //! kernel, which takes it from the image as it would take it from a dead kernel. One compare-and-swap decides: the taker's,
 //! or that of this kernel when it takes the offer back. So there never are two living copies, whoever dies meanwhile.
 use crate::{
-    daemon::Message, device::claim::has_ended, kernel::Kernel, pressure, protect, protect::Leaving, resident::Resident,
+    daemon::Message,
+    device::{claim::has_ended, network},
+    kernel::Kernel,
+    pressure, protect,
+    protect::Leaving,
+    resident::Resident,
 };
 use alloc::{
     boxed::Box,
@@ -31,6 +36,8 @@ const PATIENCE: Nanos = Nanos::secs(5);
 const COURTESY: Nanos = Nanos::secs(2);
 /// After so long a program that changes its pages faster than they can be saved is stopped all the same.
 const PREPARATION: Nanos = Nanos::secs(10);
+/// Frames that are kept for a program that is stopped. What comes then is dropped, as a full queue of a network does.
+const FRAMES: usize = 1024;
 /// Moves that are remembered.
 const HISTORY: usize = 16;
 
@@ -46,6 +53,8 @@ struct Move<M: Machine> {
     status: MoveStatus,
     to: Life,
     stage: Stage<M>,
+    /// Frames that have come while the program is stopped.
+    frames: VecDeque<Vec<u8>>,
 }
 
 /// How far a move is.
@@ -88,6 +97,21 @@ impl<M: Machine> Moves<M> {
     /// All moves that are known, the latest last.
     pub fn told(&self) -> impl Iterator<Item = MoveStatus> + '_ {
         self.over.iter().chain(self.under_way.iter().map(|moving| &moving.status)).cloned()
+    }
+    /// Keeps a frame for the programs that are stopped and take it. It will come to them alone. Says whether one did.
+    pub fn keep_frame(&mut self, frame: &[u8]) -> bool {
+        let mut kept = false;
+        for moving in &mut self.under_way {
+            let program = moving.status.program;
+            let stopped = matches!(moving.stage, Stage::Offered { .. });
+            if stopped && network::is_for(frame, program) && !network::is_from(frame, program) {
+                kept = true;
+                if moving.frames.len() < FRAMES {
+                    moving.frames.push_back(network::readdressed(frame, program));
+                }
+            }
+        }
+        kept
     }
     /// A program that is stopped for its move.
     pub fn stopped(&self, name: &str) -> Option<ProgramId> {
@@ -144,7 +168,7 @@ impl<M: Machine> Kernel<M> {
         }
         let asked = self.services.machine.now();
         let status = MoveStatus { program, to: kernel, asked, stopped: Nanos(0), over: Nanos(0), failed: None };
-        self.moves.under_way.push(Move { status, to, stage: Stage::Waiting });
+        self.moves.under_way.push(Move { status, to, stage: Stage::Waiting, frames: VecDeque::new() });
         Ok(())
     }
 
@@ -180,7 +204,8 @@ impl<M: Machine> Kernel<M> {
                     Ok(_) => {}
                 }
                 // Who has asked for something, perhaps for this move, is answered first.
-                let asks = !crate::status::exceptions(resident).is_empty() && now < moving.status.asked + COURTESY;
+                let asks =
+                    !crate::exceptions::exceptions(resident, None).is_empty() && now < moving.status.asked + COURTESY;
                 if asks || !resident.program.head.loans.is_empty() {
                     return Answer::Open;
                 }
@@ -248,7 +273,7 @@ impl<M: Machine> Kernel<M> {
             Err(why) => {
                 self.teardowns.extend(protect::stay(resident, &mut self.services));
                 if level == Level::Restart {
-                    self.begin_level(program, level);
+                    let _ = self.begin_level(program, level);
                 }
                 Err(why)
             }
@@ -269,7 +294,7 @@ impl<M: Machine> Kernel<M> {
                 self.teardowns.extend(protect::stay(&mut resident, &mut self.services));
                 self.residents.insert(program, resident);
                 if level == Level::Restart {
-                    self.begin_level(program, level);
+                    let _ = self.begin_level(program, level);
                 }
                 failed.get_or_insert_with(|| "the offer was not taken".to_string());
             } else {
@@ -278,6 +303,10 @@ impl<M: Machine> Kernel<M> {
             }
         } else {
             self.abandon_preparation(program);
+        }
+        // What came while it was stopped finds it where it is now.
+        for frame in moving.frames {
+            network::send(&mut self.services, frame);
         }
         moving.status.over = self.services.machine.now();
         match &failed {
@@ -304,13 +333,18 @@ impl<M: Machine> Kernel<M> {
         let level = resident.program.head.level();
         self.teardowns.extend(protect::stay(resident, &mut self.services));
         if level == Level::Restart {
-            self.begin_level(program, level);
+            let _ = self.begin_level(program, level);
         }
     }
 
     /// A program lives elsewhere now: its image stays until the taker needs it no more, all else goes.
     fn depart(&mut self, mut resident: Resident<M>) {
         self.teardowns.extend(protect::lend(&mut resident, &mut self.services));
+        self.put_away(resident);
+    }
+
+    /// Frees a program that goes on without this copy of it.
+    pub(crate) fn put_away(&mut self, mut resident: Resident<M>) {
         let spaces: Vec<_> = resident.program.spaces.keys().copied().collect();
         for space in spaces {
             self.services.drop_space(&mut resident, space);

@@ -2,7 +2,10 @@
 //! background, so that a takeover takes no longer for a large program than for a small one (D10).
 use crate::{process::SpaceId, protect::space_key};
 use alloc::{rc::Rc, vec::Vec};
-use shimos_abi::addr::{PAGE, UserAddr, UserPage};
+use shimos_abi::{
+    addr::{PAGE, UserAddr, UserPage},
+    ids::Epoch,
+};
 use shimos_checkpoint::{Image, ImageError, reader::PageCursor};
 use shimos_hal::Machine;
 use shimos_memory::{AddressSpace, Frames, MemoryFault, space::Progress};
@@ -49,6 +52,11 @@ impl PendingPages {
     /// What is lost, if anything is.
     pub fn damage(&self) -> Option<Lost> {
         self.damage
+    }
+
+    /// The generation that they come from.
+    pub fn epoch(&self) -> Option<Epoch> {
+        self.spaces.first().map(|pending| pending.image.epoch())
     }
 
     /// Whether every page is mapped.

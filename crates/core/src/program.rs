@@ -18,6 +18,7 @@ use crate::{
     netlink::NetlinkSocket,
     pipe::{Pipe, PipeId},
     process::{Process, SpaceId},
+    rollback::Crashes,
     table::Table,
     terminal::Terminal,
     thread::{Counters, Thread},
@@ -136,6 +137,13 @@ pub struct Head {
     #[n(12)]
     #[cbor(default)]
     pub moves: u32,
+    /// How often it went back to an earlier generation on its kernel.
+    #[n(13)]
+    #[cbor(default)]
+    pub rollbacks: u32,
+    /// Crashes that it has not got over.
+    #[n(14)]
+    pub crashes: Option<Crashes>,
     /// How it was started.
     #[n(20)]
     pub order: Option<Kept<Start>>,

@@ -3,7 +3,7 @@ use crate::{
     device::{console, network},
     levels::Revival,
     process::SpaceId,
-    program::Held,
+    program::{Head, Held},
     records,
     resident::Resident,
     saving::{self, Begun},
@@ -53,10 +53,10 @@ pub struct Guard {
     unswept: Progressing,
     /// What the image is for.
     holds: Holds,
-    /// The image with the order, while a larger one is made beside it.
-    order: Option<Writer>,
-    /// An image that was replaced, and is still to be freed.
-    replaced: Option<shimos_checkpoint::Teardown>,
+    /// The image that counts until the first checkpoint has committed.
+    before: Option<Writer>,
+    /// Images that were replaced, and are still to be freed.
+    replaced: Vec<shimos_checkpoint::Teardown>,
 }
 
 /// What an image holds.
@@ -159,13 +159,29 @@ pub fn protect<M: Machine>(
 ) -> Result<(), WriteError> {
     let now = services.machine.now();
     let after = resident.guard.last.map_or(Epoch(0), |last| last.epoch);
-    if resident.guard.writer.is_none() {
-        let writer = slots.create(&mut services.machine, resident.program.head.id, after)?;
-        resident.guard.writer = Some(writer);
+    let (id, fresh) = (resident.program.head.id, !resident.guard.is_on());
+    // Pages that are in an image without checksums would stay so.
+    let checked = |writer: &Writer| protection.integrity == writer.integrity();
+    if fresh || !resident.guard.writer.as_ref().is_some_and(checked) {
+        let mut writer = slots.create(&mut services.machine, id, after)?;
+        writer.set_integrity(protection.integrity);
+        if resident.guard.is_under_way() {
+            abort(resident, services);
+        }
+        // What there was stays until there is more.
+        drop_before(resident, services);
+        resident.guard.before = resident.guard.writer.replace(writer);
+        resident.program.objects.set_tracking(Tracking::Off);
+        resident.guard.holds = Holds::Program;
+        resident.program.head.revival = Revival::Never;
         for space in resident.program.spaces.values_mut() {
+            space.set_tracking(Tracking::Off);
             space.set_tracking(Tracking::On);
         }
         resident.program.objects.set_tracking(Tracking::On);
+    }
+    if let Some(writer) = &mut resident.guard.writer {
+        writer.keep(protection.generations);
     }
     resident.program.head.protection = Some(protection);
     // Acknowledgements are held anyway; delaying them on top would only slow the peer down.
@@ -184,7 +200,10 @@ pub fn resume<M: Machine>(
     epoch: Epoch,
 ) -> Result<(), WriteError> {
     let Some(protection) = resident.program.head.protection else { return Ok(()) };
-    resident.guard.writer = Some(slots.create(&mut services.machine, resident.program.head.id, epoch)?);
+    let mut writer = slots.create(&mut services.machine, resident.program.head.id, epoch)?;
+    writer.set_integrity(protection.integrity);
+    writer.keep(protection.generations);
+    resident.guard.writer = Some(writer);
     for space in resident.program.spaces.values_mut() {
         space.set_tracking(Tracking::On);
     }
@@ -202,6 +221,21 @@ pub fn unprotect<M: Machine>(
     resident: &mut Resident<M>,
     services: &mut Services<M>,
 ) -> Vec<shimos_checkpoint::Teardown> {
+    let area = services.ikc.area();
+    let life = services.machine.identity().life;
+    let id = resident.program.head.id;
+    let seen = area.home(id);
+    if seen.life() == Some(life) {
+        let _ = area.move_home(id, seen, Home::Held(life));
+    }
+    end_checkpoints(resident, services)
+}
+
+/// Takes no more checkpoints, and has no image.
+fn end_checkpoints<M: Machine>(
+    resident: &mut Resident<M>,
+    services: &mut Services<M>,
+) -> Vec<shimos_checkpoint::Teardown> {
     resident.program.head.protection = None;
     resident.program.head.revival = Revival::Never;
     resident.guard.holds = Holds::Program;
@@ -211,19 +245,20 @@ pub fn unprotect<M: Machine>(
         space.set_tracking(Tracking::Off);
     }
     resident.program.objects.set_tracking(Tracking::Off);
-    let area = services.ikc.area();
-    let life = services.machine.identity().life;
-    let id = resident.program.head.id;
-    let seen = area.home(id);
-    if seen.life() == Some(life) {
-        let _ = area.move_home(id, seen, Home::Held(life));
-    }
     release_held(resident, services);
     resident.guard.last = None;
     resident.guard.history.clear();
     resident.guard.begun = Begun::default();
-    let writers = resident.guard.order.take().into_iter().chain(resident.guard.writer.take());
+    let writers = resident.guard.before.take().into_iter().chain(resident.guard.writer.take());
     writers.map(|writer| writer.close(&mut services.machine)).collect()
+}
+
+/// The image before needs to be kept no longer: there is a checkpoint.
+pub(crate) fn drop_before<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>) {
+    if let Some(before) = resident.guard.before.take() {
+        let teardown = before.close(&mut services.machine);
+        resident.guard.replaced.push(teardown);
+    }
 }
 
 /// Lets all held output leave.
@@ -235,16 +270,18 @@ pub fn release_held<M: Machine>(resident: &mut Resident<M>, services: &mut Servi
     console::work(services, resident);
 }
 
-/// Writes an image that holds nothing but the order that started the program.
+/// Writes an image that holds nothing but the order that started the program. Checkpoints are kept until it is there, and
+/// no longer.
 pub fn keep_order<M: Machine>(
     resident: &mut Resident<M>,
     services: &mut Services<M>,
     slots: &Slots,
-) -> Result<(), (WriteError, Option<shimos_checkpoint::Teardown>)> {
+) -> Result<(), WriteError> {
     let id = resident.program.head.id;
-    let mut writer = slots.create(&mut services.machine, id, Epoch(0)).map_err(|error| (error, None))?;
-    resident.program.head.revival = Revival::Restart;
-    let bytes = records::encode_head(&resident.program.head);
+    let after = resident.guard.last.map_or(Epoch(0), |last| last.epoch);
+    let mut writer = slots.create(&mut services.machine, id, after)?;
+    let head = Head { protection: None, revival: Revival::Restart, ..resident.program.head.clone() };
+    let bytes = records::encode_head(&head);
     let Services { machine, frames, .. } = services;
     let stored = writer
         .begin()
@@ -253,10 +290,13 @@ pub fn keep_order<M: Machine>(
     let epoch = match stored {
         Ok(epoch) => epoch,
         Err(error) => {
-            resident.program.head.revival = Revival::Never;
-            return Err((error, Some(writer.close(machine))));
+            resident.guard.replaced.push(writer.close(machine));
+            return Err(error);
         }
     };
+    let checkpoints = end_checkpoints(resident, services);
+    resident.guard.replaced.extend(checkpoints);
+    resident.program.head.revival = Revival::Restart;
     let life = services.machine.identity().life;
     let area = services.ikc.area();
     let seen = area.home(id);
@@ -289,8 +329,7 @@ pub fn checkpoint_to_leave<M: Machine>(
     begin_to_leave(resident, services, slots)?;
     resident.guard.holds = Holds::Program;
     let outcome = commit_all(resident, services);
-    let order = resident.guard.order.take();
-    resident.guard.replaced = order.map(|order| order.close(&mut services.machine));
+    drop_before(resident, services);
     resident.guard.next = None;
     outcome
 }
@@ -310,7 +349,7 @@ fn begin_to_leave<M: Machine>(
     let writer = slots
         .create(&mut services.machine, resident.program.head.id, after)
         .map_err(|error| format!("there is no room for an image: {error:?}"))?;
-    guard.order = guard.writer.replace(writer);
+    guard.before = guard.writer.replace(writer);
     guard.holds = Holds::Pages;
     for space in resident.program.spaces.values_mut() {
         space.set_tracking(Tracking::On);
@@ -360,9 +399,9 @@ fn commit_all<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>
     Ok(())
 }
 
-/// An image that was replaced.
-pub fn take_replaced<M: Machine>(resident: &mut Resident<M>) -> Option<shimos_checkpoint::Teardown> {
-    resident.guard.replaced.take()
+/// Images that were replaced.
+pub fn take_replaced<M: Machine>(resident: &mut Resident<M>) -> Vec<shimos_checkpoint::Teardown> {
+    core::mem::take(&mut resident.guard.replaced)
 }
 
 /// The program stays here after all.
@@ -374,6 +413,37 @@ pub fn stay<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>) 
         }
         None => unprotect(resident, services),
     }
+}
+
+/// Gives up the checkpoint under way.
+fn abort<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>) {
+    if let Some(writer) = &mut resident.guard.writer
+        && writer.is_writing()
+    {
+        // Damage in an image under construction is noticed by the next checkpoint.
+        let _ = writer.abort(&mut services.machine, &mut services.frames);
+    }
+    resident.guard.begun = Begun::default();
+}
+
+/// The program goes back to the generation `epoch`: the image stays if that is one of it. What is left to be freed.
+pub(crate) fn set_aside<M: Machine>(
+    resident: &mut Resident<M>,
+    services: &mut Services<M>,
+    epoch: Epoch,
+) -> Vec<shimos_checkpoint::Teardown> {
+    abort(resident, services);
+    drop_before(resident, services);
+    let mut left = take_replaced(resident);
+    resident.guard.next = None;
+    if let Some(writer) = resident.guard.writer.take() {
+        if writer.has(epoch) {
+            left.extend(writer.lend(&mut services.machine));
+        } else {
+            left.push(writer.close(&mut services.machine));
+        }
+    }
+    left
 }
 
 /// The program has gone elsewhere with its image: what is left of the image's work here.

@@ -246,7 +246,6 @@ pub fn decode_program(image: &Image, id: ProgramId) -> Result<Program, BadRecord
 }
 
 /// Reads a program from records that are in no image.
-#[cfg(feature = "inspect")]
 pub fn decode_bytes(bytes: &[u8], id: ProgramId) -> Result<Program, BadRecords> {
     assemble(Records::new(bytes), id)
 }

@@ -99,6 +99,7 @@ pub fn checkpoint<M: Machine>(resident: &mut Resident<M>, services: &mut Service
         }
         Ok(Step::Committed) => {
             claim_home(resident, services);
+            protect::drop_before(resident, services);
             protect::release_held(resident, services);
             phases.release = watch.lap(services);
             let at = watch.last;

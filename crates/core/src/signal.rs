@@ -16,6 +16,8 @@ impl Signal {
     pub const ILL: Signal = Signal(4);
     pub const TRAP: Signal = Signal(5);
     pub const BUS: Signal = Signal(7);
+    pub const ABRT: Signal = Signal(6);
+    pub const SYS: Signal = Signal(31);
     pub const FPE: Signal = Signal(8);
     pub const KILL: Signal = Signal(9);
     pub const SEGV: Signal = Signal(11);

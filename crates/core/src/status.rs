@@ -1,10 +1,6 @@
 //! What a kernel tells of itself and knows of the others.
-use crate::{files::Kind, kernel::Kernel, resident::Resident};
-use alloc::{
-    format,
-    string::{String, ToString},
-    vec::Vec,
-};
+use crate::{exceptions::exceptions, kernel::Kernel, resident::Resident};
+use alloc::{string::ToString, vec::Vec};
 use shimos_abi::{
     control::{Device, KernelState, KernelStatus, MachineStatus, ProcessStatus, ProgramStatus, Published},
     ids::KernelId,
@@ -41,7 +37,7 @@ impl<M: Machine> Kernel<M> {
     fn own_status(&self) -> Published {
         Published {
             build: crate::BUILD.to_string(),
-            programs: self.residents.values().map(program_status).collect(),
+            programs: self.residents.values().map(|resident| program_status(resident, self.serving)).collect(),
             recoveries: self.monitor.recoveries().cloned().collect(),
             takeovers: self.takeovers.iter().cloned().collect(),
             moves: self.moves.told().collect(),
@@ -93,7 +89,7 @@ impl<M: Machine> Kernel<M> {
     }
 }
 
-fn program_status<M: Machine>(resident: &Resident<M>) -> ProgramStatus {
+fn program_status<M: Machine>(resident: &Resident<M>, serving: Option<u64>) -> ProgramStatus {
     let program = &resident.program;
     let processes = program
         .processes
@@ -113,32 +109,12 @@ fn program_status<M: Machine>(resident: &Resident<M>) -> ProgramStatus {
         processes,
         protection: program.head.protection,
         checkpoint: resident.guard.last,
-        exceptions: if program.head.protection.is_some() { exceptions(resident) } else { Vec::new() },
+        exceptions: if program.head.protection.is_some() { exceptions(resident, serving) } else { Vec::new() },
         takeovers: program.head.takeovers,
         waiting: resident.guard.trouble.clone(),
         moves: program.head.moves,
         restarts: program.head.restarts,
         level: Some(program.head.level()),
+        rollbacks: program.head.rollbacks,
     }
-}
-
-/// What of a program does not survive a takeover: process, descriptor, reason.
-pub fn exceptions<M: Machine>(resident: &Resident<M>) -> Vec<String> {
-    let program = &resident.program;
-    let mut found = Vec::new();
-    for process in program.processes.values() {
-        let Some(table) = program.tables.get(&process.files) else { continue };
-        for (fd, descriptor) in table.iter() {
-            let Some(description) = program.descriptions.get(&descriptor.description) else { continue };
-            if let Kind::Shimos(_, conversation) = &description.kind
-                && conversation.pending.is_some()
-            {
-                found.push(format!(
-                    "process {} ({}), descriptor {fd}: a control request under way is answered with EIO after a takeover",
-                    process.pid, process.comm
-                ));
-            }
-        }
-    }
-    found
 }

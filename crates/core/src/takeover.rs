@@ -1,30 +1,75 @@
 //! Takeover: a program goes on here from the image in a dead kernel's reserved memory (paper 2.2, 2.6).
-use crate::{kernel::Kernel, levels::Revival, process::SpaceId, protect, records, resident::Resident};
-use alloc::{format, rc::Rc, vec::Vec};
+use crate::{
+    kernel::Kernel,
+    levels::Revival,
+    process::SpaceId,
+    protect, records,
+    resident::Resident,
+    rollback::{self, Crashes, Fallen},
+};
+use alloc::{
+    format,
+    rc::Rc,
+    string::{String, ToString},
+    vec::Vec,
+};
 use shimos_abi::{
     addr::FrameRange,
-    control::{Cause, Level, Takeover},
+    control::{Cause, Device, Integrity, Level, Output, Takeover},
     ids::{Epoch, KernelId, Life, ProgramId},
     time::Nanos,
 };
-use shimos_checkpoint::Image;
+use shimos_checkpoint::{Image, ImageError};
 use shimos_hal::Machine;
 use shimos_ikc::Home;
 use shimos_monitor::Refusal;
 
 /// A program that changes its kernel.
-#[derive(Clone, Copy)]
-struct Handover {
-    program: ProgramId,
+pub(crate) struct Handover {
+    pub program: ProgramId,
     /// Where it lived.
-    from: Life,
+    pub from: Life,
     /// Whose memory holds its image.
-    image: KernelId,
+    pub image: KernelId,
     /// Its home word.
-    seen: Home,
+    pub seen: Home,
     /// When that was ordered.
-    ordered: Nanos,
-    cause: Cause,
+    pub ordered: Nanos,
+    pub cause: Cause,
+    /// Only generations before this one can be used.
+    pub below: Option<Epoch>,
+    /// What is left of it, if it goes back on its own kernel.
+    pub fallen: Option<Fallen>,
+    /// What is to be said of it.
+    pub notes: Vec<String>,
+}
+
+impl Handover {
+    fn new(program: ProgramId, from: Life, image: KernelId, seen: Home, ordered: Nanos, cause: Cause) -> Handover {
+        Handover { program, from, image, seen, ordered, cause, below: None, fallen: None, notes: Vec::new() }
+    }
+}
+
+/// A program that goes on here.
+pub(crate) struct Adopted {
+    /// The generation that it goes on from.
+    pub epoch: Epoch,
+    /// Whether output was released that came after that generation.
+    pub is_behind: bool,
+}
+
+/// Why a generation is not used.
+enum Unfit {
+    /// None of them would do.
+    Refused(Refusal),
+    /// This one is damaged.
+    Damaged(String),
+}
+
+impl From<Refusal> for Unfit {
+    fn from(refusal: Refusal) -> Unfit {
+        Unfit::Refused(refusal)
+    }
 }
 
 /// Free frames that a taker must have beyond the image's pages.
@@ -52,7 +97,8 @@ impl<M: Machine> Kernel<M> {
         if image != me.kernel && image != from.kernel {
             self.services.machine.map_lent(image);
         }
-        let outcome = self.adopt(Handover { program, from, image, seen, ordered, cause: Cause::Death });
+        let mut handover = Handover::new(program, from, image, seen, ordered, Cause::Death);
+        let outcome = self.adopt(&mut handover).map(drop);
         if outcome.is_err() {
             self.unmap_unused(from.kernel);
             self.unmap_unused(image);
@@ -70,7 +116,8 @@ impl<M: Machine> Kernel<M> {
         }
         let ordered = self.services.machine.now();
         self.services.machine.map_lent(from.kernel);
-        let outcome = self.adopt(Handover { program, from, image: from.kernel, seen, ordered, cause: Cause::Move });
+        let mut handover = Handover::new(program, from, from.kernel, seen, ordered, Cause::Move);
+        let outcome = self.adopt(&mut handover).map(drop);
         match outcome {
             // Who waits for the program looks here.
             Ok(()) => self.publish(),
@@ -79,25 +126,49 @@ impl<M: Machine> Kernel<M> {
         outcome
     }
 
-    fn adopt(&mut self, handover: Handover) -> Result<(), Refusal> {
-        let Handover { program, from, image: image_kernel, seen, .. } = handover;
-        let me = self.services.machine.identity().life;
-        let pool = self.pool_of(image_kernel);
-        let lent: Vec<FrameRange> =
-            (0..self.services.machine.identity().kernels).map(|k| self.pool_of(KernelId(k as u16))).collect();
-        let image = Image::open(&self.services.machine, pool, &lent, program).map_err(|error| {
-            self.services.log(&format!("program {program}: image in {image_kernel} cannot be read: {error}"));
-            Refusal::BadImage
-        })?;
-        if let Some(error) = image.passed_over() {
-            self.services.log(&format!("program {program}: newest generation passed over: {error}"));
-        }
-        let head = records::decode_head(&image).map_err(|_| Refusal::BadImage)?;
-        if head.revival == Revival::Restart && handover.cause == Cause::Death {
-            if head.id != program {
-                return Err(Refusal::BadImage);
+    /// Takes a program from the newest generation that is whole.
+    pub(crate) fn adopt(&mut self, handover: &mut Handover) -> Result<Adopted, Refusal> {
+        let (program, image_kernel) = (handover.program, handover.image);
+        loop {
+            let pool = self.pool_of(image_kernel);
+            let lent: Vec<FrameRange> =
+                (0..self.services.machine.identity().kernels).map(|k| self.pool_of(KernelId(k as u16))).collect();
+            let opened = Image::open_below(&self.services.machine, pool, &lent, program, handover.below);
+            let image = opened.map_err(|error| {
+                self.services.log(&format!("program {program}: image in {image_kernel} cannot be read: {error}"));
+                Refusal::BadImage
+            })?;
+            if let Some(error) = image.passed_over() {
+                self.services.log(&format!("program {program}: newest generation passed over: {error}"));
+                handover.notes.push(format!("newest generation passed over: {error}"));
             }
-            return self.start_again(head, from.kernel, image_kernel, seen);
+            let epoch = image.epoch();
+            match self.adopt_from(image, handover) {
+                Ok(adopted) => return Ok(adopted),
+                Err(Unfit::Refused(refusal)) => return Err(refusal),
+                Err(Unfit::Damaged(why)) => {
+                    let told = format!("generation {} passed over: {why}", epoch.0);
+                    self.services.log(&format!("program {program}: {told}"));
+                    handover.notes.push(told);
+                    handover.below = Some(epoch);
+                }
+            }
+        }
+    }
+
+    fn adopt_from(&mut self, mut image: Image, handover: &mut Handover) -> Result<Adopted, Unfit> {
+        let Handover { program, from, image: image_kernel, seen, cause, .. } = *handover;
+        let me = self.services.machine.identity().life;
+        let head = records::decode_head(&image).map_err(|error| Unfit::Damaged(error.0.to_string()))?;
+        if head.revival == Revival::Restart && cause == Cause::Death {
+            if head.id != program {
+                return Err(Refusal::BadImage.into());
+            }
+            self.start_again(head, from.kernel, image_kernel, seen)?;
+            return Ok(Adopted { epoch: image.epoch(), is_behind: false });
+        }
+        if head.protection.is_some_and(|protection| protection.integrity == Integrity::Pages) {
+            image.check_contents();
         }
         for owner in head.loans.iter().filter(|owner| **owner != me.kernel && **owner != from.kernel) {
             self.services.machine.map_lent(*owner);
@@ -106,12 +177,10 @@ impl<M: Machine> Kernel<M> {
         let to_come = if image_kernel == me.kernel { 0 } else { image.page_count() as usize };
         let spare = SPARE_FRAMES.min(self.services.frames.total() / 8);
         if self.services.frames.free_count() < to_come.saturating_add(spare) {
-            return Err(Refusal::NoRoom);
+            return Err(Refusal::NoRoom.into());
         }
-        let mut saved = records::decode_program(&image, program).map_err(|error| {
-            self.services.log(&format!("program {program}: {}", error.0));
-            Refusal::BadImage
-        })?;
+        let mut saved =
+            records::decode_program(&image, program).map_err(|error| Unfit::Damaged(error.0.to_string()))?;
         saved.objects.forget_mapped();
         for space in saved.spaces.values() {
             space.count_mapped(&mut saved.objects);
@@ -121,15 +190,24 @@ impl<M: Machine> Kernel<M> {
                 saved.head.loans.push(owner);
             }
         }
-        match handover.cause {
+        match cause {
             Cause::Death => saved.head.takeovers = saved.head.takeovers.saturating_add(1),
             Cause::Move => saved.head.moves = saved.head.moves.saturating_add(1),
+            Cause::Rollback => {}
+        }
+        let epoch = image.epoch();
+        let newest = handover.fallen.as_ref().map_or(Epoch(0), |fallen| fallen.newest).max(image.newest());
+        let free = handover.fallen.as_ref().is_some_and(|fallen| fallen.output == Output::Free);
+        let is_behind = epoch < newest || free;
+        if let Some(fallen) = &handover.fallen {
+            rollback::catch_up(&mut saved, fallen);
+            saved.head.crashes = fallen.crashes.map(|crashes| Crashes { used: epoch, ..crashes });
         }
         let mut resident = Resident::new(saved);
         let image = Rc::new(image);
-        if self.adopt_pages(&mut resident, &image).is_err() {
+        if let Err(unfit) = self.adopt_pages(&mut resident, &image) {
             self.drop_resident(&mut resident);
-            return Err(Refusal::NoRoom);
+            return Err(unfit);
         }
         // The one store that decides: from here on the program lives here.
         let home = match resident.program.head.protection {
@@ -139,44 +217,65 @@ impl<M: Machine> Kernel<M> {
         };
         if self.services.ikc.area().move_home(program, seen, home).is_err() {
             self.drop_resident(&mut resident);
-            return Err(Refusal::Busy);
+            return Err(Refusal::Busy.into());
         }
-        self.start_adopted(resident, &image, handover);
-        Ok(())
+        let adopted = Adopted { epoch, is_behind };
+        self.start_adopted(resident, &image, handover, (&adopted, newest));
+        Ok(adopted)
     }
 
-    fn adopt_pages(&mut self, resident: &mut Resident<M>, image: &Rc<Image>) -> Result<(), ()> {
+    fn adopt_pages(&mut self, resident: &mut Resident<M>, image: &Rc<Image>) -> Result<(), Unfit> {
+        let full = |_| Unfit::Refused(Refusal::NoRoom);
+        let damaged = |error: ImageError| Unfit::Damaged(error.to_string());
         let services = &mut self.services;
         for id in resident.program.spaces.keys().copied() {
-            let tables = services.machine.new_space(&mut services.frames).map_err(|_| ())?;
+            let tables = services.machine.new_space(&mut services.frames).map_err(|_| Refusal::NoRoom)?;
             resident.tables.insert(id, tables);
-            resident.pending.add(&services.machine, image, id).map_err(|_| ())?;
+            resident.pending.add(&services.machine, image, id).map_err(damaged)?;
         }
         let objects: Vec<_> = resident.program.objects.iter().map(|(id, _)| id).collect();
         for id in objects {
-            let mut cursor = image.cursor(&services.machine, protect::object_key(id)).map_err(|_| ())?;
+            let mut cursor = image.cursor(&services.machine, protect::object_key(id)).map_err(damaged)?;
             while let Some(page) = cursor.next(&services.machine, image) {
-                let (index, frame) = page.map_err(|_| ())?;
-                resident.program.objects.adopt(&mut services.frames, id, index, frame).map_err(|_| ())?;
+                let (index, frame) = page.map_err(damaged)?;
+                resident.program.objects.adopt(&mut services.frames, id, index, frame).map_err(full)?;
             }
         }
         Ok(())
     }
 
-    fn start_adopted(&mut self, mut resident: Resident<M>, image: &Image, handover: Handover) {
-        let Handover { from, ordered, cause, .. } = handover;
+    fn start_adopted(
+        &mut self,
+        mut resident: Resident<M>,
+        image: &Image,
+        handover: &mut Handover,
+        (adopted, newest): (&Adopted, Epoch),
+    ) {
+        let Handover { from, ordered, cause, .. } = *handover;
         let epoch: Epoch = image.epoch();
         let id = resident.program.head.id;
         let now = self.services.machine.now();
         let root = resident.program.tree.image();
         self.services.blocks.note_image(root.start(), root.block_count());
-        // Its peers must hear from it at once.
-        resident.program.net.after_takeover(now);
+        if adopted.is_behind {
+            // What was sent since cannot be taken back: who has heard it must not go on with this program.
+            resident.program.held.clear();
+            self.skip_printed(&mut resident);
+            let reset = resident.program.net.reset_connections(now);
+            handover.notes.push(format!("behind released output: {reset} connections reset"));
+        } else {
+            // Its peers must hear from it at once.
+            resident.program.net.after_takeover(now);
+        }
         protect::release_held(&mut resident, &mut self.services);
-        if let Err(error) = protect::resume(&mut resident, &mut self.services, &self.slots, epoch) {
+        if let Err(error) = protect::resume(&mut resident, &mut self.services, &self.slots, newest) {
             self.services.log(&format!("program {id}: runs without protection: {error:?}"));
         }
         protect::flush_network(&mut resident, &mut self.services);
+        let note = (!handover.notes.is_empty()).then(|| handover.notes.join("; "));
+        if let Some(note) = &note {
+            self.services.log(&format!("program {id}: {note}"));
+        }
         self.takeovers.push_back(Takeover {
             program: id,
             from,
@@ -187,6 +286,7 @@ impl<M: Machine> Kernel<M> {
             home: Nanos(0),
             pages: image.page_count(),
             cause,
+            note,
         });
         while self.takeovers.len() > 16 {
             self.takeovers.pop_front();
@@ -197,9 +297,17 @@ impl<M: Machine> Kernel<M> {
         self.residents.insert(id, resident);
         if level == Level::Restart {
             // It was moved; the order has to be kept here from now on.
-            self.begin_level(id, level);
+            let _ = self.begin_level(id, level);
         }
         self.services.log(&format!("program {id} goes on here ({life}) from epoch {} of {from}", epoch.0));
+    }
+
+    /// A console that an earlier generation finds further on than it knows.
+    fn skip_printed(&self, resident: &mut Resident<M>) {
+        if let Some(owner) = self.services.owner(Device::Console) {
+            let (id, stream) = (resident.program.head.id, resident.program.head.started.0);
+            resident.program.terminal.skip_to(self.services.ikc.area().printed(owner, id, stream));
+        }
     }
 
     /// The frames of a kernel's pool, as it said itself: a bound for what its images may name; what can be read is

@@ -57,6 +57,14 @@ impl Terminal {
         self.unprinted.0.len() < UNPRINTED_LIMIT
     }
 
+    /// What is before `place` was printed, whatever this stream says.
+    pub fn skip_to(&mut self, place: u64) {
+        if place > self.written {
+            self.unprinted.0.clear();
+            self.written = place;
+        }
+    }
+
     /// Everything written so far may leave.
     pub fn release(&mut self) {
         self.released = self.written;

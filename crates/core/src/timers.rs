@@ -4,7 +4,7 @@ use crate::{
     event::{
         Event, EventId,
         epoll::bits,
-        timer::{Clock, Slot, Tells, Timer, TimerKey},
+        timer::{Clock, Slot, Tells, Timer, TimerFd, TimerKey},
     },
     program::Program,
     resident::{Key, Resident},
@@ -222,5 +222,21 @@ pub fn forget<M: Machine>(resident: &mut Resident<M>, process: Pid, which: Which
     for key in keys {
         resident.program.timers.remove(&key);
         resident.timers.arm(key, None, Nanos(0));
+    }
+}
+
+impl Program {
+    /// Changes the times at which timers of the machine's clock are due.
+    pub fn shift_timers(&mut self, moved: impl Fn(Nanos) -> Nanos) {
+        for timer in self.timers.values_mut().filter(|timer| matches!(timer.clock, Clock::Machine | Clock::Wall)) {
+            if let Some(schedule) = &mut timer.schedule {
+                schedule.at = moved(schedule.at);
+            }
+        }
+        for event in self.events.values_mut() {
+            if let Event::Timer(TimerFd { schedule: Some(schedule), .. }) = event {
+                schedule.at = moved(schedule.at);
+            }
+        }
     }
 }

@@ -33,7 +33,8 @@ pub(crate) fn inject(fault: Fault) {
             Fault::NullPointer => {
                 black_box(black_box(core::ptr::null::<u64>()).read_volatile());
             }
-            Fault::Panic => panic!("ordered panic"),
+            // Damage was done by the kernel itself.
+            Fault::Panic | Fault::DamagePage | Fault::DamageRecords => panic!("ordered panic"),
             Fault::InfiniteLoop => {
                 sti();
                 loop {

@@ -21,7 +21,7 @@ use minicbor::{
     decode::{self, Decoder},
     encode::{self, Encoder, Write},
 };
-use shimos_abi::{kept::Kept, time::Nanos};
+use shimos_abi::{errno::Errno, kept::Kept, time::Nanos};
 
 /// Packets to itself that one poll delivers.
 const LOOPED: usize = 2048;
@@ -184,6 +184,28 @@ impl Stack {
             self.with_connection(now, id, |connection, cx| connection.after_takeover(cx));
             self.with_listener(now, id, |listener, _, cx| listener.after_takeover(cx));
         }
+    }
+
+    /// Resets all connections: the program has gone back behind what their peers have seen, or is on another machine. Says
+    /// how many there were.
+    pub fn reset_connections(&mut self, now: Nanos) -> usize {
+        self.touch();
+        let ids: Vec<SocketId> = self.saved.sockets.keys().copied().collect();
+        let mut count = 0;
+        for id in ids {
+            let reset = self.with_connection(now, id, |connection, cx| {
+                let open = connection.state != State::Closed;
+                if open {
+                    connection.abort(cx);
+                    cx.error = Some(Errno::ECONNRESET);
+                }
+                open
+            });
+            count += usize::from(reset == Some(true));
+            self.arm(id);
+        }
+        self.saved.time_wait.clear();
+        count
     }
 
     /// Takes the next Ethernet frame to send.

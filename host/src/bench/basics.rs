@@ -25,7 +25,7 @@ const SETTLE: Duration = Duration::from_secs(60);
 const RECOVERY: Duration = Duration::from_secs(30);
 /// Time between checkpoints of the measured programs.
 const INTERVAL: Nanos = Nanos::millis(50);
-const PROTECTION: Protection = Protection { interval: INTERVAL, output: Output::Commit };
+const PROTECTION: Protection = Protection::new(INTERVAL, Output::Commit);
 /// Private memory of a kernel that must hold the large program twice: its own and one it takes over.
 const MEMORY: u64 = 640;
 /// Dirty pages of the checkpoint whose pause is measured, and what counts as such a checkpoint.

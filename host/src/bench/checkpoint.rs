@@ -120,7 +120,7 @@ fn one(machine: &Machine, size: u32, dirty: u32, round: u32) -> Result<Vec<Check
     let mut control = machine.control();
     let free = free_frames(&mut control)?;
     let step = (INTERVAL.0 / 1_000_000) as u32;
-    let protection = Protection { interval: INTERVAL, output: Output::Commit };
+    let protection = Protection::new(INTERVAL, Output::Commit);
     let name = format!("touch{size}x{dirty}x{round}");
     let program = basics::toucher(&mut control, &name, (size, dirty, step), Some(KERNEL), Some(protection))?;
     let samples = recovery::settle(&mut control, program, 2, SETTLE)

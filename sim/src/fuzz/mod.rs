@@ -233,7 +233,7 @@ impl Run {
             argv: vec!["/bin/init".into()],
             env: Vec::new(),
             cwd: "/".into(),
-            protection: Some(Protection { interval: Nanos::millis(3), output: Output::Free }),
+            protection: Some(Protection::new(Nanos::millis(3), Output::Free)),
             ..Start::default()
         };
         let config = BootConfig { heartbeat: Nanos::millis(10), init: Some(init) };

@@ -3,8 +3,8 @@
 
 use shimos_abi::{
     control::{
-        Drain, Fault, Level, MAX_INTERVAL, MIN_INTERVAL, MachineStatus, Output, ProgramStatus, Protection, Request,
-        Response, Target,
+        Drain, Fault, Generations, Integrity, Level, MAX_INTERVAL, MIN_INTERVAL, MachineStatus, OnCrash, Output,
+        ProgramStatus, Protection, Request, Response, Strictness, Target,
     },
     ids::{KernelId, Pid, ProgramId},
     time::Nanos,
@@ -12,9 +12,12 @@ use shimos_abi::{
 use shimos_user::device::Device;
 use std::{io, process::ExitCode};
 
-const USAGE: &str = "usage: shimosctl status | ps | protect TARGET INTERVAL_MS [commit|free] | unprotect TARGET | level TARGET off|restart \
+const USAGE: &str = "usage: shimosctl status | ps | protect TARGET INTERVAL_MS [commit|free] [records|pages] [stop|rollback|rollback=N] [generations=N] [strict] | unprotect TARGET | level TARGET off|restart \
     | kill TARGET [SIGNAL] | stop TARGET | exec TARGET COMMAND [ARGUMENT]... | inject KERNEL FAULT | heartbeat MS \
     | move TARGET KERNEL | drain KERNEL | undrain KERNEL | reboot KERNEL | poweroff";
+
+/// Rollbacks in a row, if nothing else is said.
+const CRASH_LIMIT: u32 = 3;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -65,11 +68,13 @@ fn main() -> ExitCode {
 fn parse(words: &[&str]) -> Result<Request, String> {
     match words {
         ["status"] => Ok(Request::Status),
-        ["protect", name, interval] => protect(name, interval, Output::Commit),
-        ["protect", name, interval, "commit"] => protect(name, interval, Output::Commit),
-        ["protect", name, interval, "free"] => protect(name, interval, Output::Free),
-        ["level", name, "off"] => Ok(Request::SetLevel { target: target(name), level: Level::Off }),
-        ["level", name, "restart"] => Ok(Request::SetLevel { target: target(name), level: Level::Restart }),
+        ["protect", name, interval, how @ ..] => protect(name, interval, how),
+        ["level", name, "off"] => {
+            Ok(Request::SetLevel { target: target(name), level: Level::Off, strictness: Strictness::Tell })
+        }
+        ["level", name, "restart"] => {
+            Ok(Request::SetLevel { target: target(name), level: Level::Restart, strictness: Strictness::Tell })
+        }
         ["unprotect", name] => Ok(Request::Unprotect { target: target(name) }),
         ["kill", name] => Ok(Request::Kill { target: target(name), signal: 15 }),
         ["kill", name, signal] => match signal.parse() {
@@ -150,12 +155,30 @@ fn stop(device: &mut Device, name: &str) -> io::Result<()> {
     ask(device, &Request::Signal { pid: program.id.first_pid(), signal: 15 }).map(drop)
 }
 
-fn protect(name: &str, interval: &str, output: Output) -> Result<Request, String> {
+fn protect(name: &str, interval: &str, how: &[&str]) -> Result<Request, String> {
     let interval = millis(interval)?;
     if interval < MIN_INTERVAL || interval > MAX_INTERVAL {
         return Err("the interval must be from 1 ms to 7 days".to_string());
     }
-    Ok(Request::Protect { target: target(name), protection: Protection { interval, output } })
+    let mut protection = Protection::new(interval, Output::Commit);
+    let mut strictness = Strictness::Tell;
+    for word in how {
+        match *word {
+            "commit" => protection.output = Output::Commit,
+            "free" => protection.output = Output::Free,
+            "records" => protection.integrity = Integrity::Records,
+            "pages" => protection.integrity = Integrity::Pages,
+            "stop" => protection.on_crash = OnCrash::Stop,
+            "rollback" => protection.on_crash = OnCrash::Rollback { limit: CRASH_LIMIT },
+            "strict" => strictness = Strictness::Refuse,
+            _ => match word.split_once('=').map(|(key, number)| (key, number.parse())) {
+                Some(("rollback", Ok(limit @ 1..))) => protection.on_crash = OnCrash::Rollback { limit },
+                Some(("generations", Ok(count @ 1..=2))) => protection.generations = Generations(count as u8),
+                _ => return Err(format!("'{word}' is no way to protect; {USAGE}")),
+            },
+        }
+    }
+    Ok(Request::SetLevel { target: target(name), level: Level::Checkpoint(protection), strictness })
 }
 
 fn target(word: &str) -> Target {
@@ -187,10 +210,12 @@ fn fault(word: &str) -> Result<Fault, String> {
         "execute-data" => Fault::ExecuteData,
         "write-peer-shared" => Fault::WritePeerShared,
         "stack-overflow" => Fault::StackOverflow,
+        "damage-page" => Fault::DamagePage,
+        "damage-records" => Fault::DamageRecords,
         _ => {
             return Err(format!(
                 "'{word}' is no fault; one of null-pointer, panic, infinite-loop, irq-deadlock, read-peer, write-peer, \
-                 write-text, write-rodata, execute-data, write-peer-shared, stack-overflow"
+                 write-text, write-rodata, execute-data, write-peer-shared, stack-overflow, damage-page, damage-records"
             ));
         }
     })
@@ -234,11 +259,22 @@ mod tests {
     fn verbs_are_understood() {
         assert_eq!(
             parse(&["protect", "httpd", "50ms"]),
-            Ok(Request::Protect {
+            Ok(Request::SetLevel {
                 target: Target::Name("httpd".to_string()),
-                protection: Protection { interval: Nanos::millis(50), output: Output::Commit },
+                level: Level::Checkpoint(Protection::new(Nanos::millis(50), Output::Commit)),
+                strictness: Strictness::Tell,
             })
         );
+        let how = ["protect", "httpd", "50ms", "free", "pages", "rollback=5", "generations=1", "strict"];
+        let protection = Protection {
+            integrity: Integrity::Pages,
+            on_crash: OnCrash::Rollback { limit: 5 },
+            generations: Generations(1),
+            ..Protection::new(Nanos::millis(50), Output::Free)
+        };
+        let level = Level::Checkpoint(protection);
+        let target = Target::Name("httpd".to_string());
+        assert_eq!(parse(&how), Ok(Request::SetLevel { target, level, strictness: Strictness::Refuse }));
         assert_eq!(
             parse(&["inject", "k2", "panic"]),
             Ok(Request::Inject { kernel: KernelId(2), fault: Fault::Panic, incarnation: None })
@@ -250,6 +286,9 @@ mod tests {
     fn nonsense_is_refused_in_one_line() {
         for words in [
             &["protect", "httpd", "0"][..],
+            &["protect", "httpd", "50", "maybe"],
+            &["protect", "httpd", "50", "rollback=0"],
+            &["protect", "httpd", "50", "generations=3"],
             &["protect", "httpd", "99999999999"],
             &["inject", "kx", "panic"],
             &["inject", "k1", "flood"],

@@ -79,7 +79,7 @@ fn serve() -> io::Result<()> {
 fn protect_self(device: &mut Device) {
     let request = Request::Protect {
         target: Target::Pid(Pid(std::process::id())),
-        protection: Protection { interval: OWN_INTERVAL, output: Output::Commit },
+        protection: Protection::new(OWN_INTERVAL, Output::Commit),
     };
     match device.ask(&request) {
         Ok(Response::Protected { exceptions, .. }) => {

@@ -124,6 +124,20 @@ fn deliver<M: Machine>(services: &mut Services<M>, me: KernelId, to: KernelId, f
     }
 }
 
+/// A frame as if it had been sent to this program alone.
+pub fn readdressed(frame: &[u8], program: ProgramId) -> Vec<u8> {
+    let mut frame = frame.to_vec();
+    if let Some(target) = frame.first_chunk_mut::<6>() {
+        *target = mac_of(program);
+    }
+    frame
+}
+
+/// The program that alone takes a frame, if there is one.
+pub fn taker(frame: &[u8]) -> Option<ProgramId> {
+    frame.first_chunk::<6>().and_then(|target| program_of(target))
+}
+
 /// Whether a program takes a frame: it is its own address, or everybody's.
 pub fn is_for(frame: &[u8], program: ProgramId) -> bool {
     frame.first().is_some_and(|first| first & 1 == 1) || frame.get(..6) == Some(&mac_of(program))

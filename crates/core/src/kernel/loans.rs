@@ -1,6 +1,6 @@
 //! Frames that are lent to a taker, until it gives them back.
 use super::{Kernel, LOANS_GAP};
-use crate::daemon::Message;
+use crate::{daemon::Message, resident::Resident};
 use shimos_abi::{
     ids::{KernelId, ProgramId},
     time::Nanos,
@@ -24,7 +24,11 @@ impl<M: Machine> Kernel<M> {
                 None => self.loan_returned(held.program),
                 Some(life) if life == self.me => {
                     // It lives here itself, taken over from an earlier life of this kernel: its own image must exist first.
-                    if self.residents.get(&held.program).is_some_and(|resident| resident.guard.last.is_some()) {
+                    // And while it may crash again, what it went back to is kept.
+                    let done = |resident: &Resident<M>| {
+                        resident.guard.last.is_some() && !resident.program.head.on_probation(now)
+                    };
+                    if self.residents.get(&held.program).is_some_and(done) {
                         self.loan_returned(held.program);
                     }
                 }

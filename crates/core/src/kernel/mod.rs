@@ -11,6 +11,7 @@ use crate::{
     moves::Moves,
     resident::Resident,
     services::Services,
+    transfer::Transfers,
 };
 use alloc::{
     collections::{BTreeMap, VecDeque},
@@ -53,8 +54,11 @@ pub struct Kernel<M: Machine> {
     pub(crate) takeovers: VecDeque<Takeover>,
     pub(crate) moves: Moves<M>,
     pub(crate) emptying: Emptying,
+    pub(crate) transfers: Transfers,
     /// Requests that are being worked on: who waits for the answer, and which other kernel has it, if one has.
     pub(crate) asked: BTreeMap<u64, crate::control::Asked>,
+    /// The request that is being answered.
+    pub(crate) serving: Option<u64>,
     pub(crate) me: Life,
     arriving: Arriving,
     disk_owner: Option<Life>,
@@ -124,7 +128,9 @@ impl<M: Machine> Kernel<M> {
             takeovers: VecDeque::new(),
             moves: Moves::default(),
             emptying: Emptying::default(),
+            transfers: Transfers::default(),
             asked: BTreeMap::new(),
+            serving: None,
             me,
             arriving: Arriving::default(),
             disk_owner: None,

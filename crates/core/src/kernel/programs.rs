@@ -23,6 +23,7 @@ impl<M: Machine> Kernel<M> {
 
     /// What a program needs besides running: timers, network, checkpoints, its end.
     pub(super) fn tend(&mut self, id: ProgramId, now: Nanos) {
+        self.go_back_if_due(id);
         let Some(resident) = self.residents.get_mut(&id) else { return };
         let services = &mut self.services;
         if let Some(lost) = resident.pending.damage() {
@@ -59,6 +60,7 @@ impl<M: Machine> Kernel<M> {
         }
         protect::flush_network(&mut resident, &mut self.services);
         self.teardowns.extend(protect::unprotect(&mut resident, &mut self.services));
+        self.teardowns.extend(protect::take_replaced(&mut resident));
         protect::release_held(&mut resident, &mut self.services);
         resident.program.objects.destroy(&mut self.services.frames);
         for owner in core::mem::take(&mut resident.program.head.loans) {

@@ -39,6 +39,7 @@ impl<M: Machine> Kernel<M> {
         if let Some((fault, at)) = self.dying
             && now >= at
         {
+            let fault = self.damage(fault);
             self.services.machine.inject(fault);
         }
         let ran = self.run_one();
@@ -170,6 +171,18 @@ impl<M: Machine> Kernel<M> {
                     resident.program.net.receive(now, &frame);
                 }
             }
+            if !self.moves.keep_frame(&frame) {
+                self.pass_on(frame);
+            }
+        }
+    }
+
+    /// A frame for a program that has just gone elsewhere follows it.
+    fn pass_on(&mut self, frame: Vec<u8>) {
+        let Some(program) = network::taker(&frame) else { return };
+        let home = self.services.ikc.area().home(program).life();
+        if !self.residents.contains_key(&program) && home.is_some_and(|home| home.kernel != self.me.kernel) {
+            network::send(&mut self.services, frame);
         }
     }
 
@@ -197,6 +210,7 @@ impl<M: Machine> Kernel<M> {
             self.publish();
             self.ask_for_loans(now);
             self.fail_lost_requests();
+            self.expire_transfers(now);
         }
         if let Some(seen) = turn.nominate {
             let elected = area.elect(seen, self.me.kernel);
@@ -305,6 +319,7 @@ impl<M: Machine> Kernel<M> {
         for (id, resident) in &mut self.residents {
             busy |= pressure::has_left(resident);
             protect::sweep(resident, &mut self.services);
+            self.teardowns.extend(protect::take_replaced(resident));
             busy |= resident.guard.is_busy();
             if !resident.program.head.loans.is_empty() {
                 returned.extend(protect::pull(resident, &mut self.services).into_iter().map(|kernel| (*id, kernel)));

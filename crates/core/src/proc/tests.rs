@@ -161,6 +161,8 @@ impl World {
             host_name: None,
             domain_name: None,
             moves: 0,
+            rollbacks: 0,
+            crashes: None,
             order: None,
             revival: Default::default(),
             restarts: 0,
