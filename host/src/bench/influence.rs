@@ -205,7 +205,7 @@ fn span(interval: Nanos) -> String {
 
 /// The time of one unit of work, in seconds.
 fn one(machine: &Machine, load: &Load, setting: Setting, least: Duration, number: u32) -> Result<f64> {
-    let every = |interval| Protection { interval, output: Output::Commit };
+    let every = |interval| Protection::new(interval, Output::Commit);
     let (protection, beside) = match setting {
         Setting::Off => (None, None),
         Setting::Protected(interval) => (Some(every(interval)), None),

@@ -261,7 +261,7 @@ impl Started {
             Ok(settled.then_some(kernel.free_frames))
         })?;
         let port = machine.publish(0, program, PORT)?;
-        let protection = Protection { interval: INTERVAL, output: Output::Commit };
+        let protection = Protection::new(INTERVAL, Output::Commit);
         control.protect(Target::Name(name.clone()), protection)?;
         Ok(Started { name, program, port, free })
     }
