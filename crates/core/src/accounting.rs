@@ -8,6 +8,8 @@ use shimos_hal::Machine;
 #[derive(Clone, Copy, Debug)]
 pub struct Running {
     tid: Pid,
+    /// When its turn began.
+    pub began: Nanos,
     /// Its use is counted up to here.
     pub counted: Nanos,
     /// When it came into the kernel, if that is being timed, and for how many other times this one stands.
@@ -24,7 +26,8 @@ impl<M: Machine> Services<M> {
             Some(thread.scheduling.weight(process.nice))
         });
         let weight = weight.unwrap_or(USUAL_WEIGHT).max(1);
-        self.running = Some(Running { tid, counted: self.machine.now(), entered: None, weight });
+        let now = self.machine.now();
+        self.running = Some(Running { tid, began: now, counted: now, entered: None, weight });
     }
     /// It is over.
     pub fn end_turn(&mut self, program: &mut Program) {

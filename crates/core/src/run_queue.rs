@@ -276,7 +276,7 @@ mod tests {
         let (mut now, mut shares) = (Nanos::secs(5), vec![Nanos(0); 2]);
         let step = Nanos::millis(5);
         for _ in 0..2000 {
-            if queue.len() == 0 {
+            if queue.is_empty() {
                 ordinary(&mut queue, 0, 0);
                 queue.push(Pid(1), Rank::RealTime(1), End::Front);
             }

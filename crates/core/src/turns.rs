@@ -14,6 +14,9 @@ use shimos_hal::Machine;
 pub const TURN: Nanos = Nanos::millis(5);
 /// The weight of such a thread: its virtual time is what it uses.
 pub const USUAL_WEIGHT: u64 = 20;
+/// How long an ordinary thread runs before another ordinary one that it wakes may overtake it. A server that answers many
+/// clients would otherwise give way at each answer, and they at each question.
+const UNDISTURBED: Nanos = Nanos::micros(750);
 /// How long a thread of `SCHED_RR` runs before others of its priority, as on Linux.
 pub const ROUND: Nanos = Nanos::millis(100);
 
@@ -123,6 +126,12 @@ impl<M: Machine> Resident<M> {
         let now = services.machine.now();
         let Some(thread) = self.program.threads.get(&tid) else { return false };
         if !self.ready.comes_before(thread.rank(), now) {
+            return false;
+        }
+        let early = services.running.is_some_and(|running| now < running.began + UNDISTURBED);
+        if early && thread.priority() == 0 && matches!(self.ready.first(now), Some((_, Rank::Ordinary(_)))) {
+            // After one of its next calls.
+            self.ready.tell();
             return false;
         }
         // Threads of SCHED_BATCH and SCHED_IDLE wait for their turn.
