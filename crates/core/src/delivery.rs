@@ -235,6 +235,10 @@ pub enum InCall {
     Uninterruptible,
     /// Yes, one that only SIGKILL interrupts.
     Killable,
+    /// Yes, one that is always issued again.
+    Repeated,
+    /// Yes, one that ends with EAGAIN.
+    GivenUp,
     /// Yes, one that always ends with EINTR (sleeps, polls, waits for signals).
     Interruptible,
 }
@@ -263,6 +267,8 @@ fn finish_call<M: Machine>(resident: &mut Resident<M>, tid: Pid, in_call: InCall
         InCall::Transfer | InCall::Limited if thread.call.is_some_and(|call| call.moved != 0) => {
             thread.regs.rax = thread.call.map_or(0, |call| call.moved);
         }
+        InCall::GivenUp => thread.regs.rax = Errno::EAGAIN.to_return(),
+        InCall::Repeated => thread.regs.rip = thread.regs.rip.wrapping_sub(2),
         InCall::Restartable | InCall::Transfer | InCall::Messages if action.flags & SA_RESTART != 0 => {
             // rax still holds the call's number; go back over the `syscall` instruction.
             thread.regs.rip = thread.regs.rip.wrapping_sub(2);

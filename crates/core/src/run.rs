@@ -70,7 +70,8 @@ fn has_limit(thread: &crate::thread::Thread) -> bool {
 fn in_call_of<M: Machine>(resident: &Resident<M>, tid: Pid) -> InCall {
     let Some(thread) = resident.program.threads.get(&tid) else { return InCall::No };
     let granted = thread.call.is_some_and(|call| syscall::is_settled(thread.regs.rax, call.moved));
-    match in_call(thread.regs.rax) {
+    let usual = syscall::lock_wait(thread).unwrap_or_else(|| in_call(thread.regs.rax));
+    match usual {
         _ if granted => InCall::Uninterruptible,
         // What it has mapped already must not be mapped again.
         _ if thread.call.is_some_and(|call| call.range.is_some()) => InCall::Killable,

@@ -2,6 +2,7 @@
 use super::{Arguments, clock, pi};
 use crate::{
     context::{Context, Result, Stop, wait_for},
+    delivery::InCall,
     process::SpaceId,
     resident::{Key, Resident},
     services::Services,
@@ -81,6 +82,16 @@ pub fn waiter(thread: &Thread) -> Waiter {
         WAIT_REQUEUE_PI if thread.call.is_some_and(|call| call.queue.is_some()) => Waiter::Lock(r.r8),
         WAIT_REQUEUE_PI => Waiter::Moving(r.r8),
         _ => Waiter::Plain(ALL),
+    }
+}
+
+/// How a signal takes a wait for a lock: it is issued again whatever the handler wants, but a wait that was moved to a lock ends
+/// with EAGAIN, as the mutex of its condition variable is still to be locked.
+pub fn lock_wait(thread: &Thread) -> Option<InCall> {
+    match waiter(thread) {
+        Waiter::Plain(_) => None,
+        Waiter::Lock(_) if thread.call.is_some_and(|call| call.queue.is_some()) => Some(InCall::GivenUp),
+        Waiter::Lock(_) | Waiter::Moving(_) => Some(InCall::Repeated),
     }
 }
 

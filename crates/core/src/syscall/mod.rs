@@ -74,6 +74,7 @@ pub use asynchronous::{ASYNC, Hearer, Hearers, tell as tell_hearers, urgent as t
 pub use clock::note_time_left;
 pub use clone::copy_table;
 pub use exec::{bytes_of as strings, run as execute};
+pub use futex::lock_wait;
 pub use life::end_process;
 pub use memfd::{check as check_seals, seal};
 pub use memory::{Faulted, page_fault};

@@ -258,7 +258,9 @@ pub fn requeue<M: Machine>(
         wake_one(c.resident, first, to);
         done += 1;
     }
-    let moved: Vec<Pid> = waiters.take(moves as usize).collect();
+    // The one to be woken is moved as well where it does not get the lock.
+    let all = wakes.saturating_add(moves) as usize;
+    let moved: Vec<Pid> = waiters.take(all.saturating_sub(done as usize)).collect();
     if !moved.is_empty() {
         c.write_u32(lock, holder | WAITERS)?;
     }

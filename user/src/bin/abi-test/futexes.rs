@@ -23,6 +23,7 @@ pub const TESTS: &[Subtest] = &[
     ("futex/lock-errors", lock_errors),
     ("futex/lock-owner-dies", lock_owner_dies),
     ("futex/requeue-lock", requeue_lock),
+    ("futex/lock-and-signals", lock_and_signals),
     ("futex/robust", robust),
     ("futex/robust-loop", robust_loop),
     ("clone/flags", clone_flags),
@@ -363,6 +364,32 @@ fn requeue_lock() -> Outcome {
     fails("to itself", futex(&[lock, WAIT_REQUEUE_PI, 0, 0, lock]), libc::EINVAL)?;
     let past = [1_u64, 0];
     fails("too late", futex(&[condition, WAIT_REQUEUE_PI, 0, past.as_ptr() as u64, lock]), libc::ETIMEDOUT)
+}
+
+/// A signal does not end a wait for a lock, nor one to be moved to a lock; one that was moved is given up.
+fn lock_and_signals() -> Outcome {
+    let words = Words::new()?;
+    let (condition, lock, caught) = (words.at(0), words.at(1), words.word(2));
+    raw::on_signal(libc::SIGUSR1, Disposition::Count(0)).map_err(text)?;
+    let counted = |answer: raw::Answer| {
+        caught.store(raw::caught(libc::SIGUSR1), Ordering::SeqCst);
+        code(answer)
+    };
+    let interrupt = |pid: i32| raw::kill(pid, libc::SIGUSR1).map_err(text).and_then(|()| asleep(pid));
+    works("lock", futex(&[lock, LOCK_PI]))?;
+    let waiter = sleeper(|| counted(futex(&[condition, WAIT_REQUEUE_PI, 0, 0, lock])))?;
+    interrupt(waiter)?;
+    same("it still waits", futex(&[condition, CMP_REQUEUE_PI, 1, 0, lock, 0]), Ok(1))?;
+    raw::kill(waiter, libc::SIGUSR1).map_err(text)?;
+    same("given up", status(waiter)?, libc::EAGAIN)?;
+    same("both were caught", words.get(2), 2)?;
+    let waiter = sleeper(|| {
+        let got = counted(futex(&[lock, LOCK_PI]));
+        got + code(futex(&[lock, UNLOCK_PI]))
+    })?;
+    interrupt(waiter)?;
+    works("unlock", futex(&[lock, UNLOCK_PI]))?;
+    same("it has the lock", (status(waiter)?, words.get(2)), (0, 1))
 }
 
 /// A robust list in `map`: the head at 0, an entry for each of `entries` places; its lock lies 8 bytes behind it.
