@@ -2,7 +2,7 @@
 use super::{Case, Gate, Other};
 use crate::{
     Outcome,
-    check::{call, fails, same, text, that, works},
+    check::{asleep, call, fails, same, state, text, that, works},
     net::{self, four, set_int, socket},
 };
 use shimos_user::raw::{self, Disposition, Map};
@@ -26,18 +26,6 @@ pub const CASES: &[Case] = &[
     ("waiting/time-wait", time_wait),
     ("waiting/connection-deferred", deferred),
 ];
-
-fn state(pid: i32) -> Result<String, String> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).map_err(text)?;
-    Ok(stat.rsplit(')').next().unwrap_or_default().split_whitespace().next().unwrap_or_default().to_string())
-}
-
-fn until_state(pid: i32, letter: &str) -> Outcome {
-    while state(pid)? != letter {
-        works("yield", call(libc::SYS_sched_yield, &[]))?;
-    }
-    Ok(())
-}
 
 fn expect(ledger: &mut impl Read, wanted: &[u8]) -> Outcome {
     let mut got = vec![0; wanted.len()];
@@ -110,7 +98,7 @@ fn orphaned_later(gate: &mut Gate) -> Outcome {
             i32::from(theirs.write_all(&told).is_err())
         })
         .map_err(text)?;
-        until_state(child, "T")?;
+        state(child, 'T')?;
         works("ready", ours.write_all(&[1]))?;
         next();
         Ok(())
@@ -150,6 +138,13 @@ fn orphaned(gate: &mut Gate) -> Outcome {
     expect(&mut ledger, &[4])
 }
 
+/// How often a process has gone to sleep.
+fn sleeps(pid: i32) -> Result<u64, String> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).map_err(text)?;
+    let count = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")?.trim().parse().ok());
+    count.ok_or("no count of sleeps".to_string())
+}
+
 /// Who came first is woken first, whatever the order of their numbers.
 fn order(gate: &mut Gate) -> Outcome {
     let map = Map::anonymous(4096, libc::MAP_SHARED).map_err(text)?;
@@ -169,19 +164,14 @@ fn order(gate: &mut Gate) -> Outcome {
     let order = [3, 1, 4, 2_u8];
     for number in order {
         let waiter = waiters.get_mut(usize::from(number) - 1).ok_or("no waiter")?;
-        // It sleeps until the word comes; then it runs, and then it sleeps at the futex.
-        until_state(waiter.pid, "S")?;
+        // It sleeps until the word comes; then it runs, and sleeps once more at the futex.
+        asleep(waiter.pid)?;
+        let before = sleeps(waiter.pid)?;
         waiter.go_on()?;
-        let file = format!("/proc/{}/syscall", waiter.pid);
-        let futex = format!("{} ", libc::SYS_futex);
-        if Path::new(&file).exists() {
-            while !fs::read_to_string(&file).map_err(text)?.starts_with(&futex) {
-                works("yield", call(libc::SYS_sched_yield, &[]))?;
-            }
-        } else {
-            std::thread::sleep(Duration::from_millis(50));
+        while sleeps(waiter.pid)? == before {
+            works("yield", call(libc::SYS_sched_yield, &[]))?;
         }
-        until_state(waiter.pid, "S")?;
+        asleep(waiter.pid)?;
     }
     gate.deaths()?;
     for number in order {
