@@ -8,7 +8,7 @@ use crate::{
     machine::{self, Files, Machine, Time},
     moves,
     paths::Paths,
-    policy::{self, Policy, Watched},
+    policy::{self, Watched},
     ps,
     qmp::Qmp,
     registry::{self, Entry},
@@ -19,8 +19,9 @@ use crate::{
     usage::usage,
     versus,
 };
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result};
 use shimos_abi::control::{Drain, Start, Strictness, address_of};
+use shimos_policy::{Policy, words::INTERVAL};
 use std::{
     io::Write,
     path::{Path, PathBuf},
@@ -73,11 +74,11 @@ pub fn perform(cli: Cli) -> Result<ExitCode> {
             let user = user.map(|user| wanted.user(&user)).transpose()?;
             let image = image.map(|_| images::place_on(&entry, &wanted)).transpose()?;
             let memory = memory.map(|mebibytes| u64::from(mebibytes) << 20);
-            let usual = how.every(policy::INTERVAL);
+            let usual = how.every(INTERVAL);
             let level = match (protection, level) {
                 (Some(_), _) => None,
                 (None, Some(level)) => Some(level.with(usual)),
-                (None, None) => policy::level_for(&entry, &name)?,
+                (None, None) => Control::new(entry.control_port).level_for(&name)?,
             };
             let strictness = strictness(strict);
             let wanted = Start { name, argv, env, cwd, kernel, protection, image, user, memory, level, strictness };
@@ -314,20 +315,22 @@ pub(crate) fn usual_files(paths: &Paths) -> Result<Files> {
 
 fn tell_policy(paths: &Paths, command: PolicyCommand) -> Result<String> {
     match command {
-        PolicyCommand::Check { file } => Policy::read(&file).map(|_| String::new()),
+        PolicyCommand::Check { file } => Policy::read(&file).map(|_| String::new()).map_err(Error::msg),
         PolicyCommand::Apply { file } => {
-            let (policy, text) = Policy::read(&file)?;
+            let (policy, text) = Policy::read(&file).map_err(Error::msg)?;
             let entry = registry::current(paths)?;
-            let changes = policy::apply(&mut Control::new(entry.control_port), &entry, &policy, &text)?;
-            Ok(policy::told(&changes))
+            let mut control = Control::new(entry.control_port);
+            let changes = shimos_policy::machine::apply(&mut control, &policy, &text).map_err(Error::msg)?;
+            Ok(shimos_policy::machine::told(&changes))
         }
         PolicyCommand::Show { json } => {
             let entry = registry::current(paths)?;
-            let policy = policy::of_machine(&entry)?.context("the machine has no policy; apply one")?;
+            let mut control = Control::new(entry.control_port);
+            let policy = control.policy()?.context("the machine has no policy; apply one")?;
             if json {
-                return Ok(format!("{}\n", policy.json()));
+                return Ok(format!("{}\n", policy::json(&policy)));
             }
-            Ok(policy.table(Some(&Control::new(entry.control_port).status()?)))
+            Ok(policy.table(&shimos_policy::machine::programs(&control.status()?)))
         }
     }
 }
@@ -335,7 +338,7 @@ fn tell_policy(paths: &Paths, command: PolicyCommand) -> Result<String> {
 fn boot(paths: &Paths, machine: &MachineArgs, publish: Vec<Published>, policy: Option<&Path>) -> Result<ExitCode> {
     let options = machine.options(publish);
     options.check()?;
-    let mut watched = policy.map(Watched::open).transpose()?;
+    let mut watched = policy.map(Watched::open).transpose().map_err(Error::msg)?;
     let files = files(paths, machine)?;
     let mut machine = Machine::start(paths, &files, options)?;
     eprintln!(

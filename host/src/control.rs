@@ -1,6 +1,6 @@
 //! The client of the control protocol: asks `shimosd` over TCP.
 use crate::saved::Restored;
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Error, Result, anyhow, bail};
 use shimos_abi::{
     control::{
         CheckpointStatus, Drain, Evidence, Fault, Figure, Level, MAX_MESSAGE, MachineStatus, Processes, Protection,
@@ -9,6 +9,7 @@ use shimos_abi::{
     ids::{Epoch, Incarnation, KernelId, Life, Pid, ProgramId},
     time::Nanos,
 };
+use shimos_policy::{Policy, machine::Ask};
 use std::{
     io::{Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpStream},
@@ -79,6 +80,16 @@ impl Control {
             Response::Status(status) => Ok(status),
             other => Err(unexpected(&other)),
         }
+    }
+
+    /// The policy that the machine keeps.
+    pub fn policy(&mut self) -> Result<Option<Policy>> {
+        shimos_policy::machine::policy(self).map_err(Error::msg)
+    }
+
+    /// The level that the machine's policy gives a program that is about to start.
+    pub fn level_for(&mut self, name: &str) -> Result<Option<Level>> {
+        Ok(self.policy()?.and_then(|policy| policy.level_of(name)))
     }
 
     /// Starts a program.
@@ -306,7 +317,15 @@ impl Control {
     }
 }
 
-fn unexpected(response: &Response) -> anyhow::Error {
+/// What tools of policies ask.
+impl Ask for Control {
+    fn ask(&mut self, request: &Request) -> Result<Response, String> {
+        let repeat = if request.is_repeatable() { Repeat::Harmless } else { Repeat::Never };
+        Control::ask(self, request, &repeat, PATIENCE).map_err(|error| format!("{error:#}"))
+    }
+}
+
+fn unexpected(response: &Response) -> Error {
     match response {
         Response::Failed(why) | Response::Again(why) => anyhow!(why.clone()),
         other => anyhow!("the machine gave an answer that does not fit the question: {other:?}"),

@@ -1,7 +1,6 @@
 //! Names of the control protocol's values, as people write and read them.
-use shimos_abi::control::{
-    Cause, DeathCause, DetectedBy, Device, Fault, FencedBy, Integrity, KernelState, OnCrash, Output, ProcessState,
-};
+use shimos_abi::control::{Cause, DeathCause, DetectedBy, Device, Fault, FencedBy, KernelState, ProcessState};
+pub use shimos_policy::words::{integrity_word as integrity, on_crash_word as on_crash, output_word as output};
 
 /// All faults by name.
 pub const FAULTS: [(&str, Fault); 13] = [
@@ -79,30 +78,6 @@ pub fn device(device: Device) -> &'static str {
         Device::Console => "console",
         Device::Block => "block",
         Device::Network => "network",
-    }
-}
-
-/// What happens to output.
-pub fn output(output: Output) -> &'static str {
-    match output {
-        Output::Commit => "commit",
-        Output::Free => "free",
-    }
-}
-
-/// What of an image carries checksums.
-pub fn integrity(integrity: Integrity) -> &'static str {
-    match integrity {
-        Integrity::Records => "records",
-        Integrity::Pages => "pages",
-    }
-}
-
-/// What is done when a program crashes.
-pub fn on_crash(on_crash: OnCrash) -> &'static str {
-    match on_crash {
-        OnCrash::Stop => "stop",
-        OnCrash::Rollback { .. } => "rollback",
     }
 }
 

@@ -1,14 +1,12 @@
 //! How a program is protected: the command line's words for it, and how it is told.
-use crate::{names, status::ms, units};
+use crate::{names, units};
 use clap::Args;
 use serde_json::{Value, json};
 use shimos_abi::{
     control::{Generations, Integrity, OnCrash, Output, Protection},
     time::Nanos,
 };
-
-/// Rollbacks in a row, if nothing else is said.
-pub const CRASH_LIMIT: u32 = 3;
+use shimos_policy::words::CRASH_LIMIT;
 
 /// Options of a level with checkpoints.
 #[derive(Args, Clone, Debug)]
@@ -40,21 +38,6 @@ impl ProtectionArgs {
         let generations = Generations(self.generations);
         Protection { interval, output: self.output, integrity: self.integrity, on_crash, generations }
     }
-}
-
-/// For people: what is as usual is not told.
-pub fn told(protection: &Protection) -> String {
-    let mut text = format!("every {} ms, output {}", ms(protection.interval), names::output(protection.output));
-    if protection.integrity != Integrity::default() {
-        text += &format!(", integrity {}", names::integrity(protection.integrity));
-    }
-    if let OnCrash::Rollback { limit } = protection.on_crash {
-        text += &format!(", rollback up to {limit} times");
-    }
-    if protection.generations != Generations::default() {
-        text += &format!(", {} generation", protection.generations.0);
-    }
-    text
 }
 
 /// For programs.

@@ -6,7 +6,7 @@ use crate::{
     images, logs,
     machine::{self, Machine, Options},
     paths::Paths,
-    policy, programs,
+    programs,
     qmp::Qmp,
     registry::{self, Entry},
     run_args::{ExecArgs, HowArgs, PATH, ProgramArgs, RunArgs, ShellArgs},
@@ -151,7 +151,7 @@ fn in_new_program(paths: &Paths, args: &ProgramArgs, image: Option<&str>, argv: 
             None => programs::fresh_name(&control.status()?, command, turn)?,
         };
         if start.protection.is_none() {
-            start.level = policy::level_for(entry, &start.name)?;
+            start.level = Control::new(entry.control_port).level_for(&start.name)?;
         }
         let follower = Follower::new(entry, &start.name);
         match control.start(start.clone()) {

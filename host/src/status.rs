@@ -49,7 +49,7 @@ pub fn kernel(status: &MachineStatus, id: KernelId) -> Option<&KernelStatus> {
 
 /// How a program is protected, for people.
 pub fn protection(protection: &Protection) -> String {
-    protection::told(protection)
+    shimos_policy::words::protection(protection)
 }
 
 /// For people.

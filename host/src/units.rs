@@ -1,45 +1,16 @@
 //! Quantities on the command line: durations, kernels, faults, ports, targets.
 use crate::{faults::Which, names};
 use shimos_abi::{
-    control::{Fault, Integrity, MAX_INTERVAL, MIN_INTERVAL, OnCrash, Output, Target},
+    control::{Fault, Target},
     ids::{Incarnation, KernelId, Life, MAX_KERNELS, Pid},
     time::Nanos,
 };
+pub use shimos_policy::words::{duration, integrity, interval, on_crash, output};
 
 /// Shortest heartbeat that makes sense.
 pub const MIN_HEARTBEAT: Nanos = Nanos::millis(1);
 /// Longest heartbeat that makes sense.
 pub const MAX_HEARTBEAT: Nanos = Nanos::secs(60);
-
-/// A duration: a number and a unit, like `50ms`.
-pub fn duration(word: &str) -> Result<Nanos, String> {
-    let digits = word.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(word.len());
-    let (number, unit) = word.split_at(digits);
-    let scale = match unit {
-        "ns" => 1.0,
-        "us" => 1e3,
-        "ms" => 1e6,
-        "s" => 1e9,
-        "m" | "min" => 60e9,
-        "h" => 3600e9,
-        "d" => 24.0 * 3600e9,
-        "" => return Err("needs a unit: us, ms, s, m, h or d, like 50ms".to_string()),
-        _ => {
-            return Err(format!("'{unit}' is no unit; use us, ms, s, m, h or d, like 50ms"));
-        }
-    };
-    let number: f64 = number.parse().map_err(|_| format!("'{number}' is no number; write it like 50ms"))?;
-    let nanos = number * scale;
-    if nanos > u64::MAX as f64 {
-        return Err("is longer than any clock runs".to_string());
-    }
-    Ok(Nanos(nanos.round() as u64))
-}
-
-/// A checkpoint interval.
-pub fn interval(word: &str) -> Result<Nanos, String> {
-    within(duration(word)?, MIN_INTERVAL, MAX_INTERVAL, "the interval must be from 1ms to 7d")
-}
 
 /// A heartbeat interval; milliseconds when it has no unit.
 pub fn heartbeat(word: &str) -> Result<Nanos, String> {
@@ -80,33 +51,6 @@ pub fn fault(word: &str) -> Result<Fault, String> {
         .find(|(name, _)| *name == word)
         .map(|(_, fault)| fault)
         .ok_or_else(|| format!("is no fault; one of {}", names::FAULTS.map(|(name, _)| name).join(", ")))
-}
-
-/// What happens to output: `commit` or `free`.
-pub fn output(word: &str) -> Result<Output, String> {
-    match word {
-        "commit" => Ok(Output::Commit),
-        "free" => Ok(Output::Free),
-        _ => Err("is neither commit (held until the next checkpoint) nor free".to_string()),
-    }
-}
-
-/// What of an image carries checksums: `records` or `pages`.
-pub fn integrity(word: &str) -> Result<Integrity, String> {
-    match word {
-        "records" => Ok(Integrity::Records),
-        "pages" => Ok(Integrity::Pages),
-        _ => Err("is neither records nor pages (records and the contents of pages)".to_string()),
-    }
-}
-
-/// What is done when a program crashes: `stop`, or `rollback`, as often as the limit says.
-pub fn on_crash(word: &str, limit: u32) -> Result<OnCrash, String> {
-    match word {
-        "stop" => Ok(OnCrash::Stop),
-        "rollback" => Ok(OnCrash::Rollback { limit }),
-        _ => Err("is neither stop nor rollback".to_string()),
-    }
 }
 
 /// A program by process id or by name.
@@ -181,26 +125,6 @@ pub fn port_pair(word: &str) -> Result<(u16, u16), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn durations_have_units() {
-        assert_eq!(duration("50ms"), Ok(Nanos::millis(50)));
-        assert_eq!(duration("1s"), Ok(Nanos::secs(1)));
-        assert_eq!(duration("2h"), Ok(Nanos::secs(7200)));
-        assert_eq!(duration("1.5ms"), Ok(Nanos::micros(1500)));
-        for wrong in ["50", "ms", "", "5 ms", "-1s", "1y", "1.2.3s", "99999999999999999999h", "∞s"] {
-            assert!(duration(wrong).is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn intervals_are_from_a_millisecond_to_a_week() {
-        assert_eq!(interval("1ms"), Ok(Nanos::millis(1)));
-        assert_eq!(interval("7d"), Ok(MAX_INTERVAL));
-        for wrong in ["0ms", "0.9ms", "8d", "0"] {
-            assert!(interval(wrong).is_err(), "{wrong}");
-        }
-    }
 
     #[test]
     fn heartbeats_may_be_plain_milliseconds() {

@@ -1,9 +1,9 @@
 //! Reliability levels and the policy that gives them.
 use anyhow::{Context, Result, ensure};
-use shimos::{machine::Options, moves, policy};
+use shimos::{machine::Options, moves};
 use shimos_abi::{
     control::{Fault, Level, Strictness, Target},
-    ids::KernelId,
+    ids::{KernelId, ProgramId},
     time::Nanos,
 };
 use shimos_tests::{
@@ -101,7 +101,32 @@ pub fn run(suite: &mut Suite) {
         }
         let shown = tool::run(command(&makings, &["policy", "show"]))?;
         ensure!(shown.out.contains("restart, but it is off"), "{shown:?}");
-        ensure!(policy::of_machine(rig.machine.entry())?.is_some(), "it is not kept");
+        Ok(())
+    });
+    group.case("levels::a_policy_from_inside", |rig| {
+        let started = rig.start(programs::count("pol-inside", 1))?;
+        // From another kernel than the daemon's, and longer than one packet.
+        let home = rig.home(ProgramId::DAEMON)?;
+        let other = if home == KernelId(2) { "k3" } else { "k2" };
+        let script = "cd /tmp; printf '[[program]]\\nname = \"pol-in*\"\\nlevel = \"restart\"\\n' > p; yes '# more' | head -n 999 >> p; \
+            shimosctl policy check p && shimosctl policy apply p && shimosctl policy show; \
+            echo level = often >> p; shimosctl policy apply p";
+        let said = tool::run(command(&makings, &["run", "--kernel", other, "--", "/bin/sh", "-c", script]))?;
+        ensure!(said.out.contains("pol-inside: restart\npol-in*"), "{said:?}");
+        ensure!(said.errors.contains("p:1003:9: "), "{said:?}");
+        rig.program(started.program, |found| found.level == Some(Level::Restart))?;
+        // It outlives the kernel of the program that keeps it.
+        let home = rig.home(ProgramId::DAEMON)?;
+        rig.kill_kernel(home, Fault::Panic)?;
+        let shown = tool::run(command(&makings, &["policy", "show"]))?;
+        ensure!(shown.out.starts_with("pol-in*") && shown.out.contains("pol-inside           restart"), "{shown:?}");
+        Ok(())
+    });
+    group.case("levels::the_policy_s_daemon_hears_the_host_alone", |_| {
+        // The same question as the host's tool asks first, from a program that has no rights.
+        let script = "printf '\\003\\000\\000\\000\\202\\000\\200' | nc 10.77.1.1 7411 | wc -c";
+        let said = tool::run(command(&makings, &["run", "--user", "1000", "--", "/bin/sh", "-c", script]))?;
+        ensure!(said.code == Some(0) && said.out.trim() == "0", "{said:?}");
         Ok(())
     });
 }

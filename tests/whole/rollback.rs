@@ -1,11 +1,12 @@
 //! Programs that crash themselves and go back, and damaged images.
 use anyhow::{Result, ensure};
-use shimos::{counter, events, machine::Options, protection, status};
+use shimos::{counter, events, machine::Options, status};
 use shimos_abi::{
     control::{Cause, Fault, Generations, Integrity, Level, OnCrash, Protection, Strictness, Takeover, Target},
     ids::ProgramId,
     time::Nanos,
 };
+use shimos_policy::words;
 use shimos_tests::{
     client::Client,
     clock::SOON,
@@ -155,7 +156,7 @@ fn one_generation(rig: &mut Rig) -> Result<()> {
     rig.wait_more("single", 3)?;
     let found = rig.control.protect(Target::Pid(started.pid), Protection { generations: Generations(3), ..single });
     ensure!(found.is_err(), "3 generations are kept");
-    ensure!(protection::told(&single).contains("1 generation"), "{}", protection::told(&single));
+    ensure!(words::protection(&single).contains("1 generation"), "{}", words::protection(&single));
     Ok(())
 }
 

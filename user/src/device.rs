@@ -2,9 +2,11 @@
 use crate::framing;
 use rustix::io::Errno;
 use shimos_abi::control::{MAX_MESSAGE, Request, Response};
+use shimos_policy::machine;
 use std::{
     fs::{File, OpenOptions},
     io::{self, Read, Write},
+    time::Duration,
 };
 
 /// Where the device is.
@@ -12,6 +14,8 @@ pub const PATH: &str = "/dev/shimos";
 
 /// How often a request is made that one takeover after another cuts off.
 const TRIES: usize = 8;
+/// How long a program that is on its way is waited for before it is asked again.
+const MOMENT: Duration = Duration::from_millis(50);
 
 /// The open device.
 pub struct Device(File);
@@ -61,6 +65,21 @@ impl Device {
         let item = minicbor::to_vec(request).map_err(invalid)?;
         let answer = self.exchange(&framing::frame(&item).map_err(invalid)?)?;
         minicbor::decode(answer.get(framing::PREFIX..).unwrap_or_default()).map_err(invalid)
+    }
+}
+
+/// What tools of policies ask.
+impl machine::Ask for Device {
+    fn ask(&mut self, request: &Request) -> Result<Response, String> {
+        for _ in 1..TRIES {
+            match Device::ask(self, request) {
+                Ok(Response::Again(_)) => std::thread::sleep(MOMENT),
+                Ok(Response::Failed(why)) => return Err(why),
+                Ok(answer) => return Ok(answer),
+                Err(error) => return Err(format!("{PATH}: {error}")),
+            }
+        }
+        Err("a kernel that should answer does not: try again".to_string())
     }
 }
 

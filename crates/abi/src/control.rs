@@ -4,6 +4,7 @@
 //! the [`Response`]; one at a time. The version is asked for first ([`Request::Hello`]).
 use crate::{
     ids::{Epoch, Incarnation, KernelId, Pid, ProgramId},
+    policy,
     time::Nanos,
 };
 use alloc::{string::String, vec::Vec};
@@ -521,6 +522,16 @@ pub enum Request {
         #[n(0)]
         program: ProgramId,
     },
+    /// Bring a part of the machine's policy. With the last one it takes the place of the policy before.
+    #[n(50)]
+    SetPolicy(#[n(0)] policy::Part),
+    /// Read a part of the machine's policy.
+    #[n(51)]
+    Policy {
+        /// The place of the first byte.
+        #[n(0)]
+        from: u32,
+    },
 }
 
 /// A program as a stream of bytes: its records, the list of its pages (key, 4 bytes, and number, 8 bytes, of each), and
@@ -555,7 +566,7 @@ pub enum Drain {
 
 impl Request {
     /// Requests that this version knows are numbered from 0 to here.
-    pub const LAST: u32 = 45;
+    pub const LAST: u32 = 51;
 
     /// Whether being made twice does no more than being made once.
     pub fn is_repeatable(&self) -> bool {
@@ -566,6 +577,8 @@ impl Request {
                 | Request::Processes { .. }
                 | Request::Checkpoints { .. }
                 | Request::Save { .. }
+                | Request::SetPolicy(_)
+                | Request::Policy { .. }
                 | Request::SavedPart { .. }
                 | Request::RestorePart { .. }
                 | Request::Protect { .. }
@@ -668,6 +681,9 @@ pub enum Response {
         #[n(3)]
         closed: u32,
     },
+    /// A part of the machine's policy.
+    #[n(50)]
+    Policy(#[n(0)] policy::Part),
 }
 
 /// As many checkpoints one answer tells at most.

@@ -60,6 +60,9 @@ impl KernelId {
 }
 
 impl ProgramId {
+    /// The first program of a machine, `shimosd`: through it the machine is asked.
+    pub const DAEMON: ProgramId = ProgramId(1);
+
     /// The program that owns a process id.
     pub const fn of(pid: Pid) -> ProgramId {
         ProgramId((pid.0 / PIDS_PER_PROGRAM) as u16)

@@ -11,6 +11,7 @@ pub mod control;
 pub mod errno;
 pub mod ids;
 pub mod kept;
+pub mod policy;
 pub mod session;
 pub mod shared;
 pub mod state;

@@ -180,6 +180,7 @@ impl<M: Machine> Kernel<M> {
             Request::Processes { program, .. }
             | Request::Checkpoints { program, .. }
             | Request::SavedPart { program, .. } => self.at_home(*program),
+            Request::SetPolicy(_) | Request::Policy { .. } => self.at_home(ProgramId::DAEMON),
             Request::Inject { kernel, .. } => match (self.of_kernel(*kernel), order_for(request)) {
                 // Who asks has died of it and asks again, or its answer was lost.
                 (Business::Of(_), Some(life)) if crate::device::claim::has_ended(&self.services, life) => {
@@ -380,6 +381,8 @@ impl<M: Machine> Kernel<M> {
             Request::BeginRestore(what) => self.begin_restore(what),
             Request::RestorePart { program, from, bytes } => self.restore_part(program, from, &bytes),
             Request::EndRestore { program } => self.end_restore(program),
+            Request::SetPolicy(part) => self.set_policy(&part),
+            Request::Policy { from } => self.policy_part(from),
             Request::Checkpoints { program, after } => match self.residents.get(&program) {
                 Some(resident) => Response::Checkpoints(resident.guard.checkpoints_after(after)),
                 None => Response::Again(format!("program {program} is on its way to another kernel: try again")),
@@ -552,7 +555,7 @@ mod tests {
 
     #[test]
     fn the_last_request_is_the_last() {
-        let last = Request::EndRestore { program: ProgramId(1) };
+        let last = Request::Policy { from: 0 };
         assert_eq!(Request::number(&minicbor::to_vec(last).unwrap_or_default()), Some(Request::LAST));
     }
 }

@@ -29,6 +29,7 @@ use shimos_abi::{
     control::{self, Extent, Level, Response, Start, Strictness},
     errno::Errno,
     ids::{KernelId, Pid, ProgramId},
+    kept::Kept,
     time::Nanos,
 };
 use shimos_hal::{Fpu, Machine, Regs};
@@ -272,6 +273,7 @@ impl<M: Machine> Kernel<M> {
             events: Table::new(),
             tree: tree.into(),
             net: Stack::new(config, seed),
+            policy: Kept::default(),
             terminal: Terminal::new(),
             pairs: BTreeMap::new(),
             held: VecDeque::new(),

@@ -41,6 +41,7 @@ mod notice;
 mod numbered;
 mod pending;
 mod pipe;
+mod policy;
 mod pressure;
 mod proc;
 pub mod process;

@@ -17,6 +17,7 @@ use crate::{
     locks::Locks,
     netlink::NetlinkSocket,
     pipe::{Pipe, PipeId},
+    policy::Policy,
     process::{Process, SpaceId},
     rollback::Crashes,
     table::Table,
@@ -89,6 +90,8 @@ pub struct Program {
     pub queues: BTreeMap<QueueId, Queue>,
     /// Seals on files that can be sealed.
     pub seals: BTreeMap<NodeId, u32>,
+    /// The machine's policy, if this is the program that keeps it.
+    pub policy: Kept<Policy>,
     /// Output that waits for a checkpoint to commit, oldest first (D11).
     pub held: VecDeque<Held>,
 }

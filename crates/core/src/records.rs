@@ -12,6 +12,7 @@ use crate::{
     locks::Locks,
     netlink::NetlinkSocket,
     pipe::{Pipe, PipeId},
+    policy::Policy,
     process::{Process, SpaceId},
     program::{Head, Held, Program},
     table::Table,
@@ -55,6 +56,7 @@ mod kind {
     pub const NETLINK: u16 = 60;
     pub const PAIR: u16 = 50;
     pub const TIMER: u16 = 34;
+    pub const POLICY: u16 = 70;
 }
 
 /// Version of all records; fields may be added without a new one, as they are numbered.
@@ -132,6 +134,9 @@ pub fn encode(program: &Program, buffer: Vec<u8>) -> Vec<u8> {
     add(&mut writer, kind::IPC, &program.ipc);
     add_all(&mut writer, kind::QUEUE, &program.queues);
     add(&mut writer, kind::SEALS, &program.seals);
+    if !program.policy.is_empty() {
+        add(&mut writer, kind::POLICY, &program.policy);
+    }
     writer.into_bytes()
 }
 
@@ -183,6 +188,7 @@ struct Parts {
     ipc: Ipc,
     queues: BTreeMap<QueueId, Queue>,
     seals: BTreeMap<NodeId, u32>,
+    policy: Policy,
 }
 
 fn decode<'b, T: Decode<'b, ()>>(payload: &'b [u8]) -> Result<T, BadRecords> {
@@ -222,6 +228,7 @@ impl Parts {
             kind::IPC => self.ipc = decode(payload)?,
             kind::QUEUE => pair(&mut self.queues, payload)?,
             kind::SEALS => self.seals = decode(payload)?,
+            kind::POLICY => self.policy = decode(payload)?,
             // Of a later build: what this one does not know cannot be needed to run on.
             _ => {}
         }
@@ -283,6 +290,7 @@ fn assemble(records: Records<'_>, id: ProgramId) -> Result<Program, BadRecords> 
         ipc: parts.ipc,
         queues: parts.queues,
         seals: parts.seals,
+        policy: parts.policy.into(),
     };
     validate(&program, id)?;
     Ok(program)

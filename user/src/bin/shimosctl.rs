@@ -9,15 +9,14 @@ use shimos_abi::{
     ids::{KernelId, Pid, ProgramId},
     time::Nanos,
 };
+use shimos_policy::{Policy, machine, words::CRASH_LIMIT};
 use shimos_user::device::Device;
-use std::{io, process::ExitCode};
+use std::{io, path::Path, process::ExitCode};
 
 const USAGE: &str = "usage: shimosctl status | ps | protect TARGET INTERVAL_MS [commit|free] [records|pages] [stop|rollback|rollback=N] [generations=N] [strict] | unprotect TARGET | level TARGET off|restart \
     | kill TARGET [SIGNAL] | stop TARGET | exec TARGET COMMAND [ARGUMENT]... | inject KERNEL FAULT | heartbeat MS \
-    | move TARGET KERNEL | drain KERNEL | undrain KERNEL | reboot KERNEL | poweroff";
-
-/// Rollbacks in a row, if nothing else is said.
-const CRASH_LIMIT: u32 = 3;
+    | move TARGET KERNEL | drain KERNEL | undrain KERNEL | reboot KERNEL | policy check FILE | policy apply FILE \
+    | policy show | poweroff";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -25,6 +24,7 @@ fn main() -> ExitCode {
     let several = match words.as_slice() {
         ["ps"] => Some(Device::open().and_then(|mut device| list(&mut device))),
         ["stop", name] => Some(Device::open().and_then(|mut device| stop(&mut device, name))),
+        ["policy", words @ ..] if !words.is_empty() => Some(policy(words).map_err(io::Error::other)),
         _ => None,
     };
     match several {
@@ -153,6 +153,28 @@ fn stop(device: &mut Device, name: &str) -> io::Result<()> {
     });
     let program = found.ok_or_else(|| io::Error::other(format!("there is no program '{name}'")))?;
     ask(device, &Request::Signal { pid: program.id.first_pid(), signal: 15 }).map(drop)
+}
+
+/// Checks a policy file, makes it the machine's, or shows the one that the machine has.
+fn policy(words: &[&str]) -> Result<(), String> {
+    let device = || Device::open().map_err(|error| format!("{}: {error}", shimos_user::device::PATH));
+    match words {
+        ["check", file] => Policy::read(Path::new(file)).map(drop),
+        ["apply", file] => {
+            let (policy, text) = Policy::read(Path::new(file))?;
+            let changes = machine::apply(&mut device()?, &policy, &text)?;
+            print!("{}", machine::told(&changes));
+            Ok(())
+        }
+        ["show"] => {
+            let mut device = device()?;
+            let policy = machine::policy(&mut device)?.ok_or("the machine has no policy; apply one")?;
+            let programs = programs(&mut device).map_err(|error| error.to_string())?;
+            print!("{}", policy.table(&programs.iter().collect::<Vec<_>>()));
+            Ok(())
+        }
+        _ => Err(USAGE.to_string()),
+    }
 }
 
 fn protect(name: &str, interval: &str, how: &[&str]) -> Result<Request, String> {

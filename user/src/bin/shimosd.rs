@@ -1,5 +1,8 @@
 //! The control daemon: answers the control protocol on TCP by passing each message to `/dev/shimos`.
 //!
+//! It hears the host alone, which asks by way of the gateway: a program inside asks its own `/dev/shimos`, where rights count. If
+//! the root image has a policy, the machine begins with that.
+//!
 //! One thread, one `poll`, a handful of old system calls: this is the first program that a machine runs and the one
 //! everything else is asked through.
 #![forbid(unsafe_code)]
@@ -8,20 +11,24 @@ use rustix::{
     event::{PollFd, PollFlags, poll},
     fd::{AsFd, OwnedFd},
     io::Errno,
-    net::{self, AddressFamily, SocketFlags, SocketType},
+    net::{self, AddressFamily, SocketAddrAny, SocketFlags, SocketType},
 };
 use shimos_abi::{
-    control::{MAX_MESSAGE, Output, PORT, Protection, Request, Response, Target},
+    control::{GATEWAY, MAX_MESSAGE, Output, PORT, Protection, Request, Response, Target},
     ids::Pid,
     time::Nanos,
 };
+use shimos_policy::{Policy, machine};
 use shimos_user::{device::Device, framing};
-use std::{io, net::SocketAddrV4};
+use std::{io, net::SocketAddrV4, path::Path};
 
 /// How often the daemon's own state is checkpointed.
 const OWN_INTERVAL: Nanos = Nanos::millis(50);
 /// Clients at one time; the next ones wait in the listening queue.
 const MAX_CLIENTS: usize = 16;
+
+/// A policy that the root image brings.
+const POLICY: &str = "/etc/shimos/policy.toml";
 
 /// One connection.
 struct Client {
@@ -52,6 +59,7 @@ fn serve() -> io::Result<()> {
     net::bind(&listener, &SocketAddrV4::new([0, 0, 0, 0].into(), PORT))?;
     net::listen(&listener, MAX_CLIENTS as i32)?;
     protect_self(&mut device);
+    begin_with_policy(&mut device);
     println!("shimosd: listening on port {PORT}");
     let mut clients: Vec<Client> = Vec::new();
     loop {
@@ -68,7 +76,9 @@ fn serve() -> io::Result<()> {
         clients = kept;
         if accepting.contains(PollFlags::IN) && clients.len() < MAX_CLIENTS {
             // The client may be gone again: then there is nothing to accept.
-            if let Ok(socket) = net::accept_with(&listener, SocketFlags::NONBLOCK) {
+            if let Ok((socket, Some(peer))) = net::acceptfrom_with(&listener, SocketFlags::NONBLOCK)
+                && is_host(peer)
+            {
                 clients.push(Client { socket, input: Vec::new(), output: Vec::new() });
             }
         }
@@ -90,6 +100,23 @@ fn protect_self(device: &mut Device) {
         Ok(Response::Failed(why)) => println!("shimosd: runs unprotected: {why}"),
         Ok(other) => println!("shimosd: runs unprotected: unexpected answer {other:?}"),
         Err(error) => println!("shimosd: runs unprotected: {error}"),
+    }
+}
+
+/// Whether a connection comes from the host.
+fn is_host(peer: SocketAddrAny) -> bool {
+    SocketAddrV4::try_from(peer).is_ok_and(|peer| peer.ip().octets() == GATEWAY)
+}
+
+/// The policy that the root image brings is the machine's until another is applied.
+fn begin_with_policy(device: &mut Device) {
+    let file = Path::new(POLICY);
+    if !file.exists() {
+        return;
+    }
+    match Policy::read(file).and_then(|(policy, text)| machine::apply(device, &policy, &text)) {
+        Ok(changes) => print!("{}", machine::told(&changes)),
+        Err(why) => println!("shimosd: the policy of the image is not applied: {}", why.replace('\n', "; ")),
     }
 }
 
