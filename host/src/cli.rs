@@ -2,6 +2,7 @@
 use crate::{
     bench, compat,
     faults::Which,
+    loads,
     machine::{Kind, Options},
     protection::ProtectionArgs,
     run_args::{ExecArgs, RunArgs, ShellArgs},
@@ -242,6 +243,42 @@ pub enum Command {
         /// Root image (EROFS) with the programs; one made from Debian's packages otherwise.
         #[arg(long, value_name = "FILE")]
         image: Option<PathBuf>,
+    },
+    /// Use services from this host while kernels die at random moments; nobody may notice.
+    ///
+    /// Each service gets a machine of its own. Its clients check every answer against what they were told before. Exit status 0
+    /// says that no connection was reset or refused, nothing acknowledged was lost or done twice, and every download was right.
+    Soak {
+        /// Only this service; may be given several times.
+        #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(loads::names()))]
+        service: Vec<String>,
+        /// Kernels that die under each service.
+        #[arg(long, default_value_t = 100)]
+        deaths: u32,
+        /// Kernels that die together, at most: some die while another takes over.
+        #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=63))]
+        together: u32,
+        /// Decides which kernels die, when and how.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Time between checkpoints.
+        #[arg(long, value_parser = units::interval, default_value = "20ms")]
+        interval: Nanos,
+        /// How the services are protected.
+        #[command(flatten)]
+        how: ProtectionArgs,
+        /// Kernels of each machine.
+        #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(2..=64))]
+        kernels: u16,
+        /// Private memory of each kernel, in MiB.
+        #[arg(long, default_value_t = 512, value_name = "MIB")]
+        memory: u64,
+        /// Root image with the services, a file (EROFS) or the name of one, or in SHIMOS_IMAGE; one made from Debian's packages otherwise.
+        #[arg(long, value_name = "FILE")]
+        image: Option<PathBuf>,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
     },
     /// Measure.
     Bench {

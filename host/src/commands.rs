@@ -5,14 +5,14 @@ use crate::{
     compat,
     control::Control,
     demo, events, faults, image, images, logs,
-    machine::{self, Files, Machine, Time},
+    machine::{self, Files, Machine, Options, Time},
     moves,
     paths::Paths,
     policy::{self, Watched},
     ps,
     qmp::Qmp,
     registry::{self, Entry},
-    run, saved, status,
+    run, saved, soak, status,
     stop::{self, Went},
     testing,
     units::Published,
@@ -150,6 +150,23 @@ pub fn perform(cli: Cli) -> Result<ExitCode> {
             let files = Files { kernel: artifacts::kernel(&paths)?, image };
             let tool = std::env::current_exe().context("this tool's own file is gone")?;
             let report = compat::run(&paths, &files, &compat::Wanted { only, kernels, memory, tool })?;
+            show(&if json { format!("{}\n", report.json()) } else { report.table() });
+            Ok(if report.held() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+        Command::Soak { service, deaths, together, seed, interval, how, kernels, memory, image, json } => {
+            let machine = Options { kernels, memory, ..Options::default() };
+            let protection = how.every(interval);
+            let wanted = soak::Wanted { services: service, deaths, together, seed, protection, machine };
+            wanted.check()?;
+            machine::emulator()?;
+            let given = image.or_else(|| std::env::var_os("SHIMOS_IMAGE").map(Into::into));
+            let image = match given {
+                Some(image) => images::file_of(&paths, &image)?,
+                None => images::build::compat_image(&paths)?.file,
+            };
+            machine::check_image(&image)?;
+            let files = Files { kernel: artifacts::kernel(&paths)?, image };
+            let report = soak::run(&paths, &files, &wanted)?;
             show(&if json { format!("{}\n", report.json()) } else { report.table() });
             Ok(if report.held() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
