@@ -6,7 +6,7 @@ use crate::{
 };
 use serde_json::{Value, json};
 use shimos_abi::{
-    control::{Cause, Device, KernelState, MachineStatus, ProgramStatus, Takeover},
+    control::{Cause, Device, GivenUp, KernelState, MachineStatus, ProgramStatus, Takeover},
     ids::{Epoch, KernelId, Life, ProgramId},
     time::Nanos,
 };
@@ -50,12 +50,16 @@ pub enum What {
     Protected(ProgramId, String, String),
     /// A program waits for something before it can go on.
     Waits(ProgramId, String),
+    /// A program does not go on after a death: its name, and why.
+    GivenUp(ProgramId, String, String),
 }
 
-/// What a state tells of that leaves its own time behind: deaths and takeovers.
+/// What a state tells of that leaves its own time behind: deaths, takeovers, programs that were given up.
+#[derive(Default)]
 struct Recorded {
     faults: BTreeMap<Life, Fault>,
     takeovers: BTreeMap<(Nanos, ProgramId), Takeover>,
+    given_up: BTreeMap<(Nanos, ProgramId), GivenUp>,
 }
 
 fn recorded(status: &MachineStatus) -> Recorded {
@@ -63,12 +67,17 @@ fn recorded(status: &MachineStatus) -> Recorded {
         faults::all(status).into_iter().map(|fault| (fault.recovery.dead, fault)).collect();
     let takeovers = status.kernels.iter().flat_map(|kernel| &kernel.published.takeovers);
     let takeovers = takeovers.filter(|takeover| takeover.first_instruction != Nanos(0));
-    Recorded { faults, takeovers: takeovers.map(|found| ((found.ordered, found.program), found.clone())).collect() }
+    let given_up = status.kernels.iter().flat_map(|kernel| &kernel.published.given_up);
+    Recorded {
+        faults,
+        takeovers: takeovers.map(|found| ((found.ordered, found.program), found.clone())).collect(),
+        given_up: given_up.map(|lost| ((lost.at, lost.program), lost.clone())).collect(),
+    }
 }
 
 /// The deaths and takeovers that a machine remembers.
 pub fn remembered(status: &MachineStatus) -> Vec<Event> {
-    let none = Recorded { faults: BTreeMap::new(), takeovers: BTreeMap::new() };
+    let none = Recorded::default();
     let mut events = new_records(&none, &recorded(status));
     events.sort_by_key(|event| event.at);
     events
@@ -168,6 +177,9 @@ fn new_records(before: &Recorded, after: &Recorded) -> Vec<Event> {
         }
         events.push(Event { at: takeover.first_instruction, what });
     }
+    for (key, lost) in after.given_up.iter().filter(|(key, _)| !before.given_up.contains_key(key)) {
+        events.push(Event { at: lost.at, what: What::GivenUp(key.1, lost.name.clone(), lost.why.clone()) });
+    }
     events
 }
 
@@ -188,6 +200,7 @@ impl What {
             What::Ended(..) => "ended",
             What::Protected(..) => "protected",
             What::Waits(..) => "waits",
+            What::GivenUp(..) => "given-up",
         }
     }
     fn words(&self) -> String {
@@ -206,6 +219,7 @@ impl What {
             What::Ended(program, name) => format!("{program} ({name})"),
             What::Protected(program, name, how) => format!("{program} ({name}): {how}"),
             What::Waits(program, why) => format!("{program}: {why}"),
+            What::GivenUp(program, name, why) => format!("{program} ({name}): {why}"),
         }
     }
 }
@@ -240,7 +254,10 @@ impl Event {
                 put("device", json!(names::device(*device)));
                 put("kernel", json!(to.0));
             }
-            What::Started(program, name, _) | What::Ended(program, name) | What::Protected(program, name, _) => {
+            What::Started(program, name, _)
+            | What::Ended(program, name)
+            | What::Protected(program, name, _)
+            | What::GivenUp(program, name, _) => {
                 put("program", json!(program.0));
                 put("name", json!(name));
             }

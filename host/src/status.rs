@@ -133,6 +133,9 @@ pub fn table(status: &MachineStatus) -> String {
             if program.rollbacks > 0 {
                 text += &format!("         went back {} times\n", program.rollbacks);
             }
+            if program.guilt > 0 {
+                text += &format!("         kernels that died over it in the same way, in a row: {}\n", program.guilt);
+            }
             for exception in &program.exceptions {
                 text += &format!("         not protected: {exception}\n");
             }
@@ -143,6 +146,9 @@ pub fn table(status: &MachineStatus) -> String {
         if let Some(note) = &takeover.note {
             text += &format!("{} goes on from {}: {note}\n", takeover.program, takeover.epoch);
         }
+    }
+    for lost in status.kernels.iter().flat_map(|kernel| &kernel.published.given_up) {
+        text += &format!("{} {} was given up: {}\n", lost.program, lost.name, lost.why);
     }
     let recoveries: Vec<&Recovery> = status.kernels.iter().flat_map(|kernel| &kernel.published.recoveries).collect();
     if !recoveries.is_empty() {
@@ -196,6 +202,9 @@ fn kernel_json(kernel: &KernelStatus) -> Value {
         "recoveries": kernel.published.recoveries.iter().map(recovery_json).collect::<Vec<_>>(),
         "takeovers": kernel.published.takeovers.iter().map(takeover_json).collect::<Vec<_>>(),
         "moves": kernel.published.moves.iter().map(move_json).collect::<Vec<_>>(),
+        "given_up": kernel.published.given_up.iter().map(|lost| json!({
+            "program": lost.program.0, "name": lost.name, "at": lost.at.0, "why": lost.why,
+        })).collect::<Vec<_>>(),
         "trouble": kernel.published.trouble,
     })
 }
@@ -218,6 +227,7 @@ fn program_json(program: &ProgramStatus) -> Value {
         "moves": program.moves,
         "restarts": program.restarts,
         "rollbacks": program.rollbacks,
+        "guilt": program.guilt,
         "level": program.level.as_ref().map(policy::level_json),
         "waiting": program.waiting,
     })
@@ -305,6 +315,7 @@ pub mod sample {
             moves: 0,
             restarts: 0,
             rollbacks: 0,
+            guilt: 0,
             level: None,
         };
         let recovery = Recovery {

@@ -1,8 +1,8 @@
 //! Deaths that come together or one after another.
 use anyhow::{Context, Result, ensure};
-use shimos::{machine::Options, names, recovery, status};
+use shimos::{events, machine::Options, names, recovery, status};
 use shimos_abi::{
-    control::Fault,
+    control::{Fault, Level},
     ids::{KernelId, ProgramId},
     time::Nanos,
 };
@@ -17,6 +17,7 @@ pub fn run(suite: &mut Suite) {
     group.case("several::the_taker_dies_as_it_takes", taker);
     group.case("several::many_deaths_of_one_program", many);
     group.case("several::two_kernels_together", two);
+    group.case("several::a_program_that_kills_every_kernel_is_given_up", deadly);
     group.case("several::a_request_to_a_kernel_that_hangs_is_answered", unanswered);
     group.case("several::last_words_are_not_mixed_with_lines", last_words);
     group.case("several::an_order_to_die_for_a_life_that_ends_is_obeyed", over);
@@ -33,6 +34,28 @@ fn plain_kernel(rig: &mut Rig) -> Result<u16> {
         .map(|kernel| kernel.id)
         .find(|kernel| *kernel != now.monitor && !now.owners.contains(kernel) && Some(*kernel) != daemon);
     Ok(plain.context("every kernel has a role")?.0)
+}
+
+/// One that has its own kernel die, checkpoints or not; what ran beside it goes on.
+fn deadly(rig: &mut Rig) -> Result<()> {
+    let bystander = rig.start_protected(programs::count("bystander", 2))?.program;
+    rig.settle(bystander)?;
+    let script = "while :; do k=$(shimosctl status | awk '/^k/ {k=$1} $2 == \"deadly:\" {print k}'); \
+        shimosctl inject $k null-pointer; done";
+    let mut order = programs::script("deadly", 1, script);
+    order.level = Some(Level::Checkpoint(programs::every(Nanos::millis(20))));
+    let deadly = rig.start(order)?.program;
+    let lost = rig.until(SOON * 2, "the end of the deadly program", |now| {
+        let mut all = now.kernels.iter().flat_map(|kernel| &kernel.published.given_up);
+        all.find(|lost| lost.program == deadly).cloned()
+    })?;
+    ensure!(lost.name == "deadly" && lost.why.starts_with("5 kernels in a row have died over it"), "{lost:?}");
+    let now = rig.status()?;
+    ensure!(status::table(&now).contains("deadly was given up: 5 kernels"), "it is not shown");
+    let told = events::remembered(&now).iter().map(|event| event.line()).collect::<String>();
+    ensure!(told.contains("given-up") && told.contains("(deadly)"), "{told}");
+    rig.settle(bystander)?;
+    rig.counts_on("bystander", 3)
 }
 
 /// Waits until a kernel has another life than this.

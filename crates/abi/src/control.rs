@@ -11,8 +11,8 @@ use alloc::{string::String, vec::Vec};
 use minicbor::{Decode, Encode};
 
 pub use crate::state::{
-    Cause, CheckpointStatus, DeathCause, DetectedBy, Evidence, FencedBy, KernelState, KernelStatus, MachineStatus,
-    MoveStatus, Phases, ProcessStatus, ProgramStatus, Published, Recovery, Takeover,
+    Cause, CheckpointStatus, DeathCause, DetectedBy, Evidence, FencedBy, GivenUp, KernelState, KernelStatus,
+    MachineStatus, MoveStatus, Phases, ProcessStatus, ProgramStatus, Published, Recovery, Takeover,
 };
 
 /// Version of this protocol.

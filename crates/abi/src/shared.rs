@@ -138,6 +138,8 @@ pub mod outgoing {
     pub const STATE: usize = 7;
     /// A word that measurements use.
     pub const BENCH: usize = 8;
+    /// The program that runs, or that has ordered this kernel's death; 0 for none.
+    pub const SUSPECT: usize = 9;
     /// Acknowledged timestamps: as monitor, the last stamp seen of each kernel.
     pub const ACKS: usize = 64;
     /// Consumed counts of incoming rings: word `peer * 4 + queue`.

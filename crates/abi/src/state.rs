@@ -154,6 +154,27 @@ pub struct Published {
     /// Why something stays here although this kernel is drained.
     #[n(5)]
     pub trouble: Option<String>,
+    /// Programs that this kernel has given up after a death, the latest last (a bounded number).
+    #[n(6)]
+    #[cbor(default)]
+    pub given_up: Vec<GivenUp>,
+}
+
+/// A program that does not go on.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct GivenUp {
+    /// Which.
+    #[n(0)]
+    pub program: ProgramId,
+    /// Its name, as far as known.
+    #[n(1)]
+    pub name: String,
+    /// When.
+    #[n(2)]
+    pub at: Nanos,
+    /// Why.
+    #[n(3)]
+    pub why: String,
 }
 
 /// How a planned move stands. The kernel that the program leaves tells it.
@@ -237,6 +258,10 @@ pub struct ProgramStatus {
     #[n(11)]
     #[cbor(default)]
     pub rollbacks: u32,
+    /// Kernels in a row that have died over it in the same way.
+    #[n(12)]
+    #[cbor(default)]
+    pub guilt: u32,
 }
 
 /// One process.

@@ -3,7 +3,7 @@ use crate::{
     daemon::Message,
     delivery,
     exceptions::exceptions,
-    kernel::Kernel,
+    kernel::{Dying, Kernel},
     resident::Key,
     signal::{Info, Signal},
 };
@@ -337,7 +337,9 @@ impl<M: Machine> Kernel<M> {
             Request::Inject { incarnation: Some(meant), .. } if meant != self.me.incarnation => Response::Done,
             Request::Inject { fault, .. } => {
                 // The answer leaves first.
-                self.dying = Some((fault, self.services.machine.now() + INJECT_DELAY));
+                let at = self.services.machine.now() + INJECT_DELAY;
+                let by = self.asked.get(&number).filter(|_| asker == self.me.kernel).map(|asked| asked.program);
+                self.dying = Some(Dying { fault, at, by: by.filter(|program| *program != ProgramId::DAEMON) });
                 Response::Done
             }
             Request::SetHeartbeat { interval } if HEARTBEATS.contains(&interval.0) => {

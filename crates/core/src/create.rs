@@ -260,6 +260,7 @@ impl<M: Machine> Kernel<M> {
                 order: Some(levels::order_of(&starting.start).into()),
                 revival: Default::default(),
                 restarts: starting.again.map_or(0, |again| again.restarts),
+                guilt: starting.again.and_then(|again| again.guilt),
             },
             processes: Table::new(),
             threads: Table::new(),

@@ -193,14 +193,12 @@ impl<M: Machine> Kernel<M> {
                 }
             }
             Action::FreeHome { program, home, why } => {
-                if area.move_home(program, home, shimos_ikc::Home::Free).is_ok() {
-                    let reason = match why {
-                        Freed::Unprotected => "it was not protected and died with its kernel",
-                        Freed::Lost => "no kernel can read its image",
-                        Freed::Deadly => "one kernel after the other died under it before its next checkpoint",
-                    };
-                    self.services.log(&format!("program {program} is lost: {reason}"));
-                }
+                let reason = match why {
+                    Freed::Unprotected => "it was not protected and died with its kernel",
+                    Freed::Lost => "no kernel can read its image",
+                    Freed::Deadly => "one kernel after the other died under it before its next checkpoint",
+                };
+                self.give_up(program, home, None, reason);
             }
             Action::Restart(life) => {
                 if let Some(fenced) = self.services.machine.confirm_parked(life) {

@@ -2,7 +2,7 @@
 //!
 //! *Off*: it dies as well. *Restart*: it is started again elsewhere from the beginning, by the order that started it.
 //! *Checkpoint*: it goes on from its last checkpoint. A level can be changed while the program runs.
-use crate::{create::Starting, exceptions::exceptions, kernel::Kernel, program::Head, protect, saving};
+use crate::{create::Starting, exceptions::exceptions, guilt::Guilt, kernel::Kernel, program::Head, protect, saving};
 use alloc::{
     format,
     string::{String, ToString},
@@ -37,6 +37,8 @@ pub struct Again {
     pub restarts: u32,
     /// Whose memory holds the order until there is a new image.
     pub lender: KernelId,
+    /// Deaths of kernels that it seems to have provoked.
+    pub guilt: Option<Guilt>,
 }
 
 impl Head {
@@ -168,7 +170,12 @@ impl<M: Machine> Kernel<M> {
         self.services.log(&format!("program {} is started again here, after the death of {from}", head.name));
         let start = Start { level: Some(Level::Restart), ..order.into_inner() };
         let since = self.services.machine.now();
-        self.starting.push(Starting::again(head.id, start, since, Again { restarts, lender: image }));
+        self.starting.push(Starting::again(
+            head.id,
+            start,
+            since,
+            Again { restarts, lender: image, guilt: head.guilt },
+        ));
         Ok(())
     }
 }

@@ -25,6 +25,7 @@ mod exceptions;
 mod exec;
 mod files;
 mod frame;
+mod guilt;
 #[cfg(feature = "inspect")]
 pub mod inspect;
 mod ipc;

@@ -8,6 +8,7 @@ use crate::{
         timer::{Timer, TimerKey},
     },
     files::{Description, DescriptionId, Descriptor, FileTable, FilesId, Kind, NetlinkId, UnixId},
+    guilt::Guilt,
     ipc::{
         Ipc,
         queue::{Queue, QueueId},
@@ -158,6 +159,9 @@ pub struct Head {
     #[n(22)]
     #[cbor(default)]
     pub restarts: u32,
+    /// Deaths of kernels that it seems to have provoked.
+    #[n(23)]
+    pub guilt: Option<Guilt>,
 }
 
 impl Head {

@@ -28,6 +28,7 @@ impl<M: Machine> Kernel<M> {
                     published.recoveries.clear();
                     published.takeovers.clear();
                     published.moves.clear();
+                    published.given_up.clear();
                 }
                 _ => {}
             }
@@ -41,6 +42,7 @@ impl<M: Machine> Kernel<M> {
             recoveries: self.monitor.recoveries().cloned().collect(),
             takeovers: self.takeovers.iter().cloned().collect(),
             moves: self.moves.told().collect(),
+            given_up: self.given_up.iter().cloned().collect(),
             trouble: self.emptying_due().and_then(|_| self.emptying.trouble.clone()),
         }
     }
@@ -116,5 +118,6 @@ fn program_status<M: Machine>(resident: &Resident<M>, serving: Option<u64>) -> P
         restarts: program.head.restarts,
         level: Some(program.head.level()),
         rollbacks: program.head.rollbacks,
+        guilt: program.head.guilt.map_or(0, |guilt| guilt.deaths),
     }
 }

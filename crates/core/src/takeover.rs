@@ -159,7 +159,14 @@ impl<M: Machine> Kernel<M> {
     fn adopt_from(&mut self, mut image: Image, handover: &mut Handover) -> Result<Adopted, Unfit> {
         let Handover { program, from, image: image_kernel, seen, cause, .. } = *handover;
         let me = self.services.machine.identity().life;
-        let head = records::decode_head(&image).map_err(|error| Unfit::Damaged(error.0.to_string()))?;
+        let mut head = records::decode_head(&image).map_err(|error| Unfit::Damaged(error.0.to_string()))?;
+        if cause == Cause::Death
+            && let Err(why) = self.judge(&mut head, from, self.services.machine.now())
+        {
+            self.give_up(program, seen, Some(head.name), &why);
+            // The monitor looks at the home word before it asks another.
+            return Err(Refusal::Busy.into());
+        }
         if head.revival == Revival::Restart && cause == Cause::Death {
             if head.id != program {
                 return Err(Refusal::BadImage.into());
@@ -190,6 +197,7 @@ impl<M: Machine> Kernel<M> {
                 saved.head.loans.push(owner);
             }
         }
+        saved.head.guilt = head.guilt;
         match cause {
             Cause::Death => saved.head.takeovers = saved.head.takeovers.saturating_add(1),
             Cause::Move => saved.head.moves = saved.head.moves.saturating_add(1),

@@ -8,7 +8,7 @@ use core::ops::Range;
 use shimos_abi::{
     addr::{Frame, FrameRange, PAGE},
     control::KernelState,
-    ids::{Incarnation, KernelId, ProgramId},
+    ids::{Incarnation, KernelId, Life, ProgramId},
     shared::{Layout, Queue, master, outgoing},
     time::Nanos,
 };
@@ -89,6 +89,14 @@ impl Area {
     /// The word that measurements use.
     pub fn bench(self, kernel: KernelId) -> u64 {
         self.outgoing(kernel, outgoing::BENCH, Ordering::Acquire)
+    }
+    /// The program that a life ran when it ended, or that had ordered its end; none if a later life has taken its place.
+    pub fn suspect(self, life: Life) -> Option<ProgramId> {
+        if self.incarnation(life.kernel) != Some(life.incarnation) {
+            return None;
+        }
+        let word = self.outgoing(life.kernel, outgoing::SUSPECT, Ordering::Acquire);
+        u16::try_from(word).ok().filter(|number| *number != 0).map(ProgramId)
     }
     /// Which output stream of a program `owner` has printed last, and how much of it.
     pub fn printed_stream(self, owner: KernelId, program: ProgramId) -> Option<(u64, u64)> {

@@ -148,6 +148,7 @@ impl Endpoint {
             endpoint.set(word, 0, Ordering::Relaxed);
         }
         endpoint.set(outgoing::POOL_FRAMES, 0, Ordering::Relaxed);
+        endpoint.set(outgoing::SUSPECT, 0, Ordering::Relaxed);
         endpoint.set(outgoing::STATE, 1, Ordering::Relaxed);
         for peer in area.kernels() {
             endpoint.set(outgoing::ACKS + peer.index(), 0, Ordering::Relaxed);
@@ -215,6 +216,10 @@ impl Endpoint {
             self.set(place, stream, Ordering::Release);
         }
         self.set(place + 1, bytes, Ordering::Release);
+    }
+    /// Says which program runs, or has ordered this kernel's death: it is looked at only after that.
+    pub fn set_suspect(&mut self, program: Option<ProgramId>) {
+        self.set(outgoing::SUSPECT, program.map_or(0, |program| u64::from(program.0)), Ordering::Relaxed);
     }
     /// Sets the word that measurements use.
     pub fn set_bench(&mut self, value: u64) {

@@ -19,7 +19,7 @@ use alloc::{
     vec::Vec,
 };
 use shimos_abi::{
-    control::{Device, KernelState, Start, Takeover},
+    control::{Device, Fault, GivenUp, KernelState, Start, Takeover},
     ids::{KernelId, Life, ProgramId},
     time::Nanos,
 };
@@ -41,6 +41,15 @@ pub struct BootConfig {
     pub init: Option<Start>,
 }
 
+/// An order to die.
+pub(crate) struct Dying {
+    pub fault: Fault,
+    /// When: the answer to the request leaves first.
+    pub at: Nanos,
+    /// The program here that has ordered it, if it is not the one through which the host asks.
+    pub by: Option<ProgramId>,
+}
+
 /// A kernel.
 pub struct Kernel<M: Machine> {
     pub(crate) services: Services<M>,
@@ -52,6 +61,7 @@ pub struct Kernel<M: Machine> {
     pub(crate) timer: TimerDaemon,
     pub(crate) monitor: MonitorDaemon,
     pub(crate) takeovers: VecDeque<Takeover>,
+    pub(crate) given_up: VecDeque<GivenUp>,
     pub(crate) moves: Moves<M>,
     pub(crate) emptying: Emptying,
     pub(crate) transfers: Transfers,
@@ -71,8 +81,8 @@ pub struct Kernel<M: Machine> {
     last_run: ProgramId,
     pending_init: Option<Start>,
     pub(crate) image_refused: bool,
-    /// A fault to die of, and when: the answer to the request leaves first.
-    pub(crate) dying: Option<(shimos_abi::control::Fault, Nanos)>,
+    /// A fault to die of.
+    pub(crate) dying: Option<Dying>,
 }
 
 impl<M: Machine> Kernel<M> {
@@ -126,6 +136,7 @@ impl<M: Machine> Kernel<M> {
             timer: TimerDaemon::new(me, daemons),
             monitor: MonitorDaemon::new(me, daemons),
             takeovers: VecDeque::new(),
+            given_up: VecDeque::new(),
             moves: Moves::default(),
             emptying: Emptying::default(),
             transfers: Transfers::default(),

@@ -1,5 +1,5 @@
 //! The event loop of one kernel (D1).
-use super::Kernel;
+use super::{Dying, Kernel};
 use crate::{
     daemon::Message,
     device::{console, console::ConsoleOwner, disk, disk::DiskOwner, network},
@@ -36,10 +36,11 @@ impl<M: Machine> Kernel<M> {
         for id in ids {
             self.tend(id, now);
         }
-        if let Some((fault, at)) = self.dying
+        if let Some(Dying { fault, at, by }) = self.dying
             && now >= at
         {
             let fault = self.damage(fault);
+            self.services.ikc.set_suspect(by);
             self.services.machine.inject(fault);
         }
         let ran = self.run_one();
@@ -247,7 +248,9 @@ impl<M: Machine> Kernel<M> {
         // Peers ring from here on; what came before is looked at in the next turn.
         let pending = self.services.ikc.end_polling();
         self.count_for(Some(id));
+        self.services.ikc.set_suspect(Some(id));
         self.run_threads(id, now, if pending { now } else { until });
+        self.services.ikc.set_suspect(None);
         true
     }
 
@@ -335,8 +338,8 @@ impl<M: Machine> Kernel<M> {
     fn next_event(&self) -> Nanos {
         let residents = self.residents.values().filter_map(Resident::next_deadline).min();
         let mut next = self.timer_due.min(self.monitor_due);
-        if let Some((_, at)) = self.dying {
-            next = next.min(at);
+        if let Some(dying) = &self.dying {
+            next = next.min(dying.at);
         }
         if let Some(at) = residents {
             next = next.min(at);

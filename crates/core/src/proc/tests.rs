@@ -166,6 +166,7 @@ impl World {
             order: None,
             revival: Default::default(),
             restarts: 0,
+            guilt: None,
         };
         World {
             head,
