@@ -45,6 +45,8 @@ impl Guilt {
         let place = if record.rip == 0 { record.trace.first().copied().unwrap_or_default() } else { record.rip };
         let near = if record.cause == DeathCause::Hang { LOOP } else { 0 };
         let again = before
+            // A place that is not known is not the same one.
+            .filter(|_| place != 0)
             .filter(|before| before.kind == kind && before.place.abs_diff(place) <= near && now <= before.last + ROW);
         Guilt { deaths: again.map_or(0, |again| again.deaths).saturating_add(1), last: now, kind, place }
     }
@@ -114,6 +116,13 @@ mod tests {
         let first = Guilt::after(None, &record(DeathCause::Hang, 0, 0x2010), Nanos(0));
         assert_eq!(Guilt::after(Some(first), &record(DeathCause::Hang, 0, 0x2000), Nanos(1)).deaths, 2);
         assert_eq!(Guilt::after(Some(first), &record(DeathCause::Hang, 0, 0x3000), Nanos(1)).deaths, 1);
+    }
+
+    #[test]
+    fn places_that_are_not_known_are_no_row() {
+        let unknown = record(DeathCause::Hang, 0, 0);
+        let first = Guilt::after(None, &unknown, Nanos(0));
+        assert_eq!(Guilt::after(Some(first), &unknown, Nanos(1)).deaths, 1);
     }
 
     #[test]
