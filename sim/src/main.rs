@@ -12,7 +12,10 @@ mod options;
 mod plan;
 mod programs;
 mod run;
+mod scale;
+mod schedules;
 mod sweep;
+mod world;
 
 use options::Options;
 use plan::Plan;
@@ -27,6 +30,20 @@ fn main() -> ExitCode {
     }
     if let Some(calls) = options.fuzz_calls {
         return fuzz(&options, calls);
+    }
+    if options.schedules {
+        let (passed, failed) = schedules::run(&options);
+        println!("{passed} passed, {failed} failed");
+        return if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
+    if let Some(most) = options.scale {
+        return match scale::run(most, options.seed, options.json) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(why) => {
+                eprintln!("shimos-sim: {why}");
+                ExitCode::FAILURE
+            }
+        };
     }
     let (mut passed, mut failed) = (0_u64, 0_u64);
     let mut report = |plan: &Plan, outcome: &Outcome| {

@@ -37,6 +37,10 @@ pub struct Options {
     pub verbose: bool,
     /// Fuzz the system calls: how many calls in a run.
     pub fuzz_calls: Option<u64>,
+    /// Run short schedules of the daemons.
+    pub schedules: bool,
+    /// Measure detection and election with up to so many kernels.
+    pub scale: Option<usize>,
     /// In such a run, go on from damaged records instead of checking answers.
     pub fuzz_records: bool,
 }
@@ -55,6 +59,8 @@ usage: shimos-sim [options]
   --kill K:STEP:HOW let kernel K die in its STEP-th step; HOW is panic, exception, hang or deaf
   --flip N          flip N bits in the memory of every kernel that dies; programs may be lost, other kernels not
   --daemons         run the daemons alone, with toy programs, instead of whole kernels
+  --schedules       short schedules of the daemons, one for each of --runs: kernels die, stall, scribble and fail to boot until all is well
+  --scale K         how long detection and election take with 4 to K kernels (1024 is usual), and what the monitor costs for each
   --sweep           crash at every step of a checkpoint, and of a takeover
   --stride N        with --sweep: every N-th step only (default 1)
   --fuzz-calls N    issue N random system calls, with takeovers in between; answers are checked where they are known
@@ -102,6 +108,8 @@ impl Options {
             verbose: false,
             fuzz_calls: None,
             fuzz_records: false,
+            schedules: false,
+            scale: None,
         };
         let mut args = args;
         while let Some(arg) = args.next() {
@@ -124,6 +132,8 @@ impl Options {
                 "--flip" => options.flips = number().min(10_000) as u32,
                 "--runs" => options.runs = number(),
                 "--daemons" => options.under = Under::Daemons,
+                "--schedules" => options.schedules = true,
+                "--scale" => options.scale = Some(number().clamp(4, 4096) as usize),
                 "--sweep" => options.sweep = true,
                 "--fuzz-calls" => options.fuzz_calls = Some(number()),
                 "--fuzz-records" => options.fuzz_records = true,

@@ -2,6 +2,9 @@
 //!
 //! Between any two actions of a kernel anything may happen: another kernel steps, time passes, a kernel dies or its
 //! virtual processor stands still.
+#[cfg(test)]
+mod tests;
+
 use shimos_abi::{
     control::{DeathCause, Device, KernelState},
     ids::{Incarnation, KernelId, Life, ProgramId},
@@ -43,6 +46,15 @@ pub enum Death {
     Hang,
     /// It spins where nothing but INIT reaches it.
     Deaf,
+    /// It fills its words in the shared area with nonsense, and spins.
+    Scribble,
+}
+
+/// Whether what happens is written down.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Log {
+    Kept,
+    None,
 }
 
 enum Message {
@@ -104,12 +116,15 @@ pub struct World {
     pub acted: BTreeMap<u32, KernelId>,
     pub harmful: u64,
     pub lost: u64,
-    pub log: Vec<String>,
+    log: Vec<String>,
+    logging: Log,
+    /// Acknowledgements that a kernel writes at a time: each is one store.
+    pub stores: usize,
     monitor_missing: Nanos,
 }
 
 impl World {
-    pub fn new(kernels: usize, seed: u64) -> World {
+    pub fn new(kernels: usize, seed: u64, logging: Log) -> World {
         let config = Config::default();
         let kernel = |k: u16| {
             let life = Life { kernel: KernelId(k), incarnation: Incarnation(1) };
@@ -159,6 +174,8 @@ impl World {
             harmful: 0,
             lost: 0,
             log: Vec::new(),
+            logging,
+            stores: 1,
             monitor_missing: Nanos(0),
         };
         for program in 1..PROGRAMS {
@@ -190,6 +207,30 @@ impl World {
         }
     }
 
+    /// Everything is as it should be: all kernels run, every program lives exactly where its home word says.
+    pub fn whole(&self) -> Result<(), String> {
+        for kernel in &self.kernels {
+            if kernel.core != Core::Running || self.kernel(kernel.id).state != KernelState::Running {
+                return Err(format!("{} is {:?}", kernel.life, kernel.core));
+            }
+        }
+        for program in 1..PROGRAMS {
+            let Some(life) = self.homes[usize::from(program)].life() else {
+                return Err(format!("p{program} is lost"));
+            };
+            for kernel in &self.kernels {
+                let here = kernel.living.contains(&ProgramId(program));
+                if here != (kernel.life == life) {
+                    return Err(format!("p{program} has its home at {life}, and at {} it is {here}", kernel.life));
+                }
+            }
+        }
+        match self.owners.iter().find(|owner| !self.kernels.iter().any(|kernel| Some(kernel.life) == **owner)) {
+            Some(owner) => Err(format!("a device is owned by {owner:?}")),
+            None => Ok(()),
+        }
+    }
+
     /// Kernels that do useful work.
     pub fn running(&self) -> usize {
         self.kernels.iter().filter(|k| k.core == Core::Running).count()
@@ -208,7 +249,7 @@ impl World {
 
     pub fn kill(&mut self, k: usize, death: Death) {
         let now = self.now;
-        self.say(format!("k{k} dies: {death:?}"));
+        self.say(|| format!("k{k} dies: {death:?}"));
         let kernel = &mut self.kernels[k];
         kernel.actions.clear();
         kernel.in_hand = None;
@@ -226,11 +267,24 @@ impl World {
             }
             Death::Hang => kernel.core = Core::Hung,
             Death::Deaf => kernel.core = Core::Deaf,
+            Death::Scribble => {
+                kernel.core = Core::Hung;
+                kernel.stamp = self.random.bits();
+                kernel.stamp_time = Nanos(self.random.bits());
+                kernel.acks.iter_mut().for_each(|ack| *ack = self.random.bits());
+                kernel.state = [KernelState::Down, KernelState::Booting, KernelState::Running, KernelState::Panicked]
+                    [self.random.below(4) as usize];
+                let some = Incarnation(self.random.below(4) as u32);
+                kernel.incarnation = self.random.once_in(2).then_some(some);
+                kernel.death = Some(DeathRecord::new(some, DeathCause::Hang, Nanos(self.random.bits()), "scribble"));
+            }
         }
     }
 
-    pub fn say(&mut self, text: String) {
-        self.log.push(format!("{} {text}", self.now));
+    fn say(&mut self, text: impl FnOnce() -> String) {
+        if self.logging == Log::Kept {
+            self.log.push(format!("{} {}", self.now, text()));
+        }
     }
 
     /// There is never long no monitor.
@@ -272,7 +326,7 @@ impl World {
             Core::Told(at) if now >= at => {
                 let kernel = &mut self.kernels[k];
                 kernel.parked = None;
-                kernel.life.incarnation = kernel.command.unwrap();
+                kernel.life.incarnation = kernel.command.unwrap_or(kernel.life.incarnation);
                 let time = Nanos::millis(5 + self.random.below(200));
                 self.kernels[k].core = Core::Booting(now + time);
             }
@@ -289,7 +343,7 @@ impl World {
         kernel.actions.clear();
         kernel.in_hand = None;
         kernel.inbox.clear();
-        self.say(format!("k{k} is parked"));
+        self.say(|| format!("k{k} is parked"));
     }
 
     fn boot(&mut self, k: usize) {
@@ -313,13 +367,23 @@ impl World {
         kernel.monitor = MonitorDaemon::new(kernel.life, config);
         kernel.timer_at = self.now;
         kernel.monitor_at = self.now;
-        self.say(format!("k{k} has booted"));
+        self.say(|| format!("k{k} has booted"));
     }
 
     /// One thing that a running kernel does.
     fn run_kernel(&mut self, k: usize) {
         if let Some(action) = self.kernels[k].in_hand.take() {
             return self.perform(k, action);
+        }
+        for _ in 1..self.stores {
+            let actions = &mut self.kernels[k].actions;
+            if !matches!(actions.front(), Some(Action::Acknowledge { .. })) {
+                break;
+            }
+            let Some(action) = actions.pop_front() else { break };
+            if self.kernels[k].monitor.permits(&action, self) {
+                self.perform(k, action);
+            }
         }
         if let Some(action) = self.kernels[k].actions.pop_front() {
             let monitor = self.kernels[k].monitor.clone();
@@ -329,7 +393,7 @@ impl World {
                 assert_eq!(actor, KernelId(k as u16), "two monitors in one term");
                 if self.late > 0 && !matches!(action, Action::Acknowledge { .. }) && self.random.once_in(self.late) {
                     let time = Nanos::millis(self.random.below(500));
-                    self.say(format!("k{k} is about to do {action:?}"));
+                    self.say(|| format!("k{k} is about to do {action:?}"));
                     self.stall(k, time);
                     self.kernels[k].in_hand = Some(action);
                 } else {
@@ -357,7 +421,7 @@ impl World {
             if let Some(seen) = turn.nominate.filter(|seen| *seen == self.election) {
                 self.election = seen.won_by(KernelId(k as u16));
                 self.kernels[k].monitor_at = now;
-                self.say(format!("k{k} is elected in place of {}", seen.monitor));
+                self.say(|| format!("k{k} is elected in place of {}", seen.monitor));
             }
             return;
         }
@@ -427,7 +491,7 @@ impl World {
                         let before = self.adopted.insert((work, from), me.kernel);
                         assert_eq!(before, None, "{program} was adopted twice from {from}");
                         self.kernels[k].living.insert(program);
-                        self.say(format!("{program} of {from} goes on at {me}"));
+                        self.say(|| format!("{program} of {from} goes on at {me}"));
                     }
                 }
             }
@@ -436,7 +500,7 @@ impl World {
 
     fn perform(&mut self, k: usize, action: Action) {
         if !matches!(action, Action::Acknowledge { .. }) {
-            self.say(format!("k{k} does {action:?}"));
+            self.say(|| format!("k{k} does {action:?}"));
             self.harmful += 1;
         }
         match action {
@@ -476,7 +540,7 @@ impl World {
                     kernel.core = Core::Told(self.now + Nanos::micros(self.random.below(3000)));
                 }
             }
-            Action::Log(text) => self.say(text),
+            Action::Log(text) => self.say(|| text),
         }
     }
 }

@@ -1,15 +1,13 @@
 //! The daemons of N kernels, killed and stalled between any two of their steps, by seed.
 //!
-//! `SEEDS=1000 cargo test -p shimos-monitor --release` looks further; `SEED=n` replays one.
-mod world;
-
+//! `SEEDS=1000 cargo test -p shimos-sim --release world` looks further; `SEED=n` replays one.
+use super::{Core, Death, Log, PROGRAMS, World};
 use shimos_abi::{
-    control::{DeathCause, FencedBy, KernelState},
+    control::{DeathCause, FencedBy},
     ids::{KernelId, ProgramId},
     time::Nanos,
 };
-use shimos_monitor::{Home, View, Work};
-use world::{Core, Death, PROGRAMS, World};
+use shimos_monitor::{Home, Work};
 
 fn seeds(usual: u64) -> Vec<u64> {
     let variable = |name| std::env::var(name).ok().and_then(|text| text.parse().ok());
@@ -19,37 +17,17 @@ fn seeds(usual: u64) -> Vec<u64> {
     }
 }
 
-/// Everything is as it should be: all kernels run, every program lives exactly where its home word says.
+/// Everything is as it should be.
 fn assert_whole(world: &World, seed: u64) {
-    let fail = |what: String| panic!("seed {seed}: {what}\n{}", world.tail());
-    for kernel in &world.kernels {
-        if kernel.core != Core::Running || world.kernel(kernel.id).state != KernelState::Running {
-            fail(format!("{} is {:?}", kernel.life, kernel.core));
-        }
-    }
-    for program in 1..PROGRAMS {
-        let Some(life) = world.homes[usize::from(program)].life() else {
-            fail(format!("p{program} is lost"));
-            return;
-        };
-        for kernel in &world.kernels {
-            let here = kernel.living.contains(&ProgramId(program));
-            if here != (kernel.life == life) {
-                fail(format!("p{program} has its home at {life}, and at {} it is {here}", kernel.life));
-            }
-        }
-    }
-    for owner in world.owners {
-        if !world.kernels.iter().any(|kernel| Some(kernel.life) == owner) {
-            fail(format!("a device is owned by {owner:?}"));
-        }
+    if let Err(what) = world.whole() {
+        panic!("seed {seed}: {what}\n{}", world.tail());
     }
 }
 
 #[test]
 fn nothing_happens_on_a_calm_machine() {
     for seed in seeds(5) {
-        let mut world = World::new(4, seed);
+        let mut world = World::new(4, seed, Log::Kept);
         world.run_until(Nanos::secs(3), |_| {});
         // The administrator changes the interval, up and down.
         for interval in [Nanos::secs(1), Nanos::millis(5), Nanos::millis(300)] {
@@ -66,7 +44,7 @@ fn nothing_happens_on_a_calm_machine() {
 #[test]
 fn short_stalls_kill_nobody() {
     for seed in seeds(5) {
-        let mut world = World::new(4, seed);
+        let mut world = World::new(4, seed, Log::Kept);
         world.heartbeat = Nanos::millis(50);
         world.run_until(Nanos::secs(10), |world| {
             if world.random.once_in(2000) {
@@ -88,7 +66,7 @@ fn one_death_of_each_kind_is_dealt_with() {
                 if victim == 0 && death == Death::Deaf {
                     continue;
                 }
-                let mut world = World::new(3, seed);
+                let mut world = World::new(3, seed, Log::Kept);
                 world.refusals = 0;
                 world.run_until(Nanos::secs(1), |_| {});
                 world.kill(victim, death);
@@ -112,7 +90,7 @@ fn one_death_of_each_kind_is_dealt_with() {
 
 #[test]
 fn nobody_has_room_so_the_rebooted_kernel_goes_on() {
-    let mut world = World::new(3, 7);
+    let mut world = World::new(3, 7, Log::Kept);
     world.refusals = 1;
     world.run_until(Nanos::secs(1), |_| {});
     // Its devices are somewhere else.
@@ -131,7 +109,7 @@ fn nobody_has_room_so_the_rebooted_kernel_goes_on() {
 
 #[test]
 fn unprotected_programs_die_with_their_kernel() {
-    let mut world = World::new(3, 9);
+    let mut world = World::new(3, 9, Log::Kept);
     let life = world.kernels[1].life;
     for home in &mut world.homes[1..] {
         *home = Home::Held(life);
@@ -146,7 +124,7 @@ fn unprotected_programs_die_with_their_kernel() {
 #[test]
 fn a_program_that_kills_one_kernel_after_the_other() {
     for seed in seeds(20) {
-        let mut world = World::new(4, seed);
+        let mut world = World::new(4, seed, Log::Kept);
         world.run_until(Nanos::secs(1), |_| {});
         let (deadly, before) = (ProgramId(1), world.adopted.len());
         world.deadly.insert(deadly);
@@ -157,14 +135,14 @@ fn a_program_that_kills_one_kernel_after_the_other() {
         assert_eq!(world.lost, 1);
         let takeovers = world.adopted.keys().skip(before).filter(|(work, _)| *work == Work::Program(deadly)).count();
         assert!(takeovers <= usize::from(world.config.falls), "{takeovers} takeovers");
-        let whole = |kernel: &world::Kernel| kernel.core == Core::Running && !kernel.living.contains(&deadly);
+        let whole = |kernel: &super::Kernel| kernel.core == Core::Running && !kernel.living.contains(&deadly);
         assert!(world.kernels.iter().all(whole), "seed {seed}: {}", world.tail());
     }
 }
 
 #[test]
 fn a_kernel_that_does_not_come_up_is_tried_again_and_then_retired() {
-    let mut world = World::new(3, 11);
+    let mut world = World::new(3, 11, Log::Kept);
     world.fail_boots(1, 3);
     world.run_until(Nanos::secs(1), |_| {});
     world.kill(1, Death::Panic);
@@ -188,7 +166,7 @@ fn a_kernel_that_does_not_come_up_is_tried_again_and_then_retired() {
 fn many_deaths_and_stalls() {
     for seed in seeds(40) {
         let kernels = 2 + (seed % 5) as usize;
-        let mut world = World::new(kernels, seed);
+        let mut world = World::new(kernels, seed, Log::Kept);
         let stalls = seed % 3;
         world.late = [0, 0, 30][stalls as usize];
         world.run_until(Nanos::secs(15), |world| {
@@ -229,7 +207,7 @@ fn many_deaths_and_stalls() {
 fn the_monitor_dies_at_every_step_of_a_recovery() {
     for seed in seeds(2) {
         for step in 1..30 {
-            let mut world = World::new(4, seed);
+            let mut world = World::new(4, seed, Log::Kept);
             world.run_until(Nanos::secs(1), |_| {});
             world.kill(2, Death::Hang);
             let mut killed = false;
@@ -247,7 +225,7 @@ fn the_monitor_dies_at_every_step_of_a_recovery() {
 
 #[test]
 fn a_condemned_kernel_is_asked_first() {
-    let mut world = World::new(3, 13);
+    let mut world = World::new(3, 13, Log::Kept);
     world.refusals = 0;
     world.run_until(Nanos::secs(1), |_| {});
     let life = world.kernels[2].life;
@@ -262,7 +240,7 @@ fn a_condemned_kernel_is_asked_first() {
 /// The boot core cannot be sent INIT; if no interrupt reaches it, its programs must stay where they are.
 #[test]
 fn what_cannot_be_fenced_is_left_alone() {
-    let mut world = World::new(3, 15);
+    let mut world = World::new(3, 15, Log::Kept);
     world.run_until(Nanos::secs(1), |_| {});
     let (life, programs) = (world.kernels[0].life, world.kernels[0].living.clone());
     world.kill(0, Death::Deaf);
