@@ -1,6 +1,7 @@
 //! The command line.
 use crate::{
     bench, compat,
+    faults::Injury,
     faults::Which,
     loads,
     machine::{Kind, Options},
@@ -12,7 +13,7 @@ use crate::{
 };
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::PossibleValuesParser, error::ErrorKind};
 use shimos_abi::{
-    control::{Fault, Level, Protection, Target},
+    control::{Level, Protection, Target},
     ids::KernelId,
     time::Nanos,
 };
@@ -177,9 +178,12 @@ pub enum Command {
         /// Which, like k2.
         #[arg(value_parser = units::kernel)]
         kernel: KernelId,
-        /// How: null-pointer, panic, infinite-loop, irq-deadlock and others.
+        /// How: null-pointer, panic, infinite-loop, irq-deadlock and others; any other word shows them all.
         #[arg(value_parser = units::fault)]
-        fault: Fault,
+        fault: Injury,
+        /// What a fault that hits at random goes by.
+        #[arg(long, default_value_t = 0)]
+        seed: u64,
     },
     /// Show what happens in the machine: deaths, takeovers, elections, programs that come and go.
     Events {

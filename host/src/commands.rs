@@ -122,7 +122,10 @@ pub fn perform(cli: Cli) -> Result<ExitCode> {
             show(&if wanted.json { format!("{}\n", emptied.json()) } else { emptied.lines() });
             Ok(ExitCode::SUCCESS)
         }
-        Command::Inject { kernel, fault } => done(client(&paths)?.inject(kernel, fault)),
+        Command::Inject { kernel, fault, seed } => {
+            let entry = registry::current(&paths)?;
+            done(fault.inflict(&entry, &mut Control::new(entry.control_port), kernel, seed))
+        }
         Command::Events { follow, json } => done(tell_events(&paths, follow, json)),
         Command::Faults { command } => {
             show(&tell_faults(&paths, command)?);

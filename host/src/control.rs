@@ -216,18 +216,23 @@ impl Control {
         self.done(&Request::Reboot { kernel: life.kernel, incarnation: Some(life.incarnation) }, &Repeat::Harmless)
     }
 
-    /// Injures a kernel.
-    pub fn inject(&mut self, kernel: KernelId, fault: Fault) -> Result<()> {
+    /// Injures a kernel; what hits at random goes by the seed.
+    pub fn inject(&mut self, kernel: KernelId, fault: Fault, seed: u64) -> Result<()> {
         // The order names the life that it is for, so that it is obeyed once even if the daemon's kernel dies of it.
         let status = self.status()?;
         let incarnation =
             status.kernels.iter().find(|seen| seen.id == kernel).map(|seen| Incarnation(seen.incarnation));
-        self.done(&Request::Inject { kernel, fault, incarnation }, &Repeat::Harmless)
+        self.done(&Request::Inject { kernel, fault, incarnation, seed }, &Repeat::Harmless)
     }
 
     /// Injures one life of a kernel. If it is over, nothing is left to do.
     pub fn inject_life(&mut self, life: Life, fault: Fault) -> Result<()> {
-        let request = Request::Inject { kernel: life.kernel, fault, incarnation: Some(life.incarnation) };
+        self.inject_seeded(life, fault, 0)
+    }
+
+    /// The same; what hits at random goes by the seed.
+    pub fn inject_seeded(&mut self, life: Life, fault: Fault, seed: u64) -> Result<()> {
+        let request = Request::Inject { kernel: life.kernel, fault, incarnation: Some(life.incarnation), seed };
         self.done(&request, &Repeat::Harmless)
     }
 
@@ -371,7 +376,7 @@ mod tests {
     #[test]
     fn a_lost_answer_is_not_asked_for_again_when_that_could_harm() {
         let (port, daemon) = daemon(vec![None]);
-        assert!(Control::new(port).inject(KernelId(1), Fault::Panic).is_err());
+        assert!(Control::new(port).inject(KernelId(1), Fault::Panic, 0).is_err());
         assert_eq!(daemon.join().expect("joins").len(), 1);
     }
 

@@ -3,7 +3,7 @@ use shimos_abi::control::{Cause, DeathCause, DetectedBy, Device, Fault, FencedBy
 pub use shimos_policy::words::{integrity_word as integrity, on_crash_word as on_crash, output_word as output};
 
 /// All faults by name.
-pub const FAULTS: [(&str, Fault); 13] = [
+pub const FAULTS: [(&str, Fault); 24] = [
     ("null-pointer", Fault::NullPointer),
     ("panic", Fault::Panic),
     ("infinite-loop", Fault::InfiniteLoop),
@@ -17,6 +17,17 @@ pub const FAULTS: [(&str, Fault); 13] = [
     ("stack-overflow", Fault::StackOverflow),
     ("damage-page", Fault::DamagePage),
     ("damage-records", Fault::DamageRecords),
+    ("nmi-loop", Fault::NmiLoop),
+    ("double-fault", Fault::DoubleFault),
+    ("dead-core", Fault::DeadCore),
+    ("lost-ipis", Fault::LostIpis),
+    ("stall", Fault::Stall),
+    ("slow", Fault::Slow),
+    ("wild-heap", Fault::WildHeap),
+    ("wild-tables", Fault::WildTables),
+    ("wild-outgoing", Fault::WildOutgoing),
+    ("wild-queue", Fault::WildQueue),
+    ("wild-commons", Fault::WildCommons),
 ];
 
 /// The name of a fault.

@@ -1,7 +1,7 @@
 //! Quantities on the command line: durations, kernels, faults, ports, targets.
-use crate::{faults::Which, names};
+use crate::faults::{Injury, Which};
 use shimos_abi::{
-    control::{Fault, Target},
+    control::Target,
     ids::{Incarnation, KernelId, Life, MAX_KERNELS, Pid},
     time::Nanos,
 };
@@ -45,12 +45,8 @@ pub fn death(word: &str) -> Result<Which, String> {
 }
 
 /// A fault by its name.
-pub fn fault(word: &str) -> Result<Fault, String> {
-    names::FAULTS
-        .into_iter()
-        .find(|(name, _)| *name == word)
-        .map(|(_, fault)| fault)
-        .ok_or_else(|| format!("is no fault; one of {}", names::FAULTS.map(|(name, _)| name).join(", ")))
+pub fn fault(word: &str) -> Result<Injury, String> {
+    Injury::named(word)
 }
 
 /// A program by process id or by name.
@@ -140,7 +136,7 @@ mod tests {
         assert_eq!(kernel("3"), Ok(KernelId(3)));
         assert!(kernel("k64").is_err());
         assert!(kernel("three").is_err());
-        assert_eq!(fault("irq-deadlock"), Ok(Fault::IrqDeadlock));
+        assert_eq!(fault("irq-deadlock"), Ok(Injury::Ordered(shimos_abi::control::Fault::IrqDeadlock)));
         assert!(fault("flood").is_err());
     }
 

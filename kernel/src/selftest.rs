@@ -134,7 +134,7 @@ pub fn run(mut machine: Bare) -> ! {
             monitor(&mut machine, &mut checks);
             store(&machine, outgoing::LOAD, u64::from(checks.failed));
             store(&machine, outgoing::STAMP, 100);
-            machine.inject(Fault::IrqDeadlock);
+            machine.inject(Fault::IrqDeadlock, 0);
         }
         (0, _) => {
             let failed = u64::from(checks.failed) + load(&machine, KernelId(1), outgoing::LOAD);
@@ -152,7 +152,7 @@ pub fn run(mut machine: Bare) -> ! {
             store(&machine, outgoing::STAMP, started);
             match DEATHS.get(at) {
                 Some(&(fault, _)) => {
-                    machine.inject(fault);
+                    machine.inject(fault, 0);
                     checks.that(false, "the machine let it happen");
                 }
                 None => rescue(&mut machine, &mut checks),

@@ -9,6 +9,7 @@ use shimos::{
     console::{Console, Line, Source},
     control::{Control, Started},
     counter,
+    faults::{self, Injury},
     machine::{Machine, Options},
     names, recovery,
     status::{self},
@@ -154,6 +155,25 @@ impl Rig {
         let life = recovery::life(&before, kernel).context("no such kernel")?;
         self.control.inject_life(life, fault).with_context(|| format!("{} for {life}", names::fault(fault)))?;
         Ok(life)
+    }
+
+    /// Injures a kernel in any way.
+    pub fn injure(&mut self, kernel: KernelId, injury: Injury, seed: u64) -> Result<Life> {
+        let life = recovery::life(&self.status()?, kernel).context("no such kernel")?;
+        match injury {
+            Injury::Ordered(fault) => self.control.inject_seeded(life, fault, seed)?,
+            Injury::MachineCheck(told) => faults::machine_check(self.machine.qmp(), kernel, told)?,
+        }
+        Ok(life)
+    }
+
+    /// Fills a kernel's memory with a program until so many frames are free.
+    pub fn fill(&mut self, name: &str, kernel: u16, left: u64) -> Result<()> {
+        let free = status::kernel(&self.status()?, KernelId(kernel)).map_or(0, |kernel| kernel.free_frames);
+        let size = free.saturating_sub(left) / 256;
+        ensure!(size > 0, "there is nothing to fill");
+        self.start(programs::command(name, kernel, &["/usr/bin/touchpages", &size.to_string(), "1", "1000"]))?;
+        self.wait_line(name, "touchpages: ready")
     }
 
     /// Waits until the recovery of a life is finished; returns the record of it.

@@ -212,8 +212,8 @@ fn refusals(rig: &mut Rig) -> Result<()> {
     }
     refuse(control.kill(Target::Pid(started.pid), 0), "signals")?;
     refuse(control.kill(Target::Pid(started.pid), 65), "signals")?;
-    refuse(control.inject(KernelId(4), Fault::Panic), "k4")?;
-    refuse(control.inject(KernelId(u16::MAX), Fault::Panic), "k65535")?;
+    refuse(control.inject(KernelId(4), Fault::Panic, 0), "k4")?;
+    refuse(control.inject(KernelId(u16::MAX), Fault::Panic, 0), "k65535")?;
     refuse(control.set_heartbeat(Nanos(0)), "heartbeat")?;
     let mut start = |name: &str, argv: &[&str]| control.start(programs::command(name, 2, argv)).map(drop);
     refuse(start("ghost", &["/no/such/program"]), "/no/such/program")?;

@@ -20,6 +20,7 @@ mod shell;
 mod sockets;
 mod state;
 mod takeover;
+mod ways;
 
 use shimos::children;
 use shimos_tests::{makings::Makings, suite::Suite};
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
     for group in [
         boot::run,
         isolation::run,
+        ways::run,
         takeover::run,
         sockets::run,
         device_owner::run,

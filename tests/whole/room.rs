@@ -1,6 +1,6 @@
 //! A program whose kernel dies while no other has room for it is not lost.
 use anyhow::{Result, ensure};
-use shimos::{machine::Options, status};
+use shimos::machine::Options;
 use shimos_abi::{control::Fault, ids::KernelId};
 use shimos_tests::{group::Group, programs, rig::Rig, suite::Suite};
 
@@ -16,21 +16,9 @@ pub fn run(suite: &mut Suite) {
     group.case("room::not_for_all_pages", not_for_all_pages);
 }
 
-/// Fills a kernel's memory until so many frames are free.
-fn fill(rig: &mut Rig, name: &str, kernel: u16, left: u64) -> Result<()> {
-    let free = |rig: &mut Rig| -> Result<u64> {
-        let now = rig.status()?;
-        Ok(status::kernel(&now, KernelId(kernel)).map_or(0, |kernel| kernel.free_frames))
-    };
-    let size = free(rig)?.saturating_sub(left) / 256;
-    ensure!(size > 0, "there is nothing to fill");
-    rig.start(programs::command(name, kernel, &["/usr/bin/touchpages", &size.to_string(), "1", "1000"]))?;
-    rig.wait_line(name, "touchpages: ready")
-}
-
 fn none_elsewhere(rig: &mut Rig) -> Result<()> {
     let program = rig.start_protected(programs::count("patient", 1))?.program;
-    fill(rig, "hog", 0, LITTLE)?;
+    rig.fill("hog", 0, LITTLE)?;
     rig.settle(program)?;
     let dead = rig.inject(KernelId(1), Fault::Panic)?;
     rig.recovered(dead)?;
@@ -45,7 +33,7 @@ fn not_for_all_pages(rig: &mut Rig) -> Result<()> {
     let program =
         rig.start_protected(programs::command("large", 1, &["/usr/bin/touchpages", "12", "20", "10"]))?.program;
     rig.wait_line("large", "touchpages: ready")?;
-    fill(rig, "hog-2", 0, ENOUGH)?;
+    rig.fill("hog-2", 0, ENOUGH)?;
     rig.settle(program)?;
     let dead = rig.inject(KernelId(1), Fault::InfiniteLoop)?;
     rig.recovered(dead)?;

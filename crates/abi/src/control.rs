@@ -119,6 +119,39 @@ pub enum Fault {
     /// Overwrite the records of the newest generation of an image, and panic.
     #[n(12)]
     DamageRecords,
+    /// Never come back from an NMI.
+    #[n(14)]
+    NmiLoop,
+    /// An exception that cannot be delivered.
+    #[n(15)]
+    DoubleFault,
+    /// The core answers nothing any more. On the boot core it hangs in an NMI: INIT would reset the machine.
+    #[n(16)]
+    DeadCore,
+    /// From now on, no interrupt reaches a peer or comes from one. Nobody dies of that.
+    #[n(17)]
+    LostIpis,
+    /// Stand still much longer than is waited for, and then go on as if nothing was.
+    #[n(18)]
+    Stall,
+    /// Stand still for two heartbeats, which is not too long.
+    #[n(19)]
+    Slow,
+    /// Overwrite words of the own heap, and go on.
+    #[n(20)]
+    WildHeap,
+    /// Overwrite an entry of the own page tables, and go on.
+    #[n(21)]
+    WildTables,
+    /// Overwrite words of the own outgoing part, and go on.
+    #[n(22)]
+    WildOutgoing,
+    /// Overwrite the own queues to all peers, and go on.
+    #[n(23)]
+    WildQueue,
+    /// Overwrite a word of the commons, and go on. Every kernel uses these.
+    #[n(24)]
+    WildCommons,
 }
 
 /// How a program is protected.
@@ -367,6 +400,10 @@ pub enum Request {
         /// Which life of it: an order for a life that is over is obeyed already.
         #[n(2)]
         incarnation: Option<Incarnation>,
+        /// What a fault that hits at random goes by.
+        #[n(3)]
+        #[cbor(default)]
+        seed: u64,
     },
     /// Set the timer and monitor daemons' interval.
     #[n(7)]

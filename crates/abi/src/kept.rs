@@ -1,5 +1,5 @@
 //! Values that keep their encoded form until they are changed: what a checkpoint finds unchanged it only copies.
-use alloc::vec::Vec;
+use crate::sealed::Sealed;
 use core::{
     cell::RefCell,
     fmt,
@@ -19,13 +19,13 @@ const LONGEST: usize = 4096;
 pub struct Kept<T> {
     value: T,
     /// Empty if there is none: no value has an empty form.
-    form: RefCell<Vec<u8>>,
+    form: RefCell<Sealed>,
 }
 
 impl<T> Kept<T> {
     /// Of a value.
     pub const fn new(value: T) -> Kept<T> {
-        Kept { value, form: RefCell::new(Vec::new()) }
+        Kept { value, form: RefCell::new(Sealed::new()) }
     }
     /// The value.
     pub fn into_inner(self) -> T {
@@ -86,22 +86,23 @@ impl<C, T: Encode<C>> Encode<C> for Kept<T> {
     fn encode<W: Write>(&self, e: &mut Encoder<W>, ctx: &mut C) -> Result<(), encode::Error<W::Error>> {
         let Ok(mut form) = self.form.try_borrow_mut() else { return self.value.encode(e, ctx) };
         if form.is_empty() {
-            let mut bytes = core::mem::take(&mut *form);
+            let mut bytes = form.take_memory();
             if Encoder::new(&mut bytes).encode_with(&self.value, ctx).is_err() {
                 return self.value.encode(e, ctx);
             }
-            *form = bytes;
+            *form = Sealed::of(bytes);
         } else {
             #[cfg(feature = "verify")]
             {
-                let mut bytes = Vec::new();
+                let mut bytes = alloc::vec::Vec::new();
                 let _ = Encoder::new(&mut bytes).encode_with(&self.value, ctx);
-                assert!(bytes == *form, "a kept form is not that of its value");
+                assert!(bytes == form.get(), "a kept form is not that of its value");
             }
         }
-        let written = e.writer_mut().write_all(&form).map_err(encode::Error::write);
-        if form.len() > LONGEST {
-            *form = Vec::new();
+        let bytes = form.get();
+        let written = e.writer_mut().write_all(bytes).map_err(encode::Error::write);
+        if bytes.len() > LONGEST {
+            *form = Sealed::new();
         }
         written
     }
@@ -124,7 +125,7 @@ impl<'b, C, T: Decode<'b, C>> Decode<'b, C> for Kept<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use alloc::vec;
+    use alloc::{vec, vec::Vec};
     use core::cell::Cell;
 
     /// Counts how often it is encoded.

@@ -12,6 +12,7 @@ pub mod errno;
 pub mod ids;
 pub mod kept;
 pub mod policy;
+pub mod sealed;
 pub mod session;
 pub mod shared;
 pub mod state;

@@ -335,11 +335,11 @@ impl<M: Machine> Kernel<M> {
             Request::Unprotect { target } => return self.unprotect(&target, (number, asker)),
             // The order was for an earlier life, which has obeyed it: who asks was taken over and asks again.
             Request::Inject { incarnation: Some(meant), .. } if meant != self.me.incarnation => Response::Done,
-            Request::Inject { fault, .. } => {
+            Request::Inject { fault, seed, .. } => {
                 // The answer leaves first.
                 let at = self.services.machine.now() + INJECT_DELAY;
                 let by = self.asked.get(&number).filter(|_| asker == self.me.kernel).map(|asked| asked.program);
-                self.dying = Some(Dying { fault, at, by: by.filter(|program| *program != ProgramId::DAEMON) });
+                self.dying = Some(Dying { fault, seed, at, by: by.filter(|program| *program != ProgramId::DAEMON) });
                 Response::Done
             }
             Request::SetHeartbeat { interval } if HEARTBEATS.contains(&interval.0) => {

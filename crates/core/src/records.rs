@@ -93,15 +93,15 @@ fn add_table<K: Copy + Ord + Encode<()>, V: Encode<()>>(writer: &mut RecordWrite
             add(writer, kind, &(key, value));
             let new = writer.since(start);
             if new.len() <= LONGEST {
-                record.extend_from_slice(new);
+                record.set(new);
             }
         } else {
-            writer.add_record(&record);
+            writer.add_record(record.get());
             #[cfg(feature = "inspect")]
             {
                 let mut anew = RecordWriter::new();
                 add(&mut anew, kind, &(key, value));
-                assert!(anew.bytes() == record.as_slice(), "a kept record of kind {kind} is not that of its object");
+                assert!(anew.bytes() == record.get(), "a kept record of kind {kind} is not that of its object");
             }
         }
     }

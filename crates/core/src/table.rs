@@ -12,6 +12,7 @@ use core::{
     ops::RangeBounds,
     slice,
 };
+use shimos_abi::sealed::Sealed;
 
 /// A map, ordered by its keys. An insertion in the middle moves pointers only.
 pub struct Table<K, V> {
@@ -26,12 +27,12 @@ type Entry<K, V> = (K, Box<Slot<V>>);
 pub struct Slot<V> {
     value: V,
     /// Empty if there is none.
-    record: RefCell<Vec<u8>>,
+    record: RefCell<Sealed>,
 }
 
 impl<V> Slot<V> {
     fn new(value: V) -> Box<Slot<V>> {
-        Box::new(Slot { value, record: RefCell::new(Vec::new()) })
+        Box::new(Slot { value, record: RefCell::new(Sealed::new()) })
     }
     /// The object, to change. The record's memory stays: it will be needed again.
     #[inline]
@@ -43,7 +44,7 @@ impl<V> Slot<V> {
 
 impl<V: Clone> Clone for Slot<V> {
     fn clone(&self) -> Slot<V> {
-        Slot { value: self.value.clone(), record: RefCell::new(Vec::new()) }
+        Slot { value: self.value.clone(), record: RefCell::new(Sealed::new()) }
     }
 }
 
@@ -153,7 +154,7 @@ impl<K: Copy + Ord, V> Table<K, V> {
         self.entries.last().map(|(key, slot)| (key, &slot.value))
     }
     /// Keys, objects, and the record of each: empty if it must be written anew.
-    pub fn records(&self) -> impl Iterator<Item = (&K, &V, &RefCell<Vec<u8>>)> {
+    pub fn records(&self) -> impl Iterator<Item = (&K, &V, &RefCell<Sealed>)> {
         self.entries.iter().map(|(key, slot)| (key, &slot.value, &slot.record))
     }
     /// Objects that satisfy `wanted`, to change.

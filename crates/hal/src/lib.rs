@@ -5,6 +5,7 @@
 
 extern crate alloc;
 
+pub mod check;
 pub mod cpu;
 pub mod fence;
 pub mod machine;

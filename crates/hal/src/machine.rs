@@ -48,6 +48,8 @@ bitflags! {
         const BLOCK = 8;
         /// The console has input.
         const CONSOLE = 16;
+        /// A machine check that this core outlives.
+        const MACHINE_CHECK = 32;
     }
 }
 
@@ -250,8 +252,8 @@ pub trait Machine {
     fn restart(&mut self, dead: Fenced) -> Life;
     /// Parks this core, for good. The caller has said all it had to say.
     fn park(&mut self) -> !;
-    /// Dies in the given way.
-    fn inject(&mut self, fault: Fault);
+    /// Dies in the given way, or is injured and goes on. What hits at random goes by the seed.
+    fn inject(&mut self, fault: Fault, seed: u64);
     /// Switches the machine off.
     fn power_off(&mut self) -> !;
 }

@@ -1,22 +1,36 @@
-//! Faults to order (paper, Table III, and the isolation tests). Each really is what it says.
+//! Faults to order (paper, Table III, the isolation tests, and other ways to die). Each really is what it says.
 use crate::{
+    apic::{Ipi, LAPIC},
     arch::{cli, pause, sti},
     boot::image,
     info::{info, life},
-    layout::{DIRECT_BASE, SHARED_BASE},
+    layout::{DIRECT_BASE, SHARED_BASE, STACKS_BASE},
+    wild,
 };
 use core::{
+    arch::asm,
     hint::black_box,
-    sync::atomic::{AtomicBool, Ordering::SeqCst},
+    sync::atomic::{
+        AtomicBool,
+        Ordering::{Relaxed, SeqCst},
+    },
 };
 use shimos_abi::{
     control::Fault,
     ids::KernelId,
-    shared::{Layout, outgoing},
+    shared::{Layout, commons, outgoing},
+    time::Nanos,
 };
 
 /// The lock of the ordered deadlock.
 static LOCK: AtomicBool = AtomicBool::new(false);
+/// Whether NMIs are never come back from.
+static STUCK: AtomicBool = AtomicBool::new(false);
+/// Whether interrupts to and from peers are lost.
+static LOSING: AtomicBool = AtomicBool::new(false);
+/// Heartbeats that the kernel stands still for: fewer than are waited for, and many more.
+const SLOW: u64 = 2;
+const STALL: u64 = 50;
 
 /// Another kernel; ourselves if there is none.
 fn peer() -> KernelId {
@@ -24,8 +38,35 @@ fn peer() -> KernelId {
     KernelId(((u32::from(life().kernel.0) + 1) % kernels) as u16)
 }
 
-/// Dies in the given way. Returns only if the machine failed to stop the deed.
-pub(crate) fn inject(fault: Fault) {
+/// Whether interrupts to and from peers are to be lost.
+#[inline]
+pub(crate) fn loses_ipis() -> bool {
+    LOSING.load(Relaxed)
+}
+
+/// Called by an NMI's handler: does not return if that is ordered.
+pub(crate) fn on_nmi() {
+    while STUCK.load(Relaxed) {
+        pause();
+    }
+}
+
+/// Does nothing, and lets nothing in, for so many heartbeats.
+fn stand_still(heartbeats: u64) {
+    // SAFETY: a word of the shared area, which is mapped and accessed as atomic words only.
+    let interval = unsafe {
+        let word = (SHARED_BASE + commons::HEARTBEAT as u64 * 8) as *const core::sync::atomic::AtomicU64;
+        (*word).load(Relaxed)
+    };
+    let until = crate::clock::now() + Nanos(interval.saturating_mul(heartbeats));
+    cli();
+    while crate::clock::now() < until {
+        pause();
+    }
+}
+
+/// Dies in the given way. Returns if the machine failed to stop the deed, or if the kernel is to live with it.
+pub(crate) fn inject(fault: Fault, seed: u64) {
     let peer_memory = (DIRECT_BASE + info().entries[peer().index()].pool.first.addr()) as *mut u64;
     // SAFETY: there is none; each of these is meant to be stopped by the page tables.
     unsafe {
@@ -67,7 +108,37 @@ pub(crate) fn inject(fault: Fault) {
             Fault::StackOverflow => {
                 black_box(deeper(black_box(1)));
             }
+            Fault::NmiLoop => stuck_in_nmi(),
+            // Where the exception's frame would go there is no page.
+            Fault::DoubleFault => asm!("mov rsp, {}", "ud2", in(reg) STACKS_BASE + 0x1000, options(noreturn)),
+            Fault::DeadCore => {
+                cli();
+                if u32::from(life().kernel.0) == info().boot_kernel {
+                    stuck_in_nmi();
+                }
+                // It waits for a start-up interrupt, deaf to all others.
+                LAPIC.send(LAPIC.id(), Ipi::Init);
+                loop {
+                    pause();
+                }
+            }
+            Fault::LostIpis => LOSING.store(true, Relaxed),
+            Fault::Stall => stand_still(STALL),
+            Fault::Slow => stand_still(SLOW),
+            Fault::WildHeap => wild::heap(seed),
+            Fault::WildTables => wild::tables(seed),
+            Fault::WildOutgoing => wild::outgoing(seed),
+            Fault::WildQueue => wild::queues(seed),
+            Fault::WildCommons => wild::commons(seed),
         }
+    }
+}
+
+fn stuck_in_nmi() {
+    STUCK.store(true, SeqCst);
+    LAPIC.send(LAPIC.id(), Ipi::Nmi);
+    loop {
+        pause();
     }
 }
 

@@ -13,6 +13,7 @@ pub mod apic;
 pub mod arch;
 mod bare;
 pub mod boot;
+mod check;
 mod clock;
 mod console;
 mod copy;
@@ -37,6 +38,7 @@ mod timer;
 mod traps;
 mod user;
 pub mod vectors;
+mod wild;
 
 pub use bare::Bare;
 pub use paging::space::Space;

@@ -1,5 +1,5 @@
 //! The first steps of an incarnation under its own page tables.
-use crate::{apic::LAPIC, bare::Bare, cpu, death, fpu, heap, info, serial};
+use crate::{apic::LAPIC, bare::Bare, check, cpu, death, fpu, heap, info, serial};
 use shimos_abi::ids::{Incarnation, KernelId, Life};
 
 unsafe extern "Rust" {
@@ -16,6 +16,7 @@ pub(crate) extern "C" fn kernel_start(kernel: u32, word: u64) -> ! {
     death::started();
     serial::set_speaker(kernel);
     let features = cpu::init();
+    check::init();
     fpu::init(features);
     // SAFETY: nothing has been allocated yet.
     unsafe { heap::init() };

@@ -5,9 +5,11 @@
 //! to park, and everything else is this kernel's death.
 use crate::{
     apic::LAPIC,
-    arch::{read_cr2, wrmsr},
+    arch::read_cr2,
     boot::cores::mailbox,
+    check,
     death::{self, Registers},
+    fault,
     info::life,
     user, vectors,
 };
@@ -19,7 +21,7 @@ use core::{
     },
 };
 use shimos_abi::shared::commons::{MAILBOX_FENCE, MAILBOX_PROBE_RIP, MAILBOX_PROBED};
-use shimos_hal::Events;
+use shimos_hal::{Events, check::Verdict};
 
 global_asm!(
     r#"
@@ -134,9 +136,6 @@ pub struct Frame {
     ss: u64,
 }
 
-/// Status of machine checks.
-const MCG_STATUS: u32 = 0x17a;
-
 /// What has happened, not yet taken.
 static EVENTS: AtomicU8 = AtomicU8::new(0);
 
@@ -159,6 +158,7 @@ pub(crate) fn pending() -> bool {
 pub(crate) fn interrupt(vector: u8) {
     match vector {
         vectors::TIMER => crate::timer::fired(),
+        vectors::IKC if fault::loses_ipis() => {}
         vectors::IKC => raise(Events::IKC),
         vectors::NETWORK | vectors::BLOCK => raise(crate::bare::ack_device(vector)),
         vectors::CONSOLE => raise(Events::CONSOLE),
@@ -172,17 +172,11 @@ extern "C" fn kernel_trap(frame: &mut Frame) {
     match frame.vector {
         2 => nmi(frame),
         32.. => interrupt(frame.vector as u8),
-        vector => {
-            if vector == 18 {
-                // SAFETY: a machine check comes only where the register exists. Clear, or the next one resets the
-                // machine (SDM 3, 16.3.1.2).
-                unsafe { wrmsr(MCG_STATUS, 0) };
-            }
-            death::exception(
-                &frame.registers,
-                death::Exception { address: if vector == 14 || vector == 8 { read_cr2() } else { 0 }, ..what(frame) },
-            )
-        }
+        18 if check::take() == Verdict::Noted => raise(Events::MACHINE_CHECK),
+        vector => death::exception(
+            &frame.registers,
+            death::Exception { address: if vector == 14 || vector == 8 { read_cr2() } else { 0 }, ..what(frame) },
+        ),
     }
 }
 
@@ -200,4 +194,5 @@ fn nmi(frame: &Frame) {
     }
     mailbox(kernel, MAILBOX_PROBE_RIP).store(frame.rip, SeqCst);
     mailbox(kernel, MAILBOX_PROBED).fetch_add(1, SeqCst);
+    fault::on_nmi();
 }

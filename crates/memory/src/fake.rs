@@ -192,7 +192,7 @@ impl Machine for Fake {
     fn park(&mut self) -> ! {
         panic!("parked")
     }
-    fn inject(&mut self, _: Fault) {}
+    fn inject(&mut self, _: Fault, _: u64) {}
     fn power_off(&mut self) -> ! {
         panic!("switched off")
     }

@@ -170,11 +170,7 @@ impl CoreState {
 
     /// A life has ended, or is taken to have.
     fn died<V: View>(&mut self, life: Life, belief: Belief, seen: &KernelView, how: &str, x: &mut Context<'_, V>) {
-        if x.now < self.up_since + x.config.short_life && self.up_since != Nanos(0) {
-            self.failures = self.failures.saturating_add(1);
-        } else {
-            self.failures = 0;
-        }
+        self.count_life(x.now, x.config);
         let death = (belief == Belief::Panicked).then(|| x.view.death(self.kernel)).flatten();
         let death = death.filter(|record| record.incarnation == life.incarnation);
         x.out.push(Action::Log(match &death {
@@ -188,6 +184,15 @@ impl CoreState {
         }
         self.recovering = Some(life);
         self.fence(life, belief, seen, x);
+    }
+
+    /// A life has ended: a short one counts as a boot that failed.
+    fn count_life(&mut self, now: Nanos, config: &Config) {
+        if now < self.up_since + config.short_life && self.up_since != Nanos(0) {
+            self.failures = self.failures.saturating_add(1);
+        } else {
+            self.failures = 0;
+        }
     }
 
     fn fence<V: View>(&mut self, life: Life, belief: Belief, seen: &KernelView, x: &mut Context<'_, V>) {
@@ -220,6 +225,7 @@ impl CoreState {
     fn fenced<V: View>(&mut self, life: Life, x: &mut Context<'_, V>) {
         if self.recovering.is_none_or(|dead| dead.incarnation != life.incarnation) {
             // Another monitor began this, or the kernel parked before anyone had a doubt.
+            self.count_life(x.now, x.config);
             let death = x.view.death(self.kernel).filter(|record| record.incarnation == life.incarnation);
             if let Some(record) = &death {
                 x.out.push(Action::Log(last_words(life, record)));

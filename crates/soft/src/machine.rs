@@ -504,7 +504,7 @@ impl Machine for SoftMachine {
         self.step::<()>(|_, _| Err(End::Parked));
         unwind(Died { life: self.identity.life, end: End::Parked })
     }
-    fn inject(&mut self, fault: Fault) {
+    fn inject(&mut self, fault: Fault, _: u64) {
         self.step::<()>(|_, _| Err(End::Crashed(fault.into())));
     }
     fn power_off(&mut self) -> ! {

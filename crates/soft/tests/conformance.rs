@@ -306,7 +306,7 @@ fn an_nmi_probes_or_parks() {
     assert_eq!(a.machine.confirm_parked(life), None);
 
     // A hung core is reached as well; a stalled one only when it gets time again.
-    let died = end(&world, K1, || b.machine.inject(Fault::IrqDeadlock));
+    let died = end(&world, K1, || b.machine.inject(Fault::IrqDeadlock, 0));
     assert_eq!((died, world.phase(K1)), (Some(End::Crashed(Crash::Hang)), Phase::Hung));
     world.stall(K1, Nanos::millis(3));
     fence(&world, K1);
@@ -345,7 +345,7 @@ fn a_dead_kernel_can_be_read_and_restarted_and_its_pool_stays() {
     b.machine.zero_frame(frame);
     b.machine.write_word(frame, 7, 42);
     let life = b.machine.identity().life;
-    let died = end(&world, K1, || b.machine.inject(Fault::Panic));
+    let died = end(&world, K1, || b.machine.inject(Fault::Panic, 0));
     assert_eq!(died, Some(End::Crashed(Crash::Panic)));
     let record = world.layout().outgoing(K1) + outgoing::DEATH;
     assert_eq!(word(&world, record + death::VALID), death::MAGIC);
@@ -425,7 +425,7 @@ fn a_disk_read_lands_late_even_if_its_kernel_is_dead_unless_the_disk_is_reset() 
         assert_eq!(b.machine.take_events(), Events::BLOCK);
         assert_eq!(b.machine.block_done(), Some((1, Err(DeviceError::Io))));
         b.machine.block_read(2, 2, frame).unwrap();
-        end(&world, K1, || b.machine.inject(Fault::Panic));
+        end(&world, K1, || b.machine.inject(Fault::Panic, 0));
         assert_eq!(world.frame(frame)[0], 0);
         if reset.is_some() {
             a.machine.claim(Device::Block).unwrap();
@@ -534,7 +534,7 @@ fn threads_change_places_in_the_middle_of_a_turn() {
                 let until = machine.now() + Nanos::micros(10);
                 machine.idle(until);
                 if old > 400 && machine.identity().life.kernel == K1 {
-                    machine.inject(Fault::InfiniteLoop);
+                    machine.inject(Fault::InfiniteLoop, 0);
                 }
                 if old > 600 {
                     machine.power_off();

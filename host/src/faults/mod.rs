@@ -1,5 +1,6 @@
 //! `faults`: deaths of kernels, and what is known of each.
 mod evidence;
+mod injury;
 mod symbols;
 
 use crate::{
@@ -15,6 +16,7 @@ use shimos_abi::{
 use std::collections::BTreeSet;
 
 pub use evidence::{Case, investigate};
+pub use injury::{Injury, Told, machine_check};
 
 /// The name under which a machine's directory keeps the kernel that runs there, for its symbols.
 pub const KERNEL_FILE: &str = "kernel";

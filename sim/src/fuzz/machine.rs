@@ -246,8 +246,8 @@ impl Machine for FuzzMachine {
     fn park(&mut self) -> ! {
         self.soft.park()
     }
-    fn inject(&mut self, fault: Fault) {
-        self.soft.inject(fault);
+    fn inject(&mut self, fault: Fault, seed: u64) {
+        self.soft.inject(fault, seed);
     }
     fn power_off(&mut self) -> ! {
         self.soft.power_off()

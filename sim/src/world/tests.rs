@@ -161,6 +161,20 @@ fn a_kernel_that_does_not_come_up_is_tried_again_and_then_retired() {
     assert!(world.homes[1..].iter().all(|home| home.life().is_some_and(|life| life.kernel != KernelId(1))));
 }
 
+#[test]
+fn a_kernel_that_dies_again_and_again_is_retired() {
+    let mut world = World::new(3, 5);
+    world.run_until(Nanos::secs(1), |_| {});
+    world.run_until(Nanos::secs(60), |world| {
+        if world.kernels[1].core == Core::Running {
+            world.kill(1, Death::Panic);
+        }
+    });
+    let lives = world.kernels[1].life.incarnation.0;
+    assert!(lives <= 8, "{lives} lives: {}", world.tail());
+    assert!(world.homes[1..].iter().all(|home| home.life().is_some_and(|life| life.kernel != KernelId(1))));
+}
+
 /// Kernels die in every way at every moment, the monitor first of all, and virtual processors stand still.
 #[test]
 fn many_deaths_and_stalls() {

@@ -91,7 +91,7 @@ fn parse(words: &[&str]) -> Result<Request, String> {
         ["undrain", kernel] => Ok(Request::Drain { kernel: kernel_id(kernel)?, drain: Drain::End }),
         ["reboot", kernel] => Ok(Request::Reboot { kernel: kernel_id(kernel)?, incarnation: None }),
         ["inject", kernel, name] => {
-            Ok(Request::Inject { kernel: kernel_id(kernel)?, fault: fault(name)?, incarnation: None })
+            Ok(Request::Inject { kernel: kernel_id(kernel)?, fault: fault(name)?, incarnation: None, seed: 0 })
         }
         ["heartbeat", interval] => Ok(Request::SetHeartbeat { interval: millis(interval)? }),
         ["poweroff"] => Ok(Request::PowerOff),
@@ -234,6 +234,17 @@ fn fault(word: &str) -> Result<Fault, String> {
         "stack-overflow" => Fault::StackOverflow,
         "damage-page" => Fault::DamagePage,
         "damage-records" => Fault::DamageRecords,
+        "nmi-loop" => Fault::NmiLoop,
+        "double-fault" => Fault::DoubleFault,
+        "dead-core" => Fault::DeadCore,
+        "lost-ipis" => Fault::LostIpis,
+        "stall" => Fault::Stall,
+        "slow" => Fault::Slow,
+        "wild-heap" => Fault::WildHeap,
+        "wild-tables" => Fault::WildTables,
+        "wild-outgoing" => Fault::WildOutgoing,
+        "wild-queue" => Fault::WildQueue,
+        "wild-commons" => Fault::WildCommons,
         _ => {
             return Err(format!(
                 "'{word}' is no fault; one of null-pointer, panic, infinite-loop, irq-deadlock, read-peer, write-peer, \
@@ -299,7 +310,7 @@ mod tests {
         assert_eq!(parse(&how), Ok(Request::SetLevel { target, level, strictness: Strictness::Refuse }));
         assert_eq!(
             parse(&["inject", "k2", "panic"]),
-            Ok(Request::Inject { kernel: KernelId(2), fault: Fault::Panic, incarnation: None })
+            Ok(Request::Inject { kernel: KernelId(2), fault: Fault::Panic, incarnation: None, seed: 0 })
         );
         assert_eq!(parse(&["unprotect", "16385"]), Ok(Request::Unprotect { target: Target::Pid(Pid(16385)) }));
     }

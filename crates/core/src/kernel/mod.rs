@@ -44,6 +44,8 @@ pub struct BootConfig {
 /// An order to die.
 pub(crate) struct Dying {
     pub fault: Fault,
+    /// What a fault that hits at random goes by.
+    pub seed: u64,
     /// When: the answer to the request leaves first.
     pub at: Nanos,
     /// The program here that has ordered it, if it is not the one through which the host asks.

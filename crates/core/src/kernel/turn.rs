@@ -23,6 +23,9 @@ impl<M: Machine> Kernel<M> {
     pub fn turn(&mut self) {
         self.services.ikc.begin_polling();
         let events = self.services.machine.take_events();
+        if events.contains(Events::MACHINE_CHECK) {
+            self.services.log("a machine check that harms nothing here: noted");
+        }
         let more = self.communicate(events);
         self.daemons(events.contains(Events::IKC));
         self.start_programs();
@@ -36,12 +39,13 @@ impl<M: Machine> Kernel<M> {
         for id in ids {
             self.tend(id, now);
         }
-        if let Some(Dying { fault, at, by }) = self.dying
+        if let Some(Dying { fault, seed, at, by }) = self.dying
             && now >= at
         {
+            self.dying = None;
             let fault = self.damage(fault);
             self.services.ikc.set_suspect(by);
-            self.services.machine.inject(fault);
+            self.services.machine.inject(fault, seed);
         }
         let ran = self.run_one();
         self.count_for(None);

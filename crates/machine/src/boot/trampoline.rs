@@ -86,10 +86,11 @@ unsafe extern "C" {
     static trampoline_target: u8;
 }
 
-/// Writes the trampoline into the page at `page`.
+/// Writes the trampoline into the page at `page`, and has all interrupts of real mode lead to it: some emulators let an NMI
+/// through to a core that waits for its start, which must not run whatever the vectors happen to say.
 ///
 /// # Safety
-/// The page is below 1 MiB, mapped one to one and nobody else's. `cr3` is below 4 GiB and maps the page one to one,
+/// Both pages, the first of memory and `page`, which is below 1 MiB, are mapped one to one and nobody else's. `cr3` is below 4 GiB and maps the page one to one,
 /// executable.
 pub unsafe fn write(page: u64, cr3: u64, target: u64) {
     // SAFETY: the symbols bound the code above; the page has room for it; the patched words lie inside.
@@ -103,6 +104,10 @@ pub unsafe fn write(page: u64, cr3: u64, target: u64) {
         {
             let at = address as *mut u32;
             at.write_unaligned(at.read_unaligned() + page as u32);
+        }
+        // An interrupt vector of real mode is an offset and a segment.
+        for vector in 1..256u64 {
+            ((vector * 4) as *mut u32).write_volatile((page as u32 >> 4) << 16);
         }
         (place(addr_of!(trampoline_cr3)) as *mut u64).write(cr3);
         (place(addr_of!(trampoline_target)) as *mut u64).write(target);
