@@ -35,6 +35,8 @@ pub enum ImageError {
     RecordPayload(usize),
     /// There is no memory to read it into.
     OutOfMemory,
+    /// The generation that it is based on cannot be read.
+    Base,
 }
 
 impl fmt::Display for ImageError {
@@ -54,6 +56,7 @@ impl fmt::Display for ImageError {
             ImageError::RecordChecksum => write!(f, "the records are damaged"),
             ImageError::RecordHeader(at) => write!(f, "damaged record header at byte {at}"),
             ImageError::RecordPayload(at) => write!(f, "damaged record at byte {at}"),
+            ImageError::Base => write!(f, "the generation that it is based on cannot be read"),
             ImageError::OutOfMemory => write!(f, "no memory to read the image into"),
         }
     }

@@ -9,7 +9,7 @@ use shimos_hal::Machine;
 /// First word of a valid head.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"SHIMIMG\x01");
 /// Version of the format.
-pub const VERSION: u64 = 2;
+pub const VERSION: u64 = 3;
 /// The oldest version that is read.
 pub const OLDEST: u64 = 1;
 /// Words in a frame.
@@ -284,6 +284,31 @@ pub struct Descriptor {
     pub pages: u32,
     /// What the checksum is over.
     pub sum: Sum,
+    /// The generation of another image that pages are in which this one says nothing of.
+    pub base: Option<Base>,
+}
+
+/// A generation of an image in some reserved memory, by its place. What is lent does not move.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Base {
+    /// The head of that memory.
+    pub head: Frame,
+    /// The slot.
+    pub slot: u16,
+    /// The epoch.
+    pub epoch: u32,
+}
+
+impl Base {
+    fn words(self) -> [u64; 2] {
+        [u64::from(self.head.0) | u64::from(self.epoch) << 32, u64::from(self.slot)]
+    }
+    /// From the words; an epoch of 0 is no base.
+    fn from_words(words: [u64; 2]) -> Option<Base> {
+        let [place, slot] = words;
+        let base = Base { head: Frame(place as u32), slot: slot as u16, epoch: (place >> 32) as u32 };
+        Some(base).filter(|base| base.epoch != 0)
+    }
 }
 
 /// What the checksum of a generation's records is over.
@@ -320,6 +345,7 @@ impl Descriptor {
         words[0] = pair(self.epoch, self.record_bytes);
         words[1] = pair(self.record_list, self.record_crc);
         words[2] = pair(self.pages, self.sum.word());
+        [words[3], words[4]] = self.base.map_or([0; 2], Base::words);
         words[DESCRIPTOR_WORDS - 1] = u64::from(Self::check(&words, program));
         words
     }
@@ -335,6 +361,7 @@ impl Descriptor {
             record_crc: (words[1] >> 32) as u32,
             pages: words[2] as u32,
             sum: Sum::from_word((words[2] >> 32) as u32)?,
+            base: Base::from_words([words[3], words[4]]),
         })
     }
     /// The commit word of a generation with these words.

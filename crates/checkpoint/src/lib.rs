@@ -26,7 +26,7 @@ mod fake;
 mod tests;
 
 pub use error::{ImageError, WriteError};
-pub use layout::{PageKey, SlotState};
+pub use layout::{Base, PageKey, SlotState};
 pub use reader::Image;
 pub use record::{Record, RecordWriter, Records};
 pub use slots::{Held, Retained, Slots, retained};

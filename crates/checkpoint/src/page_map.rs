@@ -25,6 +25,18 @@ pub(crate) struct PageMap {
     last_key: Option<(PageKey, Place)>,
     /// References that the map holds on frames outside the pool.
     pub foreign: u64,
+    /// Who is asked for pages that the map says nothing of.
+    pub beneath: Beneath,
+}
+
+/// What is beneath a page map.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) enum Beneath {
+    /// Nothing: a page that it says nothing of is none.
+    #[default]
+    Nothing,
+    /// Another map, which may have the page: that it is gone must be said.
+    Base,
 }
 
 /// What changing a page's entry has meant.
@@ -53,7 +65,7 @@ pub(crate) enum Effect {
 
 impl PageMap {
     pub fn new(root: Place) -> PageMap {
-        PageMap { root, last: None, last_key: None, foreign: 0 }
+        PageMap { root, last: None, last_key: None, foreign: 0, beneath: Beneath::Nothing }
     }
 
     /// Makes a node: a frame of zeros.
@@ -211,6 +223,7 @@ impl PageMap {
         let (key, page) = at;
         let leaf = match frame {
             Some(_) => self.leaf_for(machine, frames, key, page)?,
+            None if self.beneath == Beneath::Base => self.leaf_for(machine, frames, key, page)?,
             None => match self.find_leaf(machine, key, page)? {
                 Some(leaf) => leaf,
                 None => return Ok(Changed { was: false, is: false, effect: Effect::None }),
@@ -221,7 +234,7 @@ impl PageMap {
         let before = newest.and_then(Version::page);
         let (was, is) = (before.is_some(), frame.is_some());
         // A frame in the image is never written, so the same frame is the same content.
-        if before == frame {
+        if before == frame && (newest.is_some() || self.beneath == Beneath::Nothing) {
             return Ok(Changed { was, is, effect: Effect::None });
         }
         let again = newest.is_some_and(|version| version.epoch == epoch);
@@ -242,7 +255,7 @@ impl PageMap {
         self.clear(machine, frames, leaf, page, &mut entry, place);
         let version = Version { epoch, frame: frame.map_or(ABSENT, |frame| frame.0) };
         let first = entry.is_empty();
-        if first && frame.is_none() {
+        if first && frame.is_none() && self.beneath == Beneath::Nothing {
             return Ok(Changed { was, is, effect: Effect::Again });
         }
         let start = (page % LEAF_ENTRIES as u64) as usize * ENTRY_WORDS;
@@ -312,12 +325,13 @@ impl PageMap {
         Ok(Changed { was, is, effect: Effect::None })
     }
 
-    /// Removes what no generation from `oldest` on needs. Returns whether the entry is empty now.
+    /// Removes what no generation from `oldest` on needs; `absent` says whether that one may need marks of absence. Returns
+    /// whether the entry is empty now.
     pub fn sweep<M: Machine>(
         &mut self,
         machine: &mut M,
         frames: &mut Frames,
-        oldest: u32,
+        (oldest, absent): (u32, Beneath),
         at: (PageKey, u64),
     ) -> Result<Swept, WriteError> {
         let (key, page) = at;
@@ -325,7 +339,8 @@ impl PageMap {
         let mut entry = Entry::read(machine, leaf, key, page)?;
         let Some(base) = entry.at(oldest) else { return Ok(Swept::InUse) };
         // The mark of absence goes last: while it stands, what it supersedes does not come back.
-        let limit = if base.page().is_none() { base.epoch.saturating_add(1) } else { base.epoch };
+        let needed = base.page().is_some() || absent == Beneath::Base;
+        let limit = if needed { base.epoch } else { base.epoch.saturating_add(1) };
         while let Some(place) = oldest_below(&entry, limit) {
             self.clear(machine, frames, leaf, page, &mut entry, place);
         }

@@ -1,7 +1,10 @@
 //! Reads an image from a kernel's reserved memory. Nothing in it is trusted.
 use crate::{
     error::ImageError,
-    layout::{Descriptor, PageKey, SLOT_ROOT, SlotState, Tree, Version, check_head, slot_start},
+    layout::{
+        Base, Descriptor, Entry, PageKey, SLOT_ROOT, SLOT_STATE, SLOTS, SlotState, Tree, Version, check_head,
+        decode_state, slot_start,
+    },
     record::Records,
     record_frames::load,
     slots::{generations, slots_of},
@@ -22,13 +25,40 @@ pub struct Image {
     state: SlotState,
     pool: FrameRange,
     lent: Vec<FrameRange>,
-    root: u64,
+    slot: usize,
+    /// The generation itself, and those that it is based on: each is asked for what the ones before say nothing of.
+    layers: Vec<Layer>,
     descriptor: Descriptor,
     records: Vec<u8>,
     passed_over: Option<ImageError>,
     newest: u32,
     contents: Contents,
 }
+
+/// The pages of one generation.
+#[derive(Clone, Copy, Debug)]
+struct Layer {
+    pool: FrameRange,
+    root: u64,
+    epoch: u32,
+    /// Pages that it has, as its descriptor says.
+    pages: u32,
+}
+
+impl Layer {
+    fn tree<M: Machine>(&self, machine: &M, key: PageKey) -> Result<Walk, ImageError> {
+        let word = Walk::new(self.pool, Tree::Directory, self.root)?.find_key(machine, key)?;
+        Walk::new(self.pool, Tree::Pages(key), word)
+    }
+    /// What it says of a page, if it says anything.
+    fn version<M: Machine>(&self, machine: &M, key: PageKey, page: u64) -> Result<Option<Version>, ImageError> {
+        let entry: Option<Entry> = self.tree(machine, key)?.find_page(machine, key, page)?;
+        Ok(entry.and_then(|entry| entry.at(self.epoch)))
+    }
+}
+
+/// Generations that may lie on top of each other.
+pub const MOST_LAYERS: usize = 6;
 
 /// Whether contents of pages are compared with their checksums.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -82,7 +112,14 @@ impl Image {
                             state: held.state,
                             pool,
                             lent: lent.to_vec(),
-                            root: machine.read_word(head, slot_start(slot) + SLOT_ROOT),
+                            slot,
+                            layers: [Layer {
+                                pool,
+                                root: machine.read_word(head, slot_start(slot) + SLOT_ROOT),
+                                epoch: descriptor.epoch,
+                                pages: descriptor.pages,
+                            }]
+                            .into(),
                             descriptor,
                             records,
                             passed_over,
@@ -101,6 +138,53 @@ impl Image {
             }
         }
         Err(reason)
+    }
+
+    /// Finds the generations that this one is based on, whose memory must be readable now.
+    pub fn open_bases<M: Machine>(&mut self, machine: &M) -> Result<(), ImageError> {
+        let mut next = self.descriptor.base;
+        self.layers.truncate(1);
+        while let Some(base) = next {
+            if self.layers.len() >= MOST_LAYERS {
+                return Err(ImageError::Base);
+            }
+            let (layer, below) = self.base(machine, base).ok_or(ImageError::Base)?;
+            self.layers.push(layer);
+            next = below;
+        }
+        Ok(())
+    }
+
+    fn base<M: Machine>(&self, machine: &M, base: Base) -> Option<(Layer, Option<Base>)> {
+        let pool = core::iter::once(self.pool).chain(self.lent.iter().copied()).find(|pool| pool.first == base.head)?;
+        let head = check_head(machine, pool).ok()?;
+        let slot = usize::from(base.slot);
+        if slot >= SLOTS {
+            return None;
+        }
+        let (state, program) = decode_state(machine.read_word(head, slot_start(slot) + SLOT_STATE));
+        if state == SlotState::Free || program != self.program {
+            return None;
+        }
+        let kept = generations(machine, head, slot, program).kept;
+        let descriptor = kept.into_iter().find(|descriptor| descriptor.epoch == base.epoch)?;
+        let root = machine.read_word(head, slot_start(slot) + SLOT_ROOT);
+        Some((Layer { pool, root, epoch: base.epoch, pages: descriptor.pages }, descriptor.base))
+    }
+
+    /// The generations whose pages are looked at.
+    fn layers(&self) -> Result<&[Layer], ImageError> {
+        if self.descriptor.base.is_some() && self.layers.len() < 2 { Err(ImageError::Base) } else { Ok(&self.layers) }
+    }
+
+    /// Whether pages of it are in a generation of another image.
+    pub fn has_base(&self) -> bool {
+        self.descriptor.base.is_some()
+    }
+    /// What an image says that has this generation as its base; `None` if too many lie on top of each other already.
+    pub fn as_base(&self) -> Option<Base> {
+        let base = Base { head: self.pool.first, slot: self.slot as u16, epoch: self.descriptor.epoch };
+        Some(base).filter(|_| self.layers.len() < MOST_LAYERS)
     }
 
     /// The program.
@@ -127,9 +211,9 @@ impl Image {
     pub fn passed_over(&self) -> Option<ImageError> {
         self.passed_over
     }
-    /// How many pages the generation has. Who has loaded all keys compares: a difference means that some were lost.
+    /// How many pages the generation has; if it has a base, about how many.
     pub fn page_count(&self) -> u32 {
-        self.descriptor.pages
+        self.layers.iter().map(|layer| layer.pages).max().unwrap_or(0)
     }
     /// Bytes of records.
     pub fn record_bytes(&self) -> usize {
@@ -161,56 +245,102 @@ impl Image {
         }
     }
 
-    /// The pages of one key, in order. The first damage ends it.
+    /// The pages of one key. The first damage ends it.
     pub fn pages<'a, M: Machine>(&'a self, machine: &'a M, key: PageKey) -> Result<Pages<'a, M>, ImageError> {
-        let word = Walk::new(self.pool, Tree::Directory, self.root)?.find_key(machine, key)?;
-        Ok(Pages {
-            cursor: PageCursor { walk: Some(Walk::new(self.pool, Tree::Pages(key), word)?) },
-            image: self,
-            machine,
-        })
+        Ok(Pages { cursor: self.cursor(machine, key)?, image: self, machine })
     }
 
     /// The frame of one page of a key.
     pub fn page<M: Machine>(&self, machine: &M, key: PageKey, page: u64) -> Result<Option<Frame>, ImageError> {
-        let word = Walk::new(self.pool, Tree::Directory, self.root)?.find_key(machine, key)?;
-        let entry = Walk::new(self.pool, Tree::Pages(key), word)?.find_page(machine, key, page)?;
-        let frame = entry.and_then(|entry| entry.at(self.descriptor.epoch)).and_then(Version::page);
-        frame.map(|frame| self.check(machine, frame)).transpose()
+        for layer in self.layers()? {
+            if let Some(version) = layer.version(machine, key, page)? {
+                return version.page().map(|frame| self.check(machine, frame)).transpose();
+            }
+        }
+        Ok(None)
     }
 
-    /// The same for a caller that changes the machine between pages.
+    /// The same as [`Image::pages`] for a caller that changes the machine between pages.
     pub fn cursor<M: Machine>(&self, machine: &M, key: PageKey) -> Result<PageCursor, ImageError> {
-        let word = Walk::new(self.pool, Tree::Directory, self.root)?.find_key(machine, key)?;
-        Ok(PageCursor { walk: Some(Walk::new(self.pool, Tree::Pages(key), word)?) })
+        self.cursor_over(machine, key, 0, u64::MAX)
+    }
+
+    /// The pages of a key within `first..end`.
+    pub fn cursor_over<M: Machine>(
+        &self,
+        machine: &M,
+        key: PageKey,
+        first: u64,
+        end: u64,
+    ) -> Result<PageCursor, ImageError> {
+        let mut cursor = PageCursor { key, first, end, layer: 0, walk: None };
+        cursor.enter(machine, self)?;
+        Ok(cursor)
     }
 }
 
-/// A place in the pages of one key.
+/// A place in the pages of one key: in order for each generation on its own.
 pub struct PageCursor {
+    key: PageKey,
+    first: u64,
+    end: u64,
+    layer: usize,
     walk: Option<Walk>,
 }
 
 impl PageCursor {
-    /// The next page and its frame.
-    pub fn next<M: Machine>(&mut self, machine: &M, image: &Image) -> Option<Result<(u64, Frame), ImageError>> {
-        loop {
-            match self.walk.as_mut()?.next(machine)? {
-                Event::Entry { page, entry, .. } => {
-                    let Some(frame) = entry.at(image.descriptor.epoch).and_then(Version::page) else { continue };
-                    let checked = image.check(machine, frame);
-                    if checked.is_err() {
-                        self.walk = None;
-                    }
-                    return Some(checked.map(|frame| (page, frame)));
-                }
-                Event::Damaged(error) => {
-                    self.walk = None;
-                    return Some(Err(error));
-                }
-                Event::Enter(_) | Event::Leave(_) => {}
+    /// Begins with a layer.
+    fn enter<M: Machine>(&mut self, machine: &M, image: &Image) -> Result<(), ImageError> {
+        self.walk = None;
+        if let Some(layer) = image.layers()?.get(self.layer) {
+            let mut walk = layer.tree(machine, self.key)?;
+            if self.first > 0 {
+                walk.seek(machine, self.first);
+            }
+            self.walk = Some(walk);
+        }
+        Ok(())
+    }
+
+    /// Whether a generation on top of the present one says something of a page.
+    fn is_hidden<M: Machine>(&self, machine: &M, image: &Image, page: u64) -> Result<bool, ImageError> {
+        for layer in image.layers.iter().take(self.layer) {
+            if layer.version(machine, self.key, page)?.is_some() {
+                return Ok(true);
             }
         }
+        Ok(false)
+    }
+
+    /// The next page and its frame.
+    pub fn next<M: Machine>(&mut self, machine: &M, image: &Image) -> Option<Result<(u64, Frame), ImageError>> {
+        let found = self.step(machine, image).transpose();
+        if let Some(Err(_)) = found {
+            self.walk = None;
+        }
+        found
+    }
+
+    fn step<M: Machine>(&mut self, machine: &M, image: &Image) -> Result<Option<(u64, Frame)>, ImageError> {
+        while let Some(walk) = self.walk.as_mut() {
+            match walk.next(machine) {
+                Some(Event::Entry { page, entry, .. }) if page < self.end => {
+                    let Some(layer) = image.layers.get(self.layer) else { return Ok(None) };
+                    let Some(frame) = entry.at(layer.epoch).and_then(Version::page) else { continue };
+                    if self.is_hidden(machine, image, page)? {
+                        continue;
+                    }
+                    return image.check(machine, frame).map(|frame| Some((page, frame)));
+                }
+                Some(Event::Damaged(error)) => return Err(error),
+                Some(Event::Enter(_) | Event::Leave(_)) => {}
+                Some(Event::Entry { .. }) | None => {
+                    self.layer += 1;
+                    self.enter(machine, image)?;
+                }
+            }
+        }
+        Ok(None)
     }
 }
 

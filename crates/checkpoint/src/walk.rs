@@ -46,6 +46,40 @@ impl Walk {
         Ok(walk)
     }
 
+    /// Goes to where `index` is, or what follows it: what is before it does not come any more. For a walk that has not begun.
+    pub fn seek<M: Machine>(&mut self, machine: &M, index: u64) {
+        if self.stack.last().is_some_and(|root| root.node.height < root.tree.height_for(index)) {
+            // All of the tree is before it.
+            self.stack.clear();
+        }
+        loop {
+            let (pool, nodes_left) = (self.pool, self.nodes_left);
+            let Some(level) = self.stack.last_mut() else { return };
+            let (tree, node) = (level.tree, level.node);
+            let usable = pool.contains(node.frame) && node.frame != pool.first && machine.readable(node.frame);
+            if !usable || nodes_left == 0 {
+                // The walk says so.
+                return;
+            }
+            self.nodes_left -= 1;
+            if node.height == 0 {
+                level.at = 1 + (index % (1 << tree.leaf_bits())) as usize;
+                return;
+            }
+            let place = tree.place(index, node.height);
+            level.at = 1 + place;
+            let prefix = tree.prefix(index, node.height - 1);
+            match tree.node(machine.read_word(node.frame, place), prefix) {
+                Ok(Some(next)) if next.height + 1 == node.height => {
+                    level.at += 1;
+                    self.stack.push(Level { tree, node: next, prefix, at: 0 });
+                }
+                // Nothing is there, or the walk says what is wrong with it.
+                _ => return,
+            }
+        }
+    }
+
     fn usable<M: Machine>(&self, machine: &M, frame: Frame) -> bool {
         self.pool.contains(frame) && frame != self.pool.first && machine.readable(frame)
     }

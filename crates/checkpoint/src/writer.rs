@@ -2,10 +2,10 @@
 use crate::{
     error::WriteError,
     layout::{
-        DESCRIPTOR_WORDS, Descriptor, MAX_PAGE, PageKey, SLOT_COMMIT, SLOT_ROOT, SLOT_STATE, SlotState, Sum, Tree,
-        encode_state, slot_start,
+        Base, DESCRIPTOR_WORDS, Descriptor, MAX_PAGE, PageKey, SLOT_COMMIT, SLOT_ROOT, SLOT_STATE, SlotState, Sum,
+        Tree, encode_state, slot_start,
     },
-    page_map::{Effect, PageMap, Place, Swept},
+    page_map::{Beneath, Effect, PageMap, Place, Swept},
     record_frames::{Stored, store},
     sums,
     teardown::Teardown,
@@ -22,11 +22,12 @@ use shimos_abi::{
 use shimos_hal::Machine;
 use shimos_memory::{Frames, space::Progress};
 
-/// A page that an epoch changed.
+/// What the generations of an image say nothing of is in this generation of another one.
 #[derive(Clone, Copy, Debug)]
-struct Touched {
-    at: (PageKey, u64),
-    effect: Effect,
+struct Under {
+    base: Base,
+    /// How many pages that has.
+    pages: u32,
 }
 
 /// The image of one program under construction.
@@ -46,7 +47,14 @@ pub struct Writer {
     map: PageMap,
     pages_of: BTreeMap<PageKey, u32>,
     pages: u32,
-    touched: Vec<Touched>,
+    /// Pages that this generation has changed, and that had a version or not.
+    superseding: Vec<(PageKey, u64)>,
+    first_versions: Vec<(PageKey, u64)>,
+    under: Option<Under>,
+    /// The last epoch that has a base.
+    last_based: u32,
+    /// Pages that were said to be gone while there was a base.
+    absent: Vec<(PageKey, u64)>,
     /// Changed pages with superseded versions, by epoch.
     superseded: VecDeque<(u32, Vec<(PageKey, u64)>)>,
     /// Keys to drop, with the first epoch that has no use for them.
@@ -74,7 +82,11 @@ impl Writer {
             map: PageMap::new(Place { frame: head, word: slot_start(slot) + SLOT_ROOT }),
             pages_of: BTreeMap::new(),
             pages: 0,
-            touched: Vec::new(),
+            superseding: Vec::new(),
+            first_versions: Vec::new(),
+            under: None,
+            last_based: 0,
+            absent: Vec::new(),
             superseded: VecDeque::new(),
             drops: VecDeque::new(),
             teardown: None,
@@ -121,9 +133,28 @@ impl Writer {
     pub fn newest_records(&self) -> Option<Frame> {
         self.kept_records.back().and_then(|(_, stored)| stored.frames.first()).copied()
     }
-    /// Pages of the image as it stands.
+    /// Pages of the image as it stands; about as many while it has a base.
     pub fn pages(&self) -> u32 {
-        self.pages
+        self.under.map_or(0, |under| under.pages).max(self.pages)
+    }
+    /// From now on a page that this image says nothing of is in that generation of another one, which has so many pages. It
+    /// must stay as it is as long as [`Writer::needs_base`]. For an image without generations.
+    pub fn set_base(&mut self, base: Base, pages: u32) {
+        self.under = Some(Under { base, pages });
+        self.map.beneath = Beneath::Base;
+    }
+    /// The generation that is being written, and those after it, say everything themselves.
+    pub fn end_base(&mut self) {
+        self.under = None;
+        self.map.beneath = Beneath::Nothing;
+    }
+    /// Whether the next generation will have a base.
+    pub fn has_base(&self) -> bool {
+        self.under.is_some()
+    }
+    /// Whether a generation that is kept, or the next one, has a base.
+    pub fn needs_base(&self) -> bool {
+        self.under.is_some() || self.last_based != 0 && self.last_based >= self.oldest()
     }
     /// References to frames outside the own pool. When it is 0 the image needs no loan any more.
     pub fn foreign_frames(&self) -> u64 {
@@ -160,8 +191,13 @@ impl Writer {
             return Err(WriteError::BadPage);
         }
         let changed = self.map.set(machine, frames, epoch, (key, page), frame)?;
-        if matches!(changed.effect, Effect::First | Effect::Superseded) {
-            self.touched.push(Touched { at: (key, page), effect: changed.effect });
+        match changed.effect {
+            Effect::First => self.first_versions.push((key, page)),
+            Effect::Superseded => self.superseding.push((key, page)),
+            Effect::Again | Effect::None => {}
+        }
+        if frame.is_none() && changed.effect != Effect::None && self.under.is_some() {
+            self.absent.push((key, page));
         }
         self.count(key, changed.was, changed.is);
         match frame.filter(|_| changed.effect != Effect::None) {
@@ -216,8 +252,9 @@ impl Writer {
             record_bytes: stored.bytes,
             record_list: stored.list,
             record_crc: stored.crc,
-            pages: self.pages,
+            pages: self.pages(),
             sum: Sum::Headers,
+            base: self.under.map(|under| under.base),
         };
         let words = descriptor.words(self.program);
         let start = Descriptor::start(self.slot, epoch);
@@ -227,6 +264,9 @@ impl Writer {
         machine.write_word(self.head, slot_start(self.slot) + SLOT_COMMIT, descriptor.commit_word(&words));
 
         self.committed = epoch;
+        if self.under.is_some() {
+            self.last_based = epoch;
+        }
         self.kept_records.push_back((epoch, stored));
         if self.oldest() == epoch {
             // The one before is none any more, before anything of it is given back.
@@ -240,12 +280,12 @@ impl Writer {
                 stored.release(frames);
             }
         }
-        let superseded: Vec<(PageKey, u64)> = self
-            .touched
-            .drain(..)
-            .filter(|touched| touched.effect == Effect::Superseded)
-            .map(|touched| touched.at)
-            .collect();
+        self.first_versions.clear();
+        let mut superseded = core::mem::take(&mut self.superseding);
+        if !self.needs_base() {
+            // Marks of absence hide nothing any more.
+            superseded.append(&mut self.absent);
+        }
         if !superseded.is_empty() {
             self.superseded.push_back((epoch, superseded));
         }
@@ -258,11 +298,12 @@ impl Writer {
         if let Some(stored) = self.new_records.take() {
             stored.release(frames);
         }
-        for touched in core::mem::take(&mut self.touched) {
-            let changed = self.map.undo(machine, frames, epoch, touched.at)?;
+        let first = core::mem::take(&mut self.first_versions);
+        for at in core::mem::take(&mut self.superseding).into_iter().chain(first) {
+            let changed = self.map.undo(machine, frames, epoch, at)?;
             // Pages of a dropped key count no more.
-            if !self.drops.iter().any(|(_, key)| *key == touched.at.0) {
-                self.count(touched.at.0, changed.was, changed.is);
+            if !self.drops.iter().any(|(_, key)| *key == at.0) {
+                self.count(at.0, changed.was, changed.is);
             }
         }
         Ok(())
@@ -332,7 +373,8 @@ impl Writer {
             self.prune = None;
             self.map.prune(machine, frames, due.0, due.1)?;
         }
-        if self.map.sweep(machine, frames, oldest, at)? == Swept::Empty {
+        let absent = if self.needs_base() { Beneath::Base } else { Beneath::Nothing };
+        if self.map.sweep(machine, frames, (oldest, absent), at)? == Swept::Empty {
             self.prune = Some(at);
         }
         Ok(())

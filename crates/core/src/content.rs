@@ -147,7 +147,7 @@ fn show_object<M: Machine>(c: &mut Context<'_, M>, nid: u64, object: shimos_memo
         .map(|(id, _)| *id)
         .collect();
     for id in spaces {
-        c.services.memory(c.resident, id)?.with(|space, cx| space.redirect(cx, nid, object));
+        c.services.memory(c.resident, id)?.with_mappings(|space, cx| space.redirect(cx, nid, object));
     }
     Ok(())
 }

@@ -206,7 +206,7 @@ impl<M: Machine> Kernel<M> {
                 // Who has asked for something, perhaps for this move, is answered first.
                 let asks =
                     !crate::exceptions::exceptions(resident, None).is_empty() && now < moving.status.asked + COURTESY;
-                if asks || !resident.program.head.loans.is_empty() {
+                if asks || resident.is_coming_home() {
                     return Answer::Open;
                 }
                 match self.prepare(program) {

@@ -2,13 +2,10 @@
 //! background, so that a takeover takes no longer for a large program than for a small one (D10).
 use crate::{process::SpaceId, protect::space_key};
 use alloc::{rc::Rc, vec::Vec};
-use shimos_abi::{
-    addr::{PAGE, UserAddr, UserPage},
-    ids::Epoch,
-};
+use shimos_abi::{addr::UserPage, ids::Epoch};
 use shimos_checkpoint::{Image, ImageError, reader::PageCursor};
 use shimos_hal::Machine;
-use shimos_memory::{AddressSpace, Frames, MemoryFault, space::Progress};
+use shimos_memory::{AddressSpace, Adopted, Frames, MemoryFault, PageSet, space::Progress};
 
 /// The pages of one address space that are still to be mapped.
 pub struct Pending {
@@ -16,6 +13,20 @@ pub struct Pending {
     space: SpaceId,
     /// What is before this was mapped in order.
     cursor: PageCursor,
+    /// Pages that were taken from the image. What the program has done to them since counts, even if it has none there now.
+    taken: PageSet,
+}
+
+/// Frames that must be free for a page to be brought: for itself, and for page tables.
+const SPARE: usize = 8;
+
+/// How pages are taken over in order.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Way {
+    /// They are mapped where they lie.
+    Map,
+    /// They are copied here.
+    Bring,
 }
 
 /// Why a page of the image could not be taken: the program cannot go on.
@@ -45,7 +56,7 @@ impl PendingPages {
     /// The pages of `space` are in `image`.
     pub fn add<M: Machine>(&mut self, machine: &M, image: &Rc<Image>, space: SpaceId) -> Result<(), ImageError> {
         let cursor = image.cursor(machine, space_key(space))?;
-        self.spaces.push(Pending { image: image.clone(), space, cursor });
+        self.spaces.push(Pending { image: image.clone(), space, cursor, taken: PageSet::new() });
         Ok(())
     }
 
@@ -75,53 +86,96 @@ impl PendingPages {
         self.spaces.retain(|pending| pending.space != space);
     }
 
-    /// Maps the pages that `len` bytes at `addr` touch.
+    /// Maps up to about `most` of the pages in `first..end`.
     pub fn touch<M: Machine>(
         &mut self,
         place: &mut Place<'_, M>,
         id: SpaceId,
-        addr: UserAddr,
-        len: usize,
-    ) -> Result<(), Lost> {
-        let Some(pending) = self.spaces.iter().find(|pending| pending.space == id) else { return Ok(()) };
-        let first = addr.0 / PAGE as u64;
-        let last = addr.0.saturating_add(len.max(1) as u64 - 1) / PAGE as u64;
-        for page in first..=last {
-            let Some(page) = UserAddr(page.saturating_mul(PAGE as u64)).page() else { break };
-            if place.space.owns(page) {
-                continue;
-            }
-            let found = pending.image.page(place.machine, space_key(id), page.0).map_err(Lost::from);
-            let mapped = found.and_then(|frame| frame.map_or(Ok(()), |frame| place.adopt(page, frame)));
-            if let Err(lost) = mapped {
-                self.damage = Some(lost);
-                return Err(lost);
-            }
+        (first, end): (u64, u64),
+        most: usize,
+    ) -> Result<Progress, Lost> {
+        let Some(pending) = self.spaces.iter_mut().find(|pending| pending.space == id) else {
+            return Ok(Progress::Done);
+        };
+        let result = pending.touch(place, (first, end), most);
+        if let Err(lost) = result {
+            self.damage = Some(lost);
         }
-        Ok(())
+        result
     }
 
-    /// Maps up to `most` more pages of a space in order.
-    pub fn step<M: Machine>(&mut self, place: &mut Place<'_, M>, id: SpaceId, most: usize) -> Result<Progress, Lost> {
+    /// Takes up to `most` more pages of a space in order; which were brought here is added to `brought`.
+    pub fn step<M: Machine>(
+        &mut self,
+        place: &mut Place<'_, M>,
+        id: SpaceId,
+        (most, way): (usize, Way),
+        brought: &mut PageSet,
+    ) -> Result<Progress, Lost> {
         let Some(at) = self.spaces.iter().position(|pending| pending.space == id) else { return Ok(Progress::Done) };
-        let pending = &mut self.spaces[at];
+        let Some(pending) = self.spaces.get_mut(at) else { return Ok(Progress::Done) };
+        let result = pending.step(place, (most, way), brought);
+        match result {
+            Ok(Progress::Done) => drop(self.spaces.swap_remove(at)),
+            Ok(Progress::More) => {}
+            Err(lost) => self.damage = Some(lost),
+        }
+        result
+    }
+}
+
+impl Pending {
+    fn touch<M: Machine>(
+        &mut self,
+        place: &mut Place<'_, M>,
+        (first, end): (u64, u64),
+        most: usize,
+    ) -> Result<Progress, Lost> {
+        let mut cursor = self.image.cursor_over(place.machine, space_key(self.space), first, end)?;
+        let mut left = most;
+        while let Some(found) = cursor.next(place.machine, &self.image) {
+            let (page, frame) = found?;
+            if self.has_taken(page, place.space) {
+                continue;
+            }
+            if left == 0 {
+                return Ok(Progress::More);
+            }
+            left -= 1;
+            place.adopt(UserPage(page), frame)?;
+            self.taken.insert(page);
+        }
+        Ok(Progress::Done)
+    }
+
+    fn has_taken(&self, page: u64, space: &AddressSpace) -> bool {
+        space.owns(UserPage(page)) || self.taken.contains(page)
+    }
+
+    fn step<M: Machine>(
+        &mut self,
+        place: &mut Place<'_, M>,
+        (most, way): (usize, Way),
+        brought: &mut PageSet,
+    ) -> Result<Progress, Lost> {
+        // Those that are passed over cost less, but not nothing.
         for _ in 0..most {
-            match pending.cursor.next(place.machine, &pending.image) {
-                None => {
-                    self.spaces.swap_remove(at);
-                    return Ok(Progress::Done);
-                }
-                Some(entry) => {
-                    let mapped = entry.map_err(Lost::from).and_then(|(page, frame)| match UserPage(page) {
-                        page if place.space.owns(page) => Ok(()),
-                        page => place.adopt(page, frame),
-                    });
-                    if let Err(lost) = mapped {
-                        self.damage = Some(lost);
-                        return Err(lost);
-                    }
+            if way == Way::Bring && place.frames.free_count() < SPARE {
+                return Ok(Progress::More);
+            }
+            let Some(found) = self.cursor.next(place.machine, &self.image) else { return Ok(Progress::Done) };
+            let (page, frame) = found?;
+            if self.has_taken(page, place.space) {
+                continue;
+            }
+            match way {
+                Way::Map => place.adopt(UserPage(page), frame)?,
+                Way::Bring => {
+                    place.bring(UserPage(page), frame)?;
+                    brought.insert(page);
                 }
             }
+            self.taken.insert(page);
         }
         Ok(Progress::More)
     }
@@ -137,11 +191,17 @@ pub struct Place<'a, M: Machine> {
     pub space: &'a mut AddressSpace,
     /// Its page tables.
     pub tables: &'a mut M::Space,
+    /// Whether what is mapped where it lies is in the program's own image by that.
+    pub adopted: Adopted,
 }
 
 impl<M: Machine> Place<'_, M> {
     fn adopt(&mut self, page: UserPage, frame: shimos_abi::addr::Frame) -> Result<(), Lost> {
-        self.space.adopt(self.machine, self.frames, self.tables, page, frame).map_err(|_| Lost::Memory)
+        self.space.adopt(self.machine, self.frames, self.tables, page, frame, self.adopted).map_err(|_| Lost::Memory)
+    }
+
+    fn bring(&mut self, page: UserPage, frame: shimos_abi::addr::Frame) -> Result<(), Lost> {
+        self.space.bring(self.machine, self.frames, self.tables, page, frame).map_err(|_| Lost::Memory)
     }
 }
 

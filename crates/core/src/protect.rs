@@ -16,10 +16,10 @@ use shimos_abi::{
     ids::{Epoch, KernelId},
     time::Nanos,
 };
-use shimos_checkpoint::{PageKey, Slots, WriteError, Writer};
+use shimos_checkpoint::{Image, PageKey, Slots, WriteError, Writer};
 use shimos_hal::Machine;
 use shimos_ikc::Home;
-use shimos_memory::{ObjectId, Tracking, space::Progress};
+use shimos_memory::{Adopted, ObjectId, PageSet, Tracking, space::Progress};
 use shimos_net::AckMode;
 
 /// Held bytes beyond which a checkpoint is taken at once.
@@ -125,6 +125,14 @@ impl Guard {
     pub fn foreign_frames(&self) -> u64 {
         self.writer.as_ref().map_or(0, Writer::foreign_frames)
     }
+    /// Whether a generation of the image needs the one that the program came from.
+    pub fn needs_base(&self) -> bool {
+        self.writer.as_ref().is_some_and(Writer::needs_base)
+    }
+    /// Whether pages that are mapped where they lie are in the image by what it is based on.
+    pub fn adopted(&self) -> Adopted {
+        if self.writer.as_ref().is_some_and(Writer::has_base) { Adopted::Based } else { Adopted::Unsaved }
+    }
     /// The first of the checkpoints after an epoch that are remembered: as many as one answer tells.
     pub fn checkpoints_after(&self, epoch: Epoch) -> Vec<CheckpointStatus> {
         self.history.iter().filter(|checkpoint| checkpoint.epoch > epoch).take(MAX_CHECKPOINTS).copied().collect()
@@ -192,22 +200,30 @@ pub fn protect<M: Machine>(
     Ok(())
 }
 
-/// Goes on with an image's epochs after a takeover: the next checkpoint is the one after `epoch`.
+/// Goes on with an image's epochs after a takeover: the next checkpoint is the one after `epoch`. It says only what has
+/// changed since: all else is in `image`, which stays as it is until all of it has come here.
 pub fn resume<M: Machine>(
     resident: &mut Resident<M>,
     services: &mut Services<M>,
     slots: &Slots,
-    epoch: Epoch,
+    (image, epoch): (&Image, Epoch),
 ) -> Result<(), WriteError> {
     let Some(protection) = resident.program.head.protection else { return Ok(()) };
     let mut writer = slots.create(&mut services.machine, resident.program.head.id, epoch)?;
     writer.set_integrity(protection.integrity);
     writer.keep(protection.generations);
-    resident.guard.writer = Some(writer);
     for space in resident.program.spaces.values_mut() {
         space.set_tracking(Tracking::On);
     }
-    resident.program.objects.set_tracking(Tracking::On);
+    match image.as_base() {
+        Some(base) => {
+            writer.set_base(base, image.page_count());
+            resident.program.objects.track_from_here();
+        }
+        // Too many lie on top of each other: this one gets all pages.
+        None => resident.program.objects.set_tracking(Tracking::On),
+    }
+    resident.guard.writer = Some(writer);
     // Soon: until then it would go back to the same checkpoint again, and its image stays in another kernel's memory.
     resident.guard.next = Some(services.machine.now() + protection.interval.min(AFTER_TAKEOVER));
     Ok(())
@@ -433,10 +449,9 @@ pub(crate) fn set_aside<M: Machine>(
     epoch: Epoch,
 ) -> Vec<shimos_checkpoint::Teardown> {
     abort(resident, services);
-    drop_before(resident, services);
     let mut left = take_replaced(resident);
     resident.guard.next = None;
-    if let Some(writer) = resident.guard.writer.take() {
+    for writer in resident.guard.before.take().into_iter().chain(resident.guard.writer.take()) {
         if writer.has(epoch) {
             left.extend(writer.lend(&mut services.machine));
         } else {
@@ -492,33 +507,51 @@ pub fn sweep<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>)
     }
 }
 
+/// Pages that are copied at a time.
+const PULLED: usize = 256;
+
 /// Copies pages that still lie in a dead kernel's memory into this one's, a bounded number at a time. Returns the kernels
 /// whose loan has ended.
 pub fn pull<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>) -> Vec<KernelId> {
-    const STEP: usize = 64;
-    if resident.program.head.loans.is_empty() {
+    let step = PULLED.min(services.save_step);
+    if resident.pending.damage().is_some() {
         return Vec::new();
     }
-    let next = resident.pending.spaces().next();
-    if let Some(space) = next {
-        // First all pages are mapped where they lie, then they are copied.
-        if let Ok(mut memory) = services.memory(resident, space) {
+    let incomplete = resident.pending.spaces().next();
+    if let Some(id) = incomplete {
+        let mut brought = PageSet::new();
+        if let Ok(mut memory) = services.memory(resident, id) {
             // What is lost is noted, and ends the program.
-            let _ = memory.map_pending(STEP * 16);
+            let _ = memory.bring_pending(step, &mut brought);
         }
+        saving::save_ahead(resident, services, id, &brought);
         return Vec::new();
+    }
+    let mut left = step;
+    let lent = |resident: &Resident<M>| {
+        let mut spaces = resident.program.spaces.iter();
+        spaces.find(|(_, space)| space.lent_pages() > 0).map(|(id, _)| *id)
+    };
+    while left > 0
+        && let Some(id) = lent(resident)
+    {
+        let Services { machine, frames, .. } = services;
+        let (Some(space), Some(tables)) = (resident.program.spaces.get_mut(&id), resident.tables.get_mut(&id)) else {
+            return Vec::new();
+        };
+        let Ok(pulled) = space.pull_step(machine, frames, tables, left) else { return Vec::new() };
+        left -= pulled.len().clamp(1, left);
+        saving::save_ahead(resident, services, id, &pulled);
     }
     let Services { machine, frames, .. } = services;
-    let mut more = false;
-    for (id, space) in &mut resident.program.spaces {
-        let Some(tables) = resident.tables.get_mut(id) else { continue };
-        more |= !matches!(space.pull_step(machine, frames, tables, STEP), Ok(Progress::Done));
-    }
-    more |= !matches!(resident.program.objects.pull_step(machine, frames, STEP), Ok(Progress::Done));
+    let objects = resident.program.objects.pull_step(machine, frames, left);
     services.settle(resident);
-    if more || resident.guard.foreign_frames() > 0 || resident.guard.is_on() && resident.guard.last.is_none() {
+    saving::save_objects_ahead(resident, services, step);
+    let more = lent(resident).is_some() || !matches!(objects, Ok(Progress::Done));
+    let unsaved = resident.guard.is_on() && resident.guard.last.is_none();
+    if more || unsaved || resident.guard.foreign_frames() > 0 || resident.guard.needs_base() {
         return Vec::new();
     }
-    // All pages are home, and no kept generation of the image names a frame of another kernel.
+    // All pages are home, and no kept generation of the image needs another one or names a frame of another kernel.
     core::mem::take(&mut resident.program.head.loans)
 }

@@ -346,6 +346,11 @@ impl<M: Machine> Resident<M> {
         [threads, net, self.timers.next(), self.guard.next_checkpoint()].into_iter().flatten().min()
     }
 
+    /// Whether pages of it lie elsewhere: with another kernel, or in an image that it came from.
+    pub fn is_coming_home(&self) -> bool {
+        !self.program.head.loans.is_empty() || !self.pending.is_empty() || self.guard.needs_base()
+    }
+
     /// Whether it has a thread to run.
     pub fn runnable(&self) -> bool {
         !self.ready.is_empty()

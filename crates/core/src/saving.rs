@@ -133,6 +133,81 @@ pub fn checkpoint<M: Machine>(resident: &mut Resident<M>, services: &mut Service
     resident.guard.writer = Some(writer);
 }
 
+/// Whether all of a program's pages are in its own image or changed since.
+fn is_home<M: Machine>(resident: &Resident<M>) -> bool {
+    resident.pending.is_empty()
+        && resident.program.objects.lent_pages() == 0
+        && resident.program.spaces.values().all(|space| space.lent_pages() == 0)
+}
+
+/// Saves pages of a space that have come home, before the checkpoint that will have them: so that it has little to do.
+pub(crate) fn save_ahead<M: Machine>(
+    resident: &mut Resident<M>,
+    services: &mut Services<M>,
+    id: SpaceId,
+    pages: &PageSet,
+) {
+    save_some_ahead(resident, services, |resident, services, writer, (batch, begun)| {
+        let (Some(space), Some(tables)) = (resident.program.spaces.get_mut(&id), resident.tables.get_mut(&id)) else {
+            return Ok(());
+        };
+        let Services { machine, frames, .. } = services;
+        let key = protect::space_key(id);
+        space.collect_these(machine, tables, pages, |machine, page, frame| {
+            batch.add(machine, frames, writer, (key, page.0, frame))
+        })?;
+        begun.note(id, pages);
+        batch.flush(machine, frames, writer)
+    });
+}
+
+/// The same for pages of objects, when there are many.
+pub(crate) fn save_objects_ahead<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>, many: usize) {
+    if resident.program.objects.changed_pages() < many {
+        return;
+    }
+    save_some_ahead(resident, services, |resident, services, writer, (batch, begun)| {
+        let Services { machine, frames, .. } = services;
+        for (id, space) in resident.program.spaces.some_mut(|_, space| space.is_to_be_saved()) {
+            if let Some(tables) = resident.tables.get_mut(id) {
+                space.protect_shared(machine, tables);
+            }
+        }
+        let set = resident.program.objects.collect_some(many, |id, index, frame| {
+            batch.add(machine, frames, writer, (protect::object_key(id), index, frame))
+        })?;
+        begun.objects.append(set);
+        batch.flush(machine, frames, writer)
+    });
+}
+
+/// Saves something before its checkpoint.
+fn save_some_ahead<M: Machine>(
+    resident: &mut Resident<M>,
+    services: &mut Services<M>,
+    save: impl FnOnce(&mut Resident<M>, &mut Services<M>, &mut Writer, (&mut Batch, &mut Begun)) -> Result<(), WriteError>,
+) {
+    if !resident.guard.is_on() {
+        return;
+    }
+    let Some(mut writer) = resident.guard.writer.take() else { return };
+    let mut begun = core::mem::take(&mut resident.guard.begun);
+    let mut batch = Batch { pages: core::mem::take(&mut resident.guard.batch), count: 0, tables: Nanos(0) };
+    let ready = if writer.is_writing() { Ok(()) } else { writer.begin().map(drop) };
+    let outcome = ready.and_then(|()| save(resident, services, &mut writer, (&mut batch, &mut begun)));
+    batch.pages.clear();
+    resident.guard.batch = batch.pages;
+    resident.guard.begun = match outcome {
+        Ok(()) => begun,
+        Err(_) => {
+            // The checkpoint finds what is the matter, and says so.
+            give_up(resident, services, &mut writer, &begun);
+            Begun::default()
+        }
+    };
+    resident.guard.writer = Some(writer);
+}
+
 /// Takes a whole checkpoint now, however long it takes.
 pub fn checkpoint_at_once<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>) {
     loop {
@@ -173,9 +248,9 @@ fn step<M: Machine>(
     begun: &mut Begun,
     (watch, phases): (&mut Stopwatch, &mut Phases),
 ) -> Result<Step, WriteError> {
-    // The first checkpoint after a takeover needs every page.
     let most = services.save_step;
-    let incomplete = resident.pending.spaces().next();
+    // Without a base every page is needed.
+    let incomplete = resident.pending.spaces().next().filter(|_| !writer.has_base());
     if let Some(space) = incomplete
         && begun.steps < MOST_STEPS
     {
@@ -187,7 +262,7 @@ fn step<M: Machine>(
     if resident.pending.damage().is_some() {
         return Err(WriteError::OutOfTurn);
     }
-    if !resident.pending.is_empty() {
+    if !resident.pending.is_empty() && !writer.has_base() {
         // A space that can never be mapped must not keep the kernel busy for ever.
         return if begun.steps < MOST_STEPS { Ok(Step::More) } else { Err(WriteError::OutOfTurn) };
     }
@@ -203,6 +278,9 @@ fn step<M: Machine>(
         // Of all threads only the one that ran last has registers that are not with it.
         if let Some(thread) = services.loaded.and_then(|tid| resident.program.threads.get_mut(&tid)) {
             services.machine.save_live(&mut thread.regs, &mut thread.fpu);
+        }
+        if is_home(resident) {
+            writer.end_base();
         }
         for space in resident.guard.ended_spaces.drain(..) {
             writer.drop_key(protect::space_key(space));

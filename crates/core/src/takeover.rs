@@ -180,6 +180,7 @@ impl<M: Machine> Kernel<M> {
         for owner in head.loans.iter().filter(|owner| **owner != me.kernel && **owner != from.kernel) {
             self.services.machine.map_lent(*owner);
         }
+        image.open_bases(&self.services.machine).map_err(|error| Unfit::Damaged(error.to_string()))?;
         // Pages that lie in this kernel's own memory are here already; others will come.
         let to_come = if image_kernel == me.kernel { 0 } else { image.page_count() as usize };
         let spare = SPARE_FRAMES.min(self.services.frames.total() / 8);
@@ -276,7 +277,7 @@ impl<M: Machine> Kernel<M> {
             resident.program.net.after_takeover(now);
         }
         protect::release_held(&mut resident, &mut self.services);
-        if let Err(error) = protect::resume(&mut resident, &mut self.services, &self.slots, newest) {
+        if let Err(error) = protect::resume(&mut resident, &mut self.services, &self.slots, (image, newest)) {
             self.services.log(&format!("program {id}: runs without protection: {error:?}"));
         }
         protect::flush_network(&mut resident, &mut self.services);

@@ -22,7 +22,7 @@ use shimos_abi::{
 use shimos_checkpoint::Image;
 use shimos_hal::{FrameSource, Machine};
 use shimos_ikc::Home;
-use shimos_memory::ObjectId;
+use shimos_memory::{Adopted, ObjectId};
 
 /// Bytes of a page in the list: key and number.
 const ENTRY: usize = 12;
@@ -85,7 +85,7 @@ impl<M: Machine> Kernel<M> {
         self.write_registers_back();
         let now = self.services.machine.now();
         let resident = self.residents.get_mut(&program).ok_or_else(again)?;
-        if !resident.program.head.loans.is_empty() || !resident.pending.is_empty() || self.moves.has(program) {
+        if resident.is_coming_home() || self.moves.has(program) {
             return Err(again());
         }
         let pages = resident.program.owned_pages();
@@ -341,7 +341,8 @@ impl<M: Machine> Kernel<M> {
                 // The clock of this machine.
                 services.machine.write_frame(*frame, 0, image.get(..PAGE).unwrap_or(image));
             }
-            let taken = space.adopt(&mut services.machine, &mut services.frames, tables, UserPage(page), *frame);
+            let (machine, frames) = (&mut services.machine, &mut services.frames);
+            let taken = space.adopt(machine, frames, tables, UserPage(page), *frame, Adopted::Unsaved);
             taken.map_err(|_| contradiction())?;
         }
         Ok(())

@@ -2,7 +2,7 @@
 use crate::{
     blocks::Files,
     context::{Context, Stop},
-    pending::{Lost, PendingPages, Place},
+    pending::{Lost, PendingPages, Place, Way},
     pressure,
     process::SpaceId,
     resident::Resident,
@@ -11,18 +11,19 @@ use crate::{
 };
 use alloc::vec::Vec;
 use shimos_abi::{
-    addr::{PAGE, UserAddr},
+    addr::{PAGE, UserAddr, UserPage},
     errno::Errno,
     ids::Pid,
 };
 use shimos_hal::{Access, Machine};
-use shimos_memory::{AROUND, AddressSpace, Bytes, Frames, MemoryFault, ObjectId, Progress, space};
+use shimos_memory::{AROUND, AddressSpace, Adopted, Bytes, Frames, MemoryFault, ObjectId, PageSet, Progress, space};
 
 impl<M: Machine> Services<M> {
     /// The memory of one address space, for system calls.
     pub fn memory<'a>(&'a mut self, resident: &'a mut Resident<M>, space: SpaceId) -> Result<UserMemory<'a, M>, Stop> {
         Ok(UserMemory {
             id: space,
+            adopted: resident.guard.adopted(),
             pending: &mut resident.pending,
             space: resident.program.spaces.get_mut(&space).ok_or(Errno::ESRCH)?,
             tables: resident.tables.get_mut(&space).ok_or(Errno::ESRCH)?,
@@ -84,10 +85,13 @@ impl<M: Machine> Services<M> {
 
     fn drop_stale(&mut self, resident: &mut Resident<M>) {
         let stale = resident.program.objects.take_stale();
+        // Private copies go only where an object was cut off; all else are pages of the object.
+        let private = stale.iter().any(|stale| stale.end == u64::MAX);
         let spaces: Vec<SpaceId> = resident.program.spaces.keys().copied().collect();
         for space in spaces {
             if let Ok(mut memory) = self.memory(resident, space) {
-                memory.with(|space, cx| space.drop_stale(cx, &stale));
+                let work = |space: &mut AddressSpace, cx: &mut space::Context<'_, M>| space.drop_stale(cx, &stale);
+                if private { memory.with(work) } else { memory.with_mappings(work) }
             }
         }
     }
@@ -98,6 +102,7 @@ impl<M: Machine> Services<M> {
 /// Pages that are still only in the image that the program came from are mapped before anything else looks at them.
 pub struct UserMemory<'a, M: Machine> {
     id: SpaceId,
+    adopted: Adopted,
     pending: &'a mut PendingPages,
     space: &'a mut AddressSpace,
     tables: &'a mut M::Space,
@@ -113,13 +118,44 @@ impl<M: Machine> UserMemory<'_, M> {
         while matches!(self.map_pending(usize::MAX), Ok(Progress::More)) {}
         self.with_mapped(work)
     }
+    /// Works on some pages of the address space: these are mapped first.
+    pub fn within<T>(
+        &mut self,
+        (first, end): (UserPage, UserPage),
+        work: impl FnOnce(&mut AddressSpace, &mut space::Context<'_, M>) -> T,
+    ) -> T {
+        // What is lost is noted, and ends the program.
+        let _ = self.map_range((first, end), usize::MAX);
+        self.with_mapped(work)
+    }
+    /// Works on the mappings alone, or on pages that are no private ones: none needs to be mapped for that.
+    pub fn with_mappings<T>(&mut self, work: impl FnOnce(&mut AddressSpace, &mut space::Context<'_, M>) -> T) -> T {
+        self.with_mapped(work)
+    }
     /// Maps up to `most` pages that are still only in the image.
     pub fn map_pending(&mut self, most: usize) -> Result<Progress, Lost> {
+        self.take_pending((most, Way::Map), &mut PageSet::new())
+    }
+    /// Copies up to `most` pages here that are still only in the image. Those that were copied are added to `brought`.
+    pub fn bring_pending(&mut self, most: usize, brought: &mut PageSet) -> Result<Progress, Lost> {
+        self.take_pending((most, Way::Bring), brought)
+    }
+    fn take_pending(&mut self, way: (usize, Way), brought: &mut PageSet) -> Result<Progress, Lost> {
         if self.pending.is_empty() {
             return Ok(Progress::Done);
         }
-        let mut place = Place { machine: self.machine, frames: self.frames, space: self.space, tables: self.tables };
-        self.pending.step(&mut place, self.id, most)
+        let id = self.id;
+        let (mut place, pending) = self.place();
+        pending.step(&mut place, id, way, brought)
+    }
+    /// Maps up to `most` of some pages that are still only in the image.
+    pub fn map_range(&mut self, (first, end): (UserPage, UserPage), most: usize) -> Result<Progress, Lost> {
+        if self.pending.is_empty() || first >= end {
+            return Ok(Progress::Done);
+        }
+        let id = self.id;
+        let (mut place, pending) = self.place();
+        pending.touch(&mut place, id, (first.0, end.0), most)
     }
     /// Maps what is still only in the image of the pages that an access can map: those that it touches and, where they show a
     /// file, their neighbours. A neighbour's content of its own must not be hidden by the file's.
@@ -127,9 +163,20 @@ impl<M: Machine> UserMemory<'_, M> {
         if self.pending.is_empty() {
             return Ok(());
         }
-        let (addr, len) = with_neighbours(addr, len);
-        let mut place = Place { machine: self.machine, frames: self.frames, space: self.space, tables: self.tables };
-        Ok(self.pending.touch(&mut place, self.id, addr, len)?)
+        let last = addr.0.saturating_add(len.max(1) as u64 - 1);
+        let (first, end) = (UserPage(addr.0 / PAGE as u64), UserPage(last / PAGE as u64 + 1));
+        self.map_range(with_neighbours(first, end), usize::MAX)?;
+        Ok(())
+    }
+    fn place(&mut self) -> (Place<'_, M>, &mut PendingPages) {
+        let place = Place {
+            machine: self.machine,
+            frames: self.frames,
+            space: self.space,
+            tables: self.tables,
+            adopted: self.adopted,
+        };
+        (place, self.pending)
     }
     fn with_mapped<T>(&mut self, work: impl FnOnce(&mut AddressSpace, &mut space::Context<'_, M>) -> T) -> T {
         let mut cx = space::Context {
@@ -195,13 +242,9 @@ impl<M: Machine> UserMemory<'_, M> {
     }
 }
 
-/// The bytes of all pages that may be mapped when `len` bytes at `addr` are accessed.
-fn with_neighbours(addr: UserAddr, len: usize) -> (UserAddr, usize) {
-    const WINDOW: u64 = AROUND * PAGE as u64;
-    let first = addr.0 - addr.0 % WINDOW;
-    let last = addr.0.saturating_add(len.max(1) as u64 - 1);
-    let end = last.saturating_add(WINDOW - last % WINDOW);
-    (UserAddr(first), (end - first) as usize)
+/// All pages that may be mapped when some are accessed.
+pub(crate) fn with_neighbours(first: UserPage, end: UserPage) -> (UserPage, UserPage) {
+    (UserPage(first.0 - first.0 % AROUND), UserPage(end.0.next_multiple_of(AROUND)))
 }
 
 impl<M: Machine> Context<'_, M> {
@@ -214,19 +257,15 @@ impl<M: Machine> Context<'_, M> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{AROUND, UserPage, with_neighbours};
 
     /// A read of a file's page maps the cached pages around it: what the image holds of these must be mapped before.
     #[test]
     fn neighbours_are_all_that_a_fault_can_map() {
-        let window = AROUND * PAGE as u64;
-        for (addr, len) in [(0, 1), (window - 1, 1), (window - 1, 2), (5 * window + 77, 0), (window / 2, 3 * PAGE)] {
-            let (first, all) = with_neighbours(UserAddr(addr), len);
-            let last = addr + (len.max(1) as u64 - 1);
-            assert_eq!(first.0, addr / window * window, "{addr:#x}, {len}");
-            assert_eq!(first.0 + all as u64, (last / window + 1) * window, "{addr:#x}, {len}");
+        for (first, end) in [(0, 1), (AROUND - 1, AROUND), (AROUND - 1, AROUND + 1), (5 * AROUND + 7, 5 * AROUND + 8)] {
+            let (low, high) = with_neighbours(UserPage(first), UserPage(end));
+            assert_eq!(low.0, first / AROUND * AROUND, "{first}..{end}");
+            assert_eq!(high.0, ((end - 1) / AROUND + 1) * AROUND, "{first}..{end}");
         }
-        let (_, len) = with_neighbours(UserAddr(u64::MAX - 5), usize::MAX);
-        assert!(len > 0);
     }
 }

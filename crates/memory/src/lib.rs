@@ -38,7 +38,7 @@ pub use mappings::Mappings;
 pub use objects::{Object, ObjectId, Objects, Stale};
 pub use page_set::PageSet;
 pub use space::{AddressSpace, Context, MapRequest, Place, Progress, Remap, RemapTo, Tracking};
-pub use track::{AdoptError, ObjectChanges};
+pub use track::{AdoptError, Adopted, ObjectChanges};
 pub use usage::{Presence, Usage};
 pub use user::Partial;
 pub use vma::{Prot, Sharing, Source, Vma, VmaFlags};

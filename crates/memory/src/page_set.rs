@@ -141,6 +141,21 @@ impl PageSet {
             }
         }
     }
+    /// Removes the members of another set.
+    pub fn subtract(&mut self, other: &PageSet) {
+        for (key, words) in &other.chunks {
+            let Some(own) = self.chunks.get_mut(key) else { continue };
+            let mut empty = true;
+            for (own, word) in own.iter_mut().zip(words) {
+                self.len -= (word & *own).count_ones() as usize;
+                *own &= !word;
+                empty &= *own == 0;
+            }
+            if empty {
+                self.chunks.remove(key);
+            }
+        }
+    }
     /// The first member at or above `page`.
     pub fn first_from(&self, page: u64) -> Option<u64> {
         self.chunk_from(page, u64::MAX).and_then(|chunk| chunk.bounds()).map(|(first, _)| first)

@@ -23,6 +23,15 @@ pub enum AdoptError {
     OutOfMemory,
 }
 
+/// Whether a page that is adopted is in the image that is kept up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Adopted {
+    /// It is not: it counts as changed.
+    Unsaved,
+    /// What that image is based on has it, as long as it is lent.
+    Based,
+}
+
 impl AddressSpace {
     /// Starts or ends change tracking. When it starts, all owned pages count as changed. For a new image from the start,
     /// end it first.
@@ -130,6 +139,22 @@ impl AddressSpace {
         Ok(())
     }
 
+    /// Like [`AddressSpace::collect`], for some pages of one's own choice.
+    pub fn collect_these<M: Machine, E>(
+        &mut self,
+        machine: &mut M,
+        tables: &mut M::Space,
+        pages: &PageSet,
+        mut visit: impl FnMut(&mut M, UserPage, Option<Frame>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.changed.subtract(pages);
+        let outcome = self.report(machine, tables, pages, &mut visit);
+        if outcome.is_err() {
+            self.changed.merge(pages);
+        }
+        outcome
+    }
+
     /// The checkpoint that [`AddressSpace::collect`] was for did not commit.
     pub fn restore_changes(&mut self, changes: &PageSet) {
         if self.tracking == Tracking::On {
@@ -146,6 +171,7 @@ impl AddressSpace {
         tables: &mut M::Space,
         page: UserPage,
         frame: Frame,
+        adopted: Adopted,
     ) -> Result<(), AdoptError> {
         let area = self.mappings.area(page).ok_or(AdoptError::NotMapped)?;
         if area.sharing != Sharing::Private || self.owned.contains(page.0) || self.borrowed.contains(page.0) {
@@ -157,12 +183,35 @@ impl AddressSpace {
             machine.map(tables, page, frame, read_rights(area.prot), frames).map_err(|_| AdoptError::OutOfMemory)?;
         }
         frames.share(frame);
-        if frames.is_foreign(frame) {
+        let lent = frames.is_foreign(frame);
+        if lent {
             self.lent.insert(page.0);
         }
         self.owned.insert(page.0);
-        self.note_change(page);
+        if !lent || adopted == Adopted::Unsaved {
+            self.note_change(page);
+        }
         Ok(())
+    }
+
+    /// Takes a page from an image, in a frame of the own pool. It counts as changed.
+    pub fn bring<M: Machine>(
+        &mut self,
+        machine: &mut M,
+        frames: &mut Frames,
+        tables: &mut M::Space,
+        page: UserPage,
+        frame: Frame,
+    ) -> Result<(), AdoptError> {
+        if !frames.is_foreign(frame) {
+            return self.adopt(machine, frames, tables, page, frame, Adopted::Unsaved);
+        }
+        let new = frames.take().ok_or(AdoptError::OutOfMemory)?;
+        machine.copy_frame(frame, new);
+        let outcome = self.adopt(machine, frames, tables, page, new, Adopted::Unsaved);
+        // The space has a reference of its own.
+        frames.release(new);
+        outcome
     }
 
     /// How many pages still lie in another kernel's memory.
@@ -170,21 +219,24 @@ impl AddressSpace {
         self.lent.len()
     }
 
-    /// Copies up to `pages` pages that lie in another kernel's memory into frames of the own pool.
+    /// Copies up to `pages` pages that lie in another kernel's memory into frames of the own pool. Those that were copied count
+    /// as changed and are returned; [`AddressSpace::lent_pages`] tells whether there are more.
     pub fn pull_step<M: Machine>(
         &mut self,
         machine: &mut M,
         frames: &mut Frames,
         tables: &mut M::Space,
         pages: usize,
-    ) -> Result<Progress, OutOfFrames> {
+    ) -> Result<PageSet, OutOfFrames> {
+        let mut pulled = PageSet::new();
         for _ in 0..pages {
-            let Some(page) = self.lent.first_from(0) else { return Ok(Progress::Done) };
+            let Some(page) = self.lent.first_from(0) else { break };
             if let Some(hidden) = self.hidden.get_mut(&page) {
                 let new = frames.take().ok_or(OutOfFrames)?;
                 machine.copy_frame(*hidden, new);
                 *hidden = new;
                 self.note_change(UserPage(page));
+                pulled.insert(page);
             } else if let Some(mapping) = machine.lookup(tables, UserPage(page)) {
                 let new = frames.take().ok_or(OutOfFrames)?;
                 machine.copy_frame(mapping.frame, new);
@@ -193,10 +245,11 @@ impl AddressSpace {
                     return Err(OutOfFrames);
                 }
                 self.note_change(UserPage(page));
+                pulled.insert(page);
             }
             self.lent.remove(page);
         }
-        Ok(if self.lent.is_empty() { Progress::Done } else { Progress::More })
+        Ok(pulled)
     }
 }
 
@@ -239,6 +292,11 @@ impl Objects {
                 }
             }
         }
+    }
+
+    /// Starts change tracking where an image has all pages that are not changed from here on.
+    pub fn track_from_here(&mut self) {
+        self.tracking = Tracking::On;
     }
 
     /// Reports every changed page with its frame, or `None` for one that is gone. Mappings must be write-protected in the

@@ -2,7 +2,7 @@
 use super::program::{POOL, PROGRAM, Program, TOTAL};
 use crate::{
     error::ImageError,
-    layout::{Descriptor, HEAD_VERSION, SLOT_COMMIT, SLOT_STATE, Sum, slot_start},
+    layout::{Descriptor, HEAD_VERSION, SLOT_COMMIT, SLOT_STATE, Sum, VERSION, slot_start},
     reader::Image,
     record::{RecordWriter, Records},
     slots::{Slots, retained},
@@ -126,7 +126,7 @@ fn a_damaged_newest_generation_is_passed_over() {
     program.machine.corrupt(POOL.first, 0, 1);
     assert_eq!(open(&program), Err(ImageError::NoHead));
     program.machine.corrupt(POOL.first, 0, 1);
-    program.machine.corrupt(POOL.first, 8, 2);
+    program.machine.write_word(POOL.first, HEAD_VERSION, 0);
     assert_eq!(open(&program), Err(ImageError::Version(0)));
 }
 
@@ -171,12 +171,14 @@ fn an_image_of_the_version_before_is_read() {
         program.machine.write_word(POOL.first, start + at, *word);
     }
     program.machine.write_word(POOL.first, slot_start(0) + SLOT_COMMIT, old.commit_word(&words));
-    program.machine.write_word(POOL.first, HEAD_VERSION, 1);
-    assert_eq!(read(&program), Ok(pages));
+    for version in [1, 2] {
+        program.machine.write_word(POOL.first, HEAD_VERSION, version);
+        assert_eq!(read(&program).as_ref(), Ok(&pages));
+    }
     assert_eq!(Image::open(&program.machine, POOL, &[], PROGRAM).unwrap().passed_over(), None);
     // A later one is refused rather than guessed at.
-    program.machine.write_word(POOL.first, HEAD_VERSION, 3);
-    assert_eq!(read(&program), Err(ImageError::Version(3)));
+    program.machine.write_word(POOL.first, HEAD_VERSION, VERSION + 1);
+    assert_eq!(read(&program), Err(ImageError::Version(VERSION + 1)));
 }
 
 #[test]

@@ -16,7 +16,7 @@ use shimos_abi::{
 use shimos_memory::{Frames, space::Progress};
 
 #[derive(Clone, Debug)]
-enum Op {
+pub enum Op {
     Write { key: usize, page: u64, value: u64 },
     Remove { key: usize, page: u64 },
     DropKey { key: usize },
@@ -28,7 +28,7 @@ enum Op {
 /// Pages far apart, at leaf borders and at the ends.
 const PAGES: [u64; 8] = [0, 1, 127, 128, 70_000, 0x7_ffff_fffe, (1 << 36) - 1, 5];
 
-fn ops() -> impl Strategy<Value = Vec<Op>> {
+pub fn ops() -> impl Strategy<Value = Vec<Op>> {
     let at = || (0..KEYS.len(), 0..PAGES.len()).prop_map(|(key, page)| (key, PAGES[page]));
     let op = prop_oneof![
         12 => (at(), any::<u64>()).prop_map(|((key, page), value)| Op::Write { key, page, value }),

@@ -26,7 +26,9 @@ impl<M: Machine> Kernel<M> {
                     // It lives here itself, taken over from an earlier life of this kernel: its own image must exist first.
                     // And while it may crash again, what it went back to is kept.
                     let done = |resident: &Resident<M>| {
-                        resident.guard.last.is_some() && !resident.program.head.on_probation(now)
+                        resident.guard.last.is_some()
+                            && !resident.guard.needs_base()
+                            && !resident.program.head.on_probation(now)
                     };
                     if self.residents.get(&held.program).is_some_and(done) {
                         self.loan_returned(held.program);

@@ -328,7 +328,7 @@ impl<M: Machine> Kernel<M> {
             protect::sweep(resident, &mut self.services);
             self.teardowns.extend(protect::take_replaced(resident));
             busy |= resident.guard.is_busy();
-            if !resident.program.head.loans.is_empty() {
+            if resident.is_coming_home() {
                 returned.extend(protect::pull(resident, &mut self.services).into_iter().map(|kernel| (*id, kernel)));
             }
         }
@@ -358,7 +358,7 @@ impl<M: Machine> Kernel<M> {
             || !self.starting.is_empty()
             || !self.joining.is_empty()
             || !self.moves.is_idle()
-            || self.residents.values().any(|resident| !resident.program.head.loans.is_empty());
+            || self.residents.values().any(Resident::is_coming_home);
         if waiting {
             next = next.min(self.services.machine.now() + Nanos::millis(1));
         }

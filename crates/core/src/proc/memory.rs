@@ -117,7 +117,7 @@ pub(super) fn maps<M: Machine>(c: &mut Context<'_, M>, node: Node) -> Result<Vec
     let mut memory = c.services.memory(c.resident, id)?;
     let (mut text, mut sum, mut anonymous) = (String::new(), Usage::default(), 0);
     let mut bounds = None;
-    memory.with(|space, cx| {
+    memory.with_mappings(|space, cx| {
         let mut visit = |vma: &Vma| {
             let own = if file == File::Maps { Usage::default() } else { space.usage(cx, vma.first, vma.end) };
             if file != File::SmapsRollup {
@@ -249,7 +249,7 @@ pub(super) fn page_words<M: Machine>(c: &mut Context<'_, M>, node: Node, at: u64
     }
     let Some(id) = space_of(&view(c), node).map_err(gone)? else { return Ok(Vec::new()) };
     let end = (at / 8).saturating_add((count.min(MAX_TRANSFER) / 8) as u64).min(USER_END / PAGE as u64);
-    c.services.memory(c.resident, id)?.with(|space, _| {
+    c.services.memory(c.resident, id)?.within((UserPage(at / 8), UserPage(end)), |space, _| {
         let word = |page: u64| match space.presence(UserPage(page)) {
             None => 0,
             Some(Presence::Own) => PRESENT,

@@ -77,12 +77,16 @@ fn space_of<M: Machine>(c: &mut Context<'_, M>) -> Result<SpaceId> {
 /// Takes what is in memory of a range out of it, over several turns if it is much: the call is issued again.
 pub fn clear_all<M: Machine>(c: &mut Context<'_, M>, first: UserPage, end: UserPage) -> Result<()> {
     let id = c.process()?.space;
+    let mut memory = c.services.memory(c.resident, id)?;
+    if let Ok(Progress::More) = memory.map_range((first, end), CLEAR_STEP as usize) {
+        return Err(Stop::Again);
+    }
     let resident = c.resident.program.spaces.get(&id).map_or(0, |space| space.resident());
     if resident as u64 <= CLEAR_STEP {
         return Ok(());
     }
     let mut memory = c.services.memory(c.resident, id)?;
-    match memory.with(|space, cx| space.clear_step(cx, first, end, CLEAR_STEP)) {
+    match memory.within((first, end), |space, cx| space.clear_step(cx, first, end, CLEAR_STEP)) {
         Progress::Done => Ok(()),
         Progress::More => Err(Stop::Again),
     }
@@ -160,7 +164,13 @@ pub fn mmap<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
     }
     let whole = vma_flags.contains(VmaFlags::LOCKED) && !vma_flags.contains(VmaFlags::LOCKED_ON_FAULT);
     let space = space_of(c)?;
-    let mapped = c.services.memory(c.resident, space)?.with(|space, cx| space.map(cx, place, count, request));
+    let replaced = match place {
+        Place::Fixed(page) => (page, UserPage(page.0.saturating_add(count))),
+        // Nothing is there.
+        _ => (UserPage(0), UserPage(0)),
+    };
+    let mut memory = c.services.memory(c.resident, space)?;
+    let mapped = memory.within(replaced, |space, cx| space.map(cx, place, count, request));
     if let Some(id) = new_object {
         // The mapping keeps the object; without one it ends here.
         c.resident.program.objects.release(&mut c.services.frames, id);
@@ -256,7 +266,7 @@ pub fn munmap<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
     let (first, end) = range(a[0], a[1]).map_err(|_| Errno::EINVAL)?;
     clear_all(c, first, end)?;
     let space = c.process()?.space;
-    c.services.memory(c.resident, space)?.with(|space, cx| {
+    c.services.memory(c.resident, space)?.within((first, end), |space, cx| {
         // To cut a hole makes one mapping more.
         let cuts = space.mappings().find(first).is_some_and(|vma| vma.first < first && vma.end > end);
         if cuts && space.mappings().len() >= shimos_memory::mappings::MAX_MAPPINGS {
@@ -294,7 +304,7 @@ pub fn mprotect<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64>
         first = vma.first;
     }
     let prot = readable(bits);
-    c.services.memory(c.resident, space)?.with(|space, cx| space.protect(cx, first, end, prot))?;
+    c.services.memory(c.resident, space)?.with_mappings(|space, cx| space.protect(cx, first, end, prot))?;
     Ok(0)
 }
 
@@ -308,10 +318,14 @@ pub fn brk<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> {
     if old.lock_future().is_some() && !root && old.locked_pages().saturating_add(more) > limit {
         return Ok(end.0);
     }
-    if a[0] >= old.heap_start().0 && a[0] < end.0 {
+    let old_start = old.heap_start().0;
+    if a[0] >= old_start && a[0] < end.0 {
         clear_all(c, UserPage(a[0].div_ceil(PAGE as u64)), UserPage(end.0.div_ceil(PAGE as u64)))?;
     }
-    let end = c.services.memory(c.resident, space)?.with(|space, cx| space.set_break(cx, UserAddr(a[0])));
+    let cut = (UserPage(a[0].div_ceil(PAGE as u64)), UserPage(end.0.div_ceil(PAGE as u64)));
+    let cut = if a[0] >= old_start { cut } else { (UserPage(0), UserPage(0)) };
+    let mut memory = c.services.memory(c.resident, space)?;
+    let end = memory.within(cut, |space, cx| space.set_break(cx, UserAddr(a[0])));
     Ok(end.0)
 }
 

@@ -52,7 +52,8 @@ pub fn go_on<M: Machine>(c: &mut Context<'_, M>, wanted: Wanted) -> Result<()> {
         _ => None,
     };
     let mut memory = c.services.memory(c.resident, space)?;
-    let outcome = memory.with(|space, cx| space.populate(cx, (UserPage(at), UserPage(end)), STEP, access));
+    let these = crate::user_memory::with_neighbours(UserPage(at), UserPage(end.min(at.saturating_add(STEP))));
+    let outcome = memory.within(these, |space, cx| space.populate(cx, (UserPage(at), UserPage(end)), STEP, access));
     match outcome {
         Ok(reached) if reached.0 >= end => Ok(()),
         Ok(reached) => {
@@ -199,7 +200,8 @@ pub fn mincore<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> 
     while at < end.0 {
         let stop = end.0.min(at + PIECE);
         let mut memory = c.services.memory(c.resident, id)?;
-        let bytes = memory.with(|space, _| space.residence(UserPage(at), UserPage(stop)));
+        let bytes =
+            memory.within((UserPage(at), UserPage(stop)), |space, _| space.residence(UserPage(at), UserPage(stop)));
         c.write_bytes(out.wrapping_add(at - first.0), &bytes)?;
         at = stop;
     }
@@ -246,7 +248,8 @@ pub fn madvise<M: Machine>(c: &mut Context<'_, M>, a: Arguments) -> Result<u64> 
                 }
             }
             super::memory::clear_all(c, start, end)?;
-            c.services.memory(c.resident, id)?.with(|space, cx| space.clear_step(cx, start, end, u64::MAX));
+            let mut memory = c.services.memory(c.resident, id)?;
+            memory.within((start, end), |space, cx| space.clear_step(cx, start, end, u64::MAX));
         }
         Advice::Remove => super::holes::remove(c, start, end)?,
         Advice::Populate(access) => {

@@ -8,6 +8,7 @@ use crate::{
     objects::Objects,
     page_set::PageSet,
     space::{AddressSpace, Context, MapRequest, Place, Progress, RemapTo, Tracking},
+    track::Adopted,
     vma::{Prot, Sharing, Source, Vma, VmaFlags},
 };
 use alloc::{collections::BTreeSet, vec, vec::Vec};
@@ -313,6 +314,42 @@ fn objects_read_write_and_truncate() {
 }
 
 #[test]
+fn pages_that_a_base_has_are_saved_when_they_change_or_come_home() {
+    let mut world = World::new();
+    let first = world.anonymous(6);
+    let World { machine, frames, tables, space, .. } = &mut world;
+    space.set_tracking(Tracking::On);
+    let page = |at: u64| UserPage(first.0 + at);
+    for at in 0..3 {
+        space.adopt(machine, frames, tables, page(at), Frame(at as u32), Adopted::Based).unwrap();
+    }
+    assert_eq!((space.changed_pages(), space.lent_pages()), (0, 3));
+    // One that lies here is to be saved, as nothing will bring it home.
+    let own = frames.take().unwrap();
+    space.adopt(machine, frames, tables, page(3), own, Adopted::Based).unwrap();
+    frames.release(own);
+    space.bring(machine, frames, tables, page(4), Frame(4)).unwrap();
+    assert_eq!((space.changed_pages(), space.lent_pages()), (2, 3));
+    world.run(|space, cx| space.write_u64(cx, page(0).addr(), 1)).unwrap();
+    world.run(|space, cx| space.unmap(cx, page(1), page(2)));
+    let World { machine, frames, tables, space, .. } = &mut world;
+    assert_eq!((space.changed_pages(), space.lent_pages()), (4, 1));
+    let pulled = space.pull_step(machine, frames, tables, 9).unwrap();
+    assert_eq!((pulled.iter().collect::<Vec<_>>(), space.changed_pages()), ([page(2).0].into(), 5));
+    let mut seen = Vec::new();
+    space
+        .collect_these(machine, tables, &pulled, |_, page, frame| {
+            seen.push((page, frame.is_some()));
+            Ok::<(), ()>(())
+        })
+        .unwrap();
+    assert_eq!((seen, space.changed_pages()), ([(page(2), true)].into(), 4));
+    let failed = space.collect_these(machine, tables, &pulled, |_, _, _| Err(()));
+    assert_eq!((failed, space.changed_pages()), (Err(()), 5));
+    world.end();
+}
+
+#[test]
 fn adopted_pages_are_never_written_and_can_be_pulled() {
     let mut world = World::new();
     let first = world.anonymous(4);
@@ -326,9 +363,9 @@ fn adopted_pages_are_never_written_and_can_be_pulled() {
     let World { machine, frames, objects, tables, space, .. } = &mut world;
     // Frames 0 to 3 lie outside the pool; storing there would panic.
     for at in 0..3 {
-        space.adopt(machine, frames, tables, UserPage(first.0 + at), Frame(at as u32)).unwrap();
+        space.adopt(machine, frames, tables, UserPage(first.0 + at), Frame(at as u32), Adopted::Unsaved).unwrap();
     }
-    assert!(space.adopt(machine, frames, tables, UserPage(1 << 30), Frame(1)).is_err());
+    assert!(space.adopt(machine, frames, tables, UserPage(1 << 30), Frame(1), Adopted::Unsaved).is_err());
     objects.adopt(frames, id, 0, Frame(3)).unwrap();
     objects.adopt(frames, id, 1, Frame(4)).unwrap();
     space.set_tracking(Tracking::On);
@@ -337,8 +374,10 @@ fn adopted_pages_are_never_written_and_can_be_pulled() {
     world.run(|space, cx| space.write_u64(cx, shared.addr(), 2)).unwrap();
     assert_eq!((world.space.lent_pages(), world.objects.lent_pages()), (2, 1));
     let World { machine, frames, objects, tables, space, .. } = &mut world;
-    assert_eq!(space.pull_step(machine, frames, tables, 1), Ok(Progress::More));
-    assert_eq!(space.pull_step(machine, frames, tables, 9), Ok(Progress::Done));
+    assert_eq!(space.pull_step(machine, frames, tables, 1).map(|pulled| pulled.len()), Ok(1));
+    assert_eq!(space.lent_pages(), 1);
+    assert_eq!(space.pull_step(machine, frames, tables, 9).map(|pulled| pulled.len()), Ok(1));
+    assert_eq!(space.lent_pages(), 0);
     assert_eq!(objects.pull_step(machine, frames, 9), Ok(Progress::Done));
     assert_eq!(objects.lent_pages(), 0);
     let mut bytes = [0; 8];
@@ -367,7 +406,7 @@ fn a_decoded_space_goes_on_with_the_pages_of_its_image() {
     assert_eq!(objects.get(id).unwrap().mapped(), 1);
     let mut tables = world.machine.new_space(&mut world.frames).unwrap();
     for page in [first, UserPage(first.0 + 1)] {
-        space.adopt(&mut world.machine, &mut world.frames, &mut tables, page, Frame(1)).unwrap();
+        space.adopt(&mut world.machine, &mut world.frames, &mut tables, page, Frame(1), Adopted::Unsaved).unwrap();
     }
     // The first page allows nothing, so it is not in the page tables; it is there all the same.
     assert_eq!((space.owned_pages(), tables.pages.len()), (2, 1));
