@@ -219,9 +219,9 @@ impl Image {
     pub fn record_bytes(&self) -> usize {
         self.records.len()
     }
-    /// The records.
+    /// The records, which were checked when they were loaded.
     pub fn records(&self) -> Records<'_> {
-        Records::new(&self.records)
+        Records::known(&self.records)
     }
 
     /// Whether the image may name `frame` as a page, and it can be read now.

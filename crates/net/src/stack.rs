@@ -25,6 +25,9 @@ use shimos_abi::{errno::Errno, kept::Kept, time::Nanos};
 
 /// Packets to itself that one poll delivers.
 const LOOPED: usize = 2048;
+/// After a takeover so many peers at a time are told of it, so long after each other: the program runs between.
+const GREETED: usize = 32;
+const GREETING_GAP: Nanos = Nanos::micros(200);
 
 /// What is saved.
 #[derive(Clone, Debug, Encode, Decode)]
@@ -63,6 +66,8 @@ pub(crate) struct Derived {
     pub blocked: BTreeSet<SocketId>,
     /// Connections that have segments of the present batch to answer.
     pub unanswered: Vec<SocketId>,
+    /// Sockets whose peers are still to be told of a takeover, and when the next of them are.
+    greeted: (Nanos, BTreeSet<SocketId>),
     /// Not later than the first TIME_WAIT entry ends.
     time_wait: Option<Nanos>,
     version: u64,
@@ -176,14 +181,24 @@ impl Stack {
         }
     }
 
-    /// The program goes on in this kernel: every peer is told so at once, instead of when its timer runs out.
+    /// The program goes on in this kernel: every peer is told so soon, instead of when its timer runs out. The first of them in
+    /// the next poll, the others in those that follow.
     pub fn after_takeover(&mut self, now: Nanos) {
-        self.touch();
-        let ids: Vec<SocketId> = self.saved.sockets.keys().copied().collect();
-        for id in ids {
+        let speaks = |socket: &Socket| matches!(socket.kind, Kind::Connection(_) | Kind::Listener(_));
+        let ids = self.saved.sockets.iter().filter(|(_, socket)| speaks(socket)).map(|(id, _)| *id).collect();
+        self.derived.greeted = (now, ids);
+    }
+
+    fn greet(&mut self, now: Nanos) {
+        if self.derived.greeted.1.is_empty() || self.derived.greeted.0 > now {
+            return;
+        }
+        for _ in 0..GREETED {
+            let Some(id) = self.derived.greeted.1.pop_first() else { break };
             self.with_connection(now, id, |connection, cx| connection.after_takeover(cx));
             self.with_listener(now, id, |listener, _, cx| listener.after_takeover(cx));
         }
+        self.derived.greeted.0 = now + GREETING_GAP;
     }
 
     /// Resets all connections: the program has gone back behind what their peers have seen, or is on another machine. Says
@@ -287,7 +302,12 @@ impl Stack {
         self.forget_time_wait(now);
         let due: Vec<SocketId> =
             self.derived.timers.iter().take_while(|(at, _)| *at <= now).map(|(_, id)| *id).collect();
+        self.greet(now);
         for id in due {
+            // Time has passed for the others while the program was nowhere.
+            if self.derived.greeted.1.contains(&id) {
+                continue;
+            }
             self.with_connection(now, id, |connection, cx| connection.poll(cx));
             self.with_listener(now, id, |listener, _, cx| listener.poll(cx));
         }
@@ -318,7 +338,9 @@ impl Stack {
         if self.saved.link.looped() > 0 || (room && !self.derived.blocked.is_empty()) {
             return Some(Nanos(0));
         }
+        let (greeting, greeted) = &self.derived.greeted;
         let timer = self.derived.timers.first().map(|(at, _)| *at);
+        let timer = if greeted.is_empty() { timer } else { Some(*greeting) };
         [timer, self.derived.time_wait, self.saved.link.next_deadline()].into_iter().flatten().min()
     }
 

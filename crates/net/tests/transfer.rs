@@ -149,6 +149,40 @@ fn a_takeover_repairs_at_once() {
     assert_eq!(pair.receive(1, client).unwrap(), b"answer");
 }
 
+/// With many connections the program does not wait until all peers are told.
+#[test]
+fn a_takeover_tells_all_peers_in_turn() {
+    let mut pair = Pair::new(5, Faults::default());
+    let (listener, server, client) = pair.connected(80);
+    let mut ends = vec![(server, client)];
+    for _ in 0..99 {
+        let client = pair.start(80);
+        pair.run_for(Nanos::millis(10));
+        ends.push((pair.stacks[0].accept(listener).unwrap().0, client));
+    }
+    pair.run_for(Nanos::secs(1));
+    for (server, _) in &ends {
+        pair.send(0, *server, b"answer").unwrap();
+    }
+    pair.collect();
+    let saved = minicbor::to_vec(&pair.stacks[0]).unwrap();
+    pair.lose_flight();
+    let mut stack: Stack = minicbor::decode(&saved).unwrap();
+    stack.after_takeover(pair.now);
+    assert!(!stack.has_frames());
+    // Timers that are due meanwhile do not count for those whose turn has not come.
+    stack.poll(pair.now + Nanos::secs(100));
+    let told = std::iter::from_fn(|| stack.take_frame()).count();
+    assert!((1..=100).contains(&told), "{told}");
+    pair.now = pair.now + Nanos::secs(100);
+    pair.stacks[0] = stack;
+    pair.run_for(Nanos::secs(2));
+    for (_, client) in &ends {
+        assert_eq!(pair.receive(1, *client).unwrap(), b"answer");
+    }
+    assert_eq!(pair.resets, 0);
+}
+
 #[test]
 fn to_itself() {
     for address in [Ipv4Addr::LOCALHOST, common::SERVER] {
