@@ -215,7 +215,11 @@ impl Version {
     }
     /// From a word; `None` for 0.
     pub const fn from_word(word: u64) -> Option<Version> {
-        if word == 0 { None } else { Some(Version { epoch: (word >> 32) as u32, frame: word as u32 }) }
+        if word == 0 { None } else { Some(Version::from_bits(word)) }
+    }
+    /// From a word that is not 0.
+    pub const fn from_bits(word: u64) -> Version {
+        Version { epoch: (word >> 32) as u32, frame: word as u32 }
     }
     /// The frame, if there is a page.
     pub const fn page(self) -> Option<Frame> {
@@ -239,20 +243,32 @@ pub struct Entry {
 impl Entry {
     /// Reads the entry of `page` in its leaf and checks it.
     pub fn read<M: Machine>(machine: &M, leaf: Frame, key: PageKey, page: u64) -> Result<Entry, ImageError> {
-        let at = (page % LEAF_ENTRIES as u64) as usize * ENTRY_WORDS;
-        let words = [machine.read_word(leaf, at), machine.read_word(leaf, at + 1), machine.read_word(leaf, at + 2)];
-        if words == [0; VERSIONS] {
-            return Ok(Entry { versions: [None; VERSIONS], checks: machine.read_word(leaf, at + VERSIONS) });
+        let words = Entry::words(machine, leaf, page);
+        let [first, second, third, checks] = words;
+        if !Entry::is_right(&words, key, page) {
+            return Err(ImageError::Entry(leaf));
         }
-        let entry = Entry { versions: words.map(Version::from_word), checks: machine.read_word(leaf, at + VERSIONS) };
-        for (place, version) in entry.versions.iter().enumerate() {
-            if let Some(version) = version
-                && version.check(key, page) != (entry.checks >> (16 * place)) as u16
-            {
-                return Err(ImageError::Entry(leaf));
-            }
+        Ok(Entry { versions: [first, second, third].map(Version::from_word), checks })
+    }
+    /// The words of the entry of `page` in its leaf.
+    #[inline]
+    pub fn words<M: Machine>(machine: &M, leaf: Frame, page: u64) -> [u64; ENTRY_WORDS] {
+        let mut bytes = [0; ENTRY_WORDS * 8];
+        machine.read_frame(leaf, (page % LEAF_ENTRIES as u64) as usize * bytes.len(), &mut bytes);
+        let mut words = [0; ENTRY_WORDS];
+        for (word, bytes) in words.iter_mut().zip(bytes.as_chunks::<8>().0) {
+            *word = u64::from_le_bytes(*bytes);
         }
-        Ok(entry)
+        words
+    }
+    /// Whether the versions of an entry have the checks that they should have.
+    #[inline]
+    pub fn is_right(words: &[u64; ENTRY_WORDS], key: PageKey, page: u64) -> bool {
+        let [first, second, third, checks] = *words;
+        let right = |word: u64, place: u32| {
+            word == 0 || Version::from_bits(word).check(key, page) == (checks >> (16 * place)) as u16
+        };
+        right(first, 0) && right(second, 1) && right(third, 2)
     }
     /// The newest version that holds for `epoch`.
     pub fn at(&self, epoch: u32) -> Option<Version> {

@@ -229,39 +229,49 @@ impl PageMap {
                 None => return Ok(Changed { was: false, is: false, effect: Effect::None }),
             },
         };
-        let mut entry = Entry::read(machine, leaf, key, page)?;
-        let newest = entry.at(epoch);
-        let before = newest.and_then(Version::page);
+        let words = Entry::words(machine, leaf, page);
+        if !Entry::is_right(&words, key, page) {
+            return Err(WriteError::Damaged(ImageError::Entry(leaf)));
+        }
+        let [versions @ .., checks] = words;
+        // Of three versions the oldest is needed by no kept generation: the newest is for the last committed one and the
+        // middle one at most for the one before. A version of this same epoch is replaced before that, as its word is the largest.
+        let (mut newest, mut newest_place, mut oldest, mut oldest_place) = (0, 0, u64::MAX, 0);
+        for (place, word) in versions.into_iter().enumerate() {
+            if word > newest && word >> 32 <= u64::from(epoch) {
+                (newest, newest_place) = (word, place);
+            }
+            if word < oldest {
+                (oldest, oldest_place) = (word, place);
+            }
+        }
+        let before = Version::from_word(newest).and_then(Version::page);
         let (was, is) = (before.is_some(), frame.is_some());
         // A frame in the image is never written, so the same frame is the same content.
-        if before == frame && (newest.is_some() || self.beneath == Beneath::Nothing) {
+        if before == frame && (newest != 0 || self.beneath == Beneath::Nothing) {
             return Ok(Changed { was, is, effect: Effect::None });
         }
-        let again = newest.is_some_and(|version| version.epoch == epoch);
-        let place =
-            match entry.versions.iter().position(|version| version.is_some_and(|version| version.epoch == epoch)) {
-                Some(place) => place,
-                // Of three versions the oldest is needed by no kept generation: the newest is for the last committed one and
-                // the middle one at most for the one before.
-                None => (0..VERSIONS)
-                    .min_by_key(|place| {
-                        entry.versions.get(*place).copied().flatten().map_or(0, |version| version.epoch)
-                    })
-                    .unwrap_or(0),
-            };
+        let again = newest >> 32 == u64::from(epoch);
+        let (place, old) = if again { (newest_place, newest) } else { (oldest_place, oldest) };
         if let Some(frame) = frame {
             self.hold(frames, frame);
         }
-        self.clear(machine, frames, leaf, page, &mut entry, place);
+        let start = (page % LEAF_ENTRIES as u64) as usize * ENTRY_WORDS;
+        // First the word, then the reference.
+        if let Some(version) = Version::from_word(old) {
+            machine.write_word(leaf, start + place, 0);
+            if let Some(frame) = version.page() {
+                self.forget(frames, frame);
+            }
+        }
         let version = Version { epoch, frame: frame.map_or(ABSENT, |frame| frame.0) };
-        let first = entry.is_empty();
+        let first = versions.into_iter().enumerate().all(|(at, word)| word == 0 || at == place);
         if first && frame.is_none() && self.beneath == Beneath::Nothing {
             return Ok(Changed { was, is, effect: Effect::Again });
         }
-        let start = (page % LEAF_ENTRIES as u64) as usize * ENTRY_WORDS;
         let shift = 16 * place;
-        entry.checks = entry.checks & !(0xffff << shift) | u64::from(version.check(key, page)) << shift;
-        machine.write_word(leaf, start + VERSIONS, entry.checks);
+        let checks = checks & !(0xffff << shift) | u64::from(version.check(key, page)) << shift;
+        machine.write_word(leaf, start + VERSIONS, checks);
         machine.write_word(leaf, start + place, version.word());
         let effect = match (again, first) {
             (true, _) => Effect::Again,

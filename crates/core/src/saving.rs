@@ -13,11 +13,11 @@ use shimos_ikc::Home;
 use shimos_memory::{Frames, ObjectChanges, PageSet};
 
 /// Changed pages that one step deals with. What is left when there are no more than that is saved in the last pause.
-pub(crate) const STEP: usize = 2048;
+pub(crate) const STEP: usize = 512;
 /// Changed pages that are noted before they go into the page map.
-const BATCH: usize = 512;
+const BATCH: usize = 256;
 /// A checkpoint that is not finished after so many steps is finished in one pause, however long.
-const MOST_STEPS: u32 = 4096;
+const MOST_STEPS: u32 = 16_384;
 /// A program runs at least so many times as long as it stood still for the last checkpoint.
 const SHARE: u64 = 3;
 /// How long a checkpoint that failed is not tried again.
@@ -33,6 +33,32 @@ pub struct Begun {
     /// The longest stop, and all of them together.
     longest: Nanos,
     total: Nanos,
+    pace: Pace,
+}
+
+/// How long a program runs between the steps of one checkpoint: as long as a step takes, and less and less if it changes more
+/// meanwhile than half of what a step saves. So every checkpoint comes to its end, whatever the program does.
+#[derive(Default)]
+struct Pace {
+    /// Changed pages that the last step left.
+    left: Option<usize>,
+    /// How often its time was halved.
+    halved: u32,
+}
+
+impl Pace {
+    /// After so many halvings it hardly runs at all.
+    const MOST: u32 = 10;
+
+    /// A step for `size` pages took so long, and left so many: how long the program may run now.
+    fn after_step(&mut self, size: usize, left: usize, took: Nanos) -> Nanos {
+        let gained = self.left.is_none_or(|before| left.saturating_add(size / 2) <= before);
+        if !gained && self.halved < Self::MOST {
+            self.halved += 1;
+        }
+        self.left = Some(left);
+        Nanos(took.0 >> self.halved)
+    }
 }
 
 impl Begun {
@@ -89,9 +115,12 @@ pub fn checkpoint<M: Machine>(resident: &mut Resident<M>, services: &mut Service
             begun.steps += 1;
             begun.longest = begun.longest.max(took);
             begun.total = begun.total + took;
+            let left = resident.program.changed_pages();
+            // While pages are mapped that an image has, there are ever more to save.
+            let mapping = !resident.pending.is_empty() && !writer.has_base();
+            let runs = if mapping { took } else { begun.pace.after_step(services.save_step, left, took) };
             resident.guard.begun = begun;
-            // As long as it stood still the program may run now.
-            resident.guard.next = Some(now + took);
+            resident.guard.next = Some(now + runs);
         }
         Ok(Step::Prepared) => {
             resident.guard.begun = begun;
@@ -376,4 +405,42 @@ fn collect<M: Machine>(
     })?;
     begun.objects.append(set);
     batch.flush(machine, frames, writer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Nanos, Pace};
+
+    /// A program that changes `rate` pages in the time in which one is saved, of `all` that it has.
+    fn steps_until_done(size: usize, all: usize, rate: f64) -> usize {
+        let (mut pace, mut left, mut steps) = (Pace::default(), all, 0);
+        while left > size {
+            left -= size;
+            let took = Nanos(size as u64 * 1000);
+            let runs = pace.after_step(size, left, took);
+            assert!(runs <= took);
+            left = all.min(left + (runs.0 as f64 / 1000.0 * rate) as usize);
+            steps += 1;
+            assert!(steps < 10_000, "rate {rate}: it never ends");
+        }
+        steps
+    }
+
+    #[test]
+    fn a_checkpoint_ends_however_fast_pages_change() {
+        assert_eq!(steps_until_done(512, 100_000, 0.0), 195);
+        for rate in [0.1, 0.4, 0.9, 1.0, 2.0, 10.0, 50.0, 200.0] {
+            let steps = steps_until_done(512, 100_000, rate);
+            assert!(steps <= 500, "rate {rate}: {steps} steps");
+        }
+    }
+
+    #[test]
+    fn who_changes_little_is_not_slowed_down() {
+        let mut pace = Pace::default();
+        for left in [10_000, 9_600, 9_200, 8_900] {
+            assert_eq!(pace.after_step(512, left, Nanos(77)), Nanos(77));
+        }
+        assert_eq!(pace.after_step(512, 8_850, Nanos(77)), Nanos(38));
+    }
 }
