@@ -15,6 +15,7 @@ pub fn run(suite: &mut Suite) {
         with_monitor(rig, Fault::IrqDeadlock, Fault::InfiniteLoop)
     });
     group.case("several::the_taker_dies_as_it_takes", taker);
+    group.case("several::takers_die_one_after_the_other", takers_in_a_row);
     group.case("several::many_deaths_of_one_program", many);
     group.case("several::two_kernels_together", two);
     group.case("several::a_program_that_kills_every_kernel_is_given_up", deadly);
@@ -100,6 +101,32 @@ fn taker(rig: &mut Rig) -> Result<()> {
         rig.settle(program).with_context(|| format!("with {size} MiB"))?;
         ensure!(rig.lines(&name) == ["touchpages: ready"], "{:?}", rig.lines(&name));
     }
+    Ok(())
+}
+
+/// Takers die as soon as they have a checkpoint of their own, which says only what has changed: the rest of the pages is in
+/// the images of those before.
+fn takers_in_a_row(rig: &mut Rig) -> Result<()> {
+    let kernel = plain_kernel(rig)?;
+    let start = programs::command("row", kernel, &["/usr/bin/touchpages", "30", "200", "5"]);
+    let program = rig.start_protected(start)?.program;
+    rig.wait_line("row", "touchpages: ready")?;
+    rig.settle(program)?;
+    let mut at = KernelId(kernel);
+    for fault in [Fault::Panic, Fault::NullPointer, Fault::Panic, Fault::Panic] {
+        let dead = rig.inject(at, fault)?;
+        at = rig.until(SOON, "a checkpoint after a takeover", |now| {
+            let takeover = status::takeover(now, program, dead)?;
+            let (home, found) = status::home(now, program)?;
+            let saved = found.checkpoint.is_some_and(|checkpoint| checkpoint.epoch > takeover.epoch);
+            (home.id == takeover.to && saved).then_some(takeover.to)
+        })?;
+    }
+    rig.settle(program)?;
+    // It goes through all of its memory, and checks it.
+    let before = rig.program(program, |_| true)?.checkpoint.map_or(0, |checkpoint| checkpoint.epoch.0);
+    rig.program(program, |found| found.checkpoint.is_some_and(|checkpoint| checkpoint.epoch.0 > before + 20))?;
+    ensure!(rig.lines("row") == ["touchpages: ready"], "{:?}", rig.lines("row"));
     Ok(())
 }
 
