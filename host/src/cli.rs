@@ -510,6 +510,10 @@ pub enum Bench {
         /// Only against size, or connections.
         #[arg(long, value_enum, value_name = "WHAT")]
         only: Vec<bench::Kind>,
+        /// Count instructions instead of time: the host's load does not matter then, and it takes longer. What the client
+        /// waits for is left out, as it is the host's time.
+        #[arg(long)]
+        counted: bool,
         /// How the figures are told.
         #[command(flatten)]
         told: Told,

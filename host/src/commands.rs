@@ -183,9 +183,9 @@ pub fn perform(cli: Cli) -> Result<ExitCode> {
             let files = Files { kernel: artifacts::kernel(&paths)?, image: image::root(&paths)? };
             tell(&bench::checkpoint(&paths, &files, (rounds, &only), time_of(counted))?, &told)
         }
-        Command::Bench { what: Bench::Takeover { rounds, only, told } } => {
+        Command::Bench { what: Bench::Takeover { rounds, only, counted, told } } => {
             let files = Files { kernel: artifacts::kernel(&paths)?, image: image::root(&paths)? };
-            tell(&bench::takeover(&paths, &files, rounds, &only)?, &told)
+            tell(&bench::takeover(&paths, &files, (rounds, &only), time_of(counted))?, &told)
         }
         Command::Bench { what: Bench::Influence { rounds, only, every, span, counted, image, told } } => {
             let image = match image.or_else(|| std::env::var_os("SHIMOS_IMAGE").map(Into::into)) {

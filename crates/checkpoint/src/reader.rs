@@ -181,6 +181,11 @@ impl Image {
     pub fn has_base(&self) -> bool {
         self.descriptor.base.is_some()
     }
+    /// The head of the memory in which the `layer`th of the generations on top of each other lies, and its epoch.
+    pub fn layer(&self, layer: usize) -> (Frame, Epoch) {
+        let own = (self.pool.first, Epoch(self.descriptor.epoch));
+        self.layers.get(layer).map_or(own, |layer| (layer.pool.first, Epoch(layer.epoch)))
+    }
     /// What an image says that has this generation as its base; `None` if too many lie on top of each other already.
     pub fn as_base(&self) -> Option<Base> {
         let base = Base { head: self.pool.first, slot: self.slot as u16, epoch: self.descriptor.epoch };
@@ -310,6 +315,11 @@ impl PageCursor {
             }
         }
         Ok(false)
+    }
+
+    /// Which of the generations on top of each other the last page, or damage, was found in.
+    pub fn layer(&self) -> usize {
+        self.layer
     }
 
     /// The next page and its frame.

@@ -2,7 +2,10 @@
 //! background, so that a takeover takes no longer for a large program than for a small one (D10).
 use crate::{process::SpaceId, protect::space_key};
 use alloc::{rc::Rc, vec::Vec};
-use shimos_abi::{addr::UserPage, ids::Epoch};
+use shimos_abi::{
+    addr::{Frame, UserPage},
+    ids::Epoch,
+};
 use shimos_checkpoint::{Image, ImageError, reader::PageCursor};
 use shimos_hal::Machine;
 use shimos_memory::{AddressSpace, Adopted, Frames, MemoryFault, PageSet, space::Progress};
@@ -44,12 +47,23 @@ impl From<ImageError> for Lost {
     }
 }
 
+/// A page that could not be taken, and where it was looked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Damage {
+    /// What is wrong.
+    pub lost: Lost,
+    /// The head of the memory that the generation lies in which has the page.
+    pub head: Frame,
+    /// That generation.
+    pub epoch: Epoch,
+}
+
 /// All address spaces with pages that are still to be mapped.
 #[derive(Default)]
 pub struct PendingPages {
     spaces: Vec<Pending>,
     /// A page that cannot be had: the program must not go on without it.
-    damage: Option<Lost>,
+    damage: Option<Damage>,
 }
 
 impl PendingPages {
@@ -61,13 +75,8 @@ impl PendingPages {
     }
 
     /// What is lost, if anything is.
-    pub fn damage(&self) -> Option<Lost> {
+    pub fn damage(&self) -> Option<Damage> {
         self.damage
-    }
-
-    /// The generation that they come from.
-    pub fn epoch(&self) -> Option<Epoch> {
-        self.spaces.first().map(|pending| pending.image.epoch())
     }
 
     /// Whether every page is mapped.
@@ -97,11 +106,10 @@ impl PendingPages {
         let Some(pending) = self.spaces.iter_mut().find(|pending| pending.space == id) else {
             return Ok(Progress::Done);
         };
-        let result = pending.touch(place, (first, end), most);
-        if let Err(lost) = result {
-            self.damage = Some(lost);
-        }
-        result
+        pending.touch(place, (first, end), most).map_err(|damage| {
+            self.damage = Some(damage);
+            damage.lost
+        })
     }
 
     /// Takes up to `most` more pages of a space in order; which were brought here is added to `brought`.
@@ -118,9 +126,9 @@ impl PendingPages {
         match result {
             Ok(Progress::Done) => drop(self.spaces.swap_remove(at)),
             Ok(Progress::More) => {}
-            Err(lost) => self.damage = Some(lost),
+            Err(damage) => self.damage = Some(damage),
         }
-        result
+        result.map_err(|damage| damage.lost)
     }
 }
 
@@ -130,11 +138,12 @@ impl Pending {
         place: &mut Place<'_, M>,
         (first, end): (u64, u64),
         most: usize,
-    ) -> Result<Progress, Lost> {
-        let mut cursor = self.image.cursor_over(place.machine, space_key(self.space), first, end)?;
+    ) -> Result<Progress, Damage> {
+        let cursor = self.image.cursor_over(place.machine, space_key(self.space), first, end);
+        let mut cursor = cursor.map_err(|error| self.damage(0, error))?;
         let mut left = most;
         while let Some(found) = cursor.next(place.machine, &self.image) {
-            let (page, frame) = found?;
+            let (page, frame) = found.map_err(|error| self.damage(cursor.layer(), error))?;
             if self.has_taken(page, place.space) {
                 continue;
             }
@@ -142,10 +151,15 @@ impl Pending {
                 return Ok(Progress::More);
             }
             left -= 1;
-            place.adopt(UserPage(page), frame)?;
+            place.adopt(UserPage(page), frame).map_err(|lost| self.damage(cursor.layer(), lost))?;
             self.taken.insert(page);
         }
         Ok(Progress::Done)
+    }
+
+    fn damage(&self, layer: usize, lost: impl Into<Lost>) -> Damage {
+        let (head, epoch) = self.image.layer(layer);
+        Damage { lost: lost.into(), head, epoch }
     }
 
     fn has_taken(&self, page: u64, space: &AddressSpace) -> bool {
@@ -157,23 +171,25 @@ impl Pending {
         place: &mut Place<'_, M>,
         (most, way): (usize, Way),
         brought: &mut PageSet,
-    ) -> Result<Progress, Lost> {
+    ) -> Result<Progress, Damage> {
         // Those that are passed over cost less, but not nothing.
         for _ in 0..most {
             if way == Way::Bring && place.frames.free_count() < SPARE {
                 return Ok(Progress::More);
             }
             let Some(found) = self.cursor.next(place.machine, &self.image) else { return Ok(Progress::Done) };
-            let (page, frame) = found?;
+            let layer = self.cursor.layer();
+            let (page, frame) = found.map_err(|error| self.damage(layer, error))?;
             if self.has_taken(page, place.space) {
                 continue;
             }
-            match way {
-                Way::Map => place.adopt(UserPage(page), frame)?,
-                Way::Bring => {
-                    place.bring(UserPage(page), frame)?;
-                    brought.insert(page);
-                }
+            let taken = match way {
+                Way::Map => place.adopt(UserPage(page), frame),
+                Way::Bring => place.bring(UserPage(page), frame),
+            };
+            taken.map_err(|lost| self.damage(layer, lost))?;
+            if way == Way::Bring {
+                brought.insert(page);
             }
             self.taken.insert(page);
         }
@@ -196,11 +212,11 @@ pub struct Place<'a, M: Machine> {
 }
 
 impl<M: Machine> Place<'_, M> {
-    fn adopt(&mut self, page: UserPage, frame: shimos_abi::addr::Frame) -> Result<(), Lost> {
+    fn adopt(&mut self, page: UserPage, frame: Frame) -> Result<(), Lost> {
         self.space.adopt(self.machine, self.frames, self.tables, page, frame, self.adopted).map_err(|_| Lost::Memory)
     }
 
-    fn bring(&mut self, page: UserPage, frame: shimos_abi::addr::Frame) -> Result<(), Lost> {
+    fn bring(&mut self, page: UserPage, frame: Frame) -> Result<(), Lost> {
         self.space.bring(self.machine, self.frames, self.tables, page, frame).map_err(|_| Lost::Memory)
     }
 }

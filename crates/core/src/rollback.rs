@@ -6,7 +6,7 @@
 use crate::{
     files::Kind,
     kernel::Kernel,
-    pending::Lost,
+    pending::{Damage, Lost},
     program::{Head, Program},
     protect,
     signal::Signal,
@@ -20,7 +20,7 @@ use alloc::{
 use minicbor::{Decode, Encode};
 use shimos_abi::{
     control::{Cause, OnCrash, Output},
-    ids::{Epoch, ProgramId},
+    ids::{Epoch, KernelId, ProgramId},
     time::Nanos,
 };
 use shimos_hal::Machine;
@@ -64,15 +64,15 @@ pub(crate) struct Fallen {
 /// Why a program goes back.
 enum Reason {
     Crash(Signal),
-    Damage(Lost),
+    Damage(Damage),
 }
 
 impl Reason {
     fn told(&self) -> String {
         match self {
             Reason::Crash(signal) => format!("it crashed by signal {}", signal.number()),
-            Reason::Damage(Lost::Image(error)) => error.to_string(),
-            Reason::Damage(Lost::Memory) => "its image contradicts itself".to_string(),
+            Reason::Damage(Damage { lost: Lost::Image(error), .. }) => error.to_string(),
+            Reason::Damage(Damage { lost: Lost::Memory, .. }) => "its image contradicts itself".to_string(),
         }
     }
 }
@@ -99,9 +99,8 @@ impl<M: Machine> Kernel<M> {
         let now = self.services.machine.now();
         let (reason, below, crashes) = match (resident.pending.damage(), resident.ended) {
             // Who touched the page may have died of it.
-            (Some(lost), status) if status.is_none_or(|status| status == u32::from(Signal::BUS.number())) => {
-                let damaged = resident.pending.epoch();
-                (Reason::Damage(lost), damaged, head.crashes)
+            (Some(damage), status) if status.is_none_or(|status| status == u32::from(Signal::BUS.number())) => {
+                (Reason::Damage(damage), Some(damage.epoch), head.crashes)
             }
             (_, Some(status)) => {
                 let OnCrash::Rollback { limit } = protection.on_crash else { return };
@@ -144,10 +143,23 @@ impl<M: Machine> Kernel<M> {
         crashes: Option<Crashes>,
     ) -> Result<(), &'static str> {
         let seen = self.services.ikc.area().home(id);
-        let image = match seen {
-            Home::Protected { life, image, .. } if life == self.me => image,
-            _ => return Err("it has no image"),
-        };
+        let Home::Protected { life, image, falls } = seen else { return Err("it has no image") };
+        if life != self.me {
+            return Err("it has no image");
+        }
+        let (mut image, mut seen) = (image, seen);
+        if let Reason::Damage(damage) = reason {
+            // What was committed here may be based on the damaged generation: what is before that is where that lies.
+            let kernels = (0..self.services.machine.identity().kernels).map(|kernel| KernelId(kernel as u16));
+            let found = kernels.into_iter().find(|kernel| self.pool_of(*kernel).first == damage.head);
+            let holder = found.ok_or("its image is nowhere")?;
+            if holder != image {
+                // Until it has a checkpoint of its own it would be taken from there once more.
+                let word = Home::Protected { life, image: holder, falls };
+                self.services.ikc.area().move_home(id, seen, word).map_err(|_| "it is not here")?;
+                (image, seen) = (holder, word);
+            }
+        }
         // Registers of its threads may still be in the processor: they are not those that will be loaded.
         self.write_registers_back();
         let Some(mut fallen) = self.residents.remove(&id) else { return Err("it is not here") };

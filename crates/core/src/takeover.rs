@@ -321,7 +321,7 @@ impl<M: Machine> Kernel<M> {
 
     /// The frames of a kernel's pool, as it said itself: a bound for what its images may name; what can be read is
     /// decided by the machine.
-    fn pool_of(&self, kernel: KernelId) -> FrameRange {
+    pub(crate) fn pool_of(&self, kernel: KernelId) -> FrameRange {
         if kernel == self.services.machine.identity().life.kernel {
             return self.services.machine.identity().pool;
         }

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     control::Control,
-    machine::{Files, Machine, Options},
+    machine::{Files, Machine, Options, Time},
     paths::Paths,
     recovery,
     status::{self, ms},
@@ -58,10 +58,10 @@ pub enum Kind {
 }
 
 /// Measures takeovers.
-pub fn takeover(paths: &Paths, files: &Files, rounds: u32, only: &[Kind]) -> Result<Report> {
-    let options = Options { kernels: 2, memory: MEMORY, ..Options::default() };
+pub fn takeover(paths: &Paths, files: &Files, (rounds, only): (u32, &[Kind]), time: Time) -> Result<Report> {
+    let options = Options { kernels: 2, memory: MEMORY, time, ..Options::default() };
     let mut machine = Machine::boot(paths, files, options, BOOT)?;
-    let mut report = Report::new(host(), machine.accelerator.to_string(), Vec::new());
+    let mut report = Report::new(host(), format!("{}{time}", machine.accelerator), Vec::new());
     let wanted = |kind| only.is_empty() || only.contains(&kind);
     first(&mut machine, &mut report)?;
     let mut run = |cases: Vec<Case>, x: &str| {
@@ -70,7 +70,12 @@ pub fn takeover(paths: &Paths, files: &Files, rounds: u32, only: &[Kind]) -> Res
             say(&format!("takeovers of {case}"));
             match measure(&mut machine, case, rounds) {
                 Err(error) => report.rows.push(Row::failed(case.to_string(), &error)),
-                Ok(found) => found.into_rows(case, &mut lines, &mut report.rows),
+                Ok(mut found) => {
+                    if time == Time::Counted {
+                        found.gap.clear();
+                    }
+                    found.into_rows(case, &mut lines, &mut report.rows);
+                }
             }
         }
         let names = ["detection to first instruction", "longest wait of a client", "until all pages are home"];
@@ -136,7 +141,9 @@ impl Found {
             ("longest wait of a client", Goal::None, self.gap),
             ("until all pages are home", Goal::None, self.home),
         ];
-        for ((name, goal, samples), line) in parts.into_iter().zip(lines) {
+        for ((name, goal, samples), line) in
+            parts.into_iter().zip(lines).filter(|((.., samples), _)| !samples.is_empty())
+        {
             let row = Row::new(format!("{case}: {name}"), "ms", goal, samples);
             line.extend(row.median().map(|median| (x, median)));
             rows.push(row);

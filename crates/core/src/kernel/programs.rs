@@ -26,8 +26,8 @@ impl<M: Machine> Kernel<M> {
         self.go_back_if_due(id);
         let Some(resident) = self.residents.get_mut(&id) else { return };
         let services = &mut self.services;
-        if let Some(lost) = resident.pending.damage() {
-            services.log(&format!("program {id}: its image has lost pages ({lost:?}); it cannot go on"));
+        if let Some(damage) = resident.pending.damage() {
+            services.log(&format!("program {id}: its image has lost pages ({:?}); it cannot go on", damage.lost));
             resident.ended.get_or_insert(Signal::BUS.number().into());
         }
         resident.expire(now);
