@@ -163,7 +163,7 @@ fn a_kernel_that_does_not_come_up_is_tried_again_and_then_retired() {
 
 #[test]
 fn a_kernel_that_dies_again_and_again_is_retired() {
-    let mut world = World::new(3, 5);
+    let mut world = World::new(3, 5, Log::Kept);
     world.run_until(Nanos::secs(1), |_| {});
     world.run_until(Nanos::secs(60), |world| {
         if world.kernels[1].core == Core::Running {
