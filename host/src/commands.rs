@@ -1,6 +1,6 @@
 //! What each command does.
 use crate::{
-    artifacts, bench,
+    artifacts, bench, campaign,
     cli::{Bench, CheckpointCommand, Cli, Command, FaultsCommand, KernelCommand, MachineArgs, PolicyCommand, Told},
     compat,
     control::Control,
@@ -153,6 +153,33 @@ pub fn perform(cli: Cli) -> Result<ExitCode> {
             let files = Files { kernel: artifacts::kernel(&paths)?, image };
             let tool = std::env::current_exe().context("this tool's own file is gone")?;
             let report = compat::run(&paths, &files, &compat::Wanted { only, kernels, memory, tool })?;
+            show(&if json { format!("{}\n", report.json()) } else { report.table() });
+            Ok(if report.held() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+        Command::Campaign { count, seed, class, only, jobs, service, interval, how, kernels, memory, image, json } => {
+            let mut classes: Vec<campaign::Class> = class.into_iter().flatten().collect();
+            if classes.is_empty() {
+                classes = campaign::Class::all();
+            }
+            let services: Vec<&str> = service.iter().map(String::as_str).collect();
+            let services = if services.is_empty() { &campaign::SERVICES[..] } else { &services[..] };
+            let made = campaign::Made {
+                options: Options { kernels, memory, ..Options::default() },
+                services: services.iter().map(|name| name.to_string()).collect(),
+                protection: how.every(interval),
+            };
+            let wanted = campaign::Wanted { count, only, seed, classes, jobs, made };
+            wanted.made.options.check()?;
+            machine::emulator()?;
+            let given = image.or_else(|| std::env::var_os("SHIMOS_IMAGE").map(Into::into));
+            let image = match given {
+                Some(image) => images::file_of(&paths, &image)?,
+                None if services == ["httpd"] => image::root(&paths)?,
+                None => images::build::bench_image(&paths)?.file,
+            };
+            machine::check_image(&image)?;
+            let files = Files { kernel: artifacts::kernel(&paths)?, image };
+            let report = campaign::run(&paths, &files, &wanted, &campaign::tell)?;
             show(&if json { format!("{}\n", report.json()) } else { report.table() });
             Ok(if report.held() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }

@@ -6,6 +6,7 @@
 pub mod accelerator;
 pub mod artifacts;
 pub mod bench;
+pub mod campaign;
 pub mod children;
 pub mod cli;
 pub mod commands;
