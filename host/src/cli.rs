@@ -264,6 +264,9 @@ pub enum Command {
         /// Only this class: table-iii, ordered, flips, or one by its name; may be given several times.
         #[arg(long, value_name = "CLASS", value_parser = |word: &str| Class::named(word))]
         class: Vec<Vec<Class>>,
+        /// Begin no run after this time.
+        #[arg(long, value_name = "TIME", value_parser = units::duration)]
+        within: Option<Nanos>,
         /// Only the run of this number; seed and classes as before.
         #[arg(long, value_name = "NUMBER")]
         only: Option<u64>,

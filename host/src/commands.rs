@@ -156,7 +156,21 @@ pub fn perform(cli: Cli) -> Result<ExitCode> {
             show(&if json { format!("{}\n", report.json()) } else { report.table() });
             Ok(if report.held() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
-        Command::Campaign { count, seed, class, only, jobs, service, interval, how, kernels, memory, image, json } => {
+        Command::Campaign {
+            count,
+            seed,
+            class,
+            within,
+            only,
+            jobs,
+            service,
+            interval,
+            how,
+            kernels,
+            memory,
+            image,
+            json,
+        } => {
             let mut classes: Vec<campaign::Class> = class.into_iter().flatten().collect();
             if classes.is_empty() {
                 classes = campaign::Class::all();
@@ -168,7 +182,15 @@ pub fn perform(cli: Cli) -> Result<ExitCode> {
                 services: services.iter().map(|name| name.to_string()).collect(),
                 protection: how.every(interval),
             };
-            let wanted = campaign::Wanted { count, only, seed, classes, jobs, made };
+            let wanted = campaign::Wanted {
+                count,
+                within: within.map(|time| Duration::from_nanos(time.0)),
+                only,
+                seed,
+                classes,
+                jobs,
+                made,
+            };
             wanted.made.options.check()?;
             machine::emulator()?;
             let given = image.or_else(|| std::env::var_os("SHIMOS_IMAGE").map(Into::into));

@@ -19,6 +19,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     thread,
+    time::{Duration, Instant},
 };
 
 /// The services, if nobody says others.
@@ -33,6 +34,8 @@ const BOOTS: u32 = 3;
 pub struct Wanted {
     /// How many runs.
     pub count: u64,
+    /// No run begins later than this after the start.
+    pub within: Option<Duration>,
     /// Only this one.
     pub only: Option<u64>,
     /// What all follows from.
@@ -50,11 +53,12 @@ pub fn run(paths: &Paths, files: &Files, wanted: &Wanted, told: &(dyn Fn(&Record
     wanted.made.options.check()?;
     let (first, end) = wanted.only.map_or((0, wanted.count), |only| (only, only.saturating_add(1)));
     let next = AtomicU64::new(first);
+    let until = wanted.within.map(|within| Instant::now() + within);
     let records = Mutex::new(Vec::new());
     thread::scope(|scope| {
         for _ in 0..wanted.jobs.max(1) {
             scope.spawn(|| {
-                worker(paths, files, wanted, (&next, end), &|record: Record| {
+                worker(paths, files, wanted, (&next, end, until), &|record: Record| {
                     told(&record);
                     records.lock().unwrap_or_else(PoisonError::into_inner).push(record);
                 })
@@ -83,11 +87,17 @@ pub fn tell(record: &Record) {
 }
 
 /// Takes one number after another, and machines as they are needed.
-fn worker(paths: &Paths, files: &Files, wanted: &Wanted, (next, end): (&AtomicU64, u64), done: &dyn Fn(Record)) {
+fn worker(
+    paths: &Paths,
+    files: &Files,
+    wanted: &Wanted,
+    (next, end, until): (&AtomicU64, u64, Option<Instant>),
+    done: &dyn Fn(Record),
+) {
     let mut used: Option<(Stand, u32, Vec<Record>)> = None;
     loop {
         let number = next.fetch_add(1, Ordering::Relaxed);
-        if number >= end {
+        if number >= end || until.is_some_and(|until| Instant::now() >= until) {
             break;
         }
         let plan = Plan::new(wanted.seed, number, &wanted.classes);
