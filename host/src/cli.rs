@@ -15,7 +15,7 @@ use crate::{
 };
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::PossibleValuesParser, error::ErrorKind};
 use shimos_abi::{
-    control::{Level, Protection, Target},
+    control::{Level, Partition, Protection, Target},
     ids::KernelId,
     time::Nanos,
 };
@@ -565,6 +565,18 @@ pub enum Bench {
         #[command(flatten)]
         told: Told,
     },
+    /// What hardware partitioning costs: machines with and without it, side by side.
+    Partition {
+        /// Machines of each kind.
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        rounds: u32,
+        /// Root image (EROFS) with the programs; one made from Debian's packages otherwise.
+        #[arg(long, value_name = "FILE")]
+        image: Option<PathBuf>,
+        /// How the figures are told.
+        #[command(flatten)]
+        told: Told,
+    },
     /// What protection costs programs that compute, at several intervals, and programs beside a protected one.
     Influence {
         /// How often each program is measured under each setting.
@@ -635,6 +647,9 @@ pub struct MachineArgs {
     /// Interval of the timer and monitor daemons.
     #[arg(long, value_parser = units::heartbeat)]
     pub heartbeat: Option<Nanos>,
+    /// What keeps the kernels apart beside their page tables: svm where the processor has it, or none.
+    #[arg(long, value_name = "HOW", default_value = "svm", value_parser = units::partition)]
+    pub partition: Partition,
     /// Root image: a file (EROFS), or the name of one that was built or imported; one made from Debian's packages otherwise.
     #[arg(long, value_name = "FILE")]
     pub image: Option<PathBuf>,
@@ -648,6 +663,7 @@ impl MachineArgs {
             memory: self.memory,
             kind: self.machine,
             heartbeat: self.heartbeat,
+            partition: self.partition,
             published,
             ..Options::default()
         }

@@ -236,6 +236,15 @@ pub fn perform(cli: Cli) -> Result<ExitCode> {
             let files = Files { kernel: artifacts::kernel(&paths)?, image: image::root(&paths)? };
             tell(&bench::takeover(&paths, &files, (rounds, &only), time_of(counted))?, &told)
         }
+        Command::Bench { what: Bench::Partition { rounds, image, told } } => {
+            let image = match image.or_else(|| std::env::var_os("SHIMOS_IMAGE").map(Into::into)) {
+                Some(image) => image,
+                None => images::build::influence_image(&paths)?.file,
+            };
+            machine::check_image(&image)?;
+            let files = Files { kernel: artifacts::kernel(&paths)?, image };
+            tell(&bench::partition(&paths, &files, rounds)?, &told)
+        }
         Command::Bench { what: Bench::Influence { rounds, only, every, span, counted, image, told } } => {
             let image = match image.or_else(|| std::env::var_os("SHIMOS_IMAGE").map(Into::into)) {
                 Some(image) => image,

@@ -15,7 +15,7 @@ use crate::{
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use shimos_abi::{
-    control::{KernelState, MachineStatus, PORT, address_of},
+    control::{KernelState, MachineStatus, PORT, Partition, address_of},
     ids::{MAX_KERNELS, ProgramId},
     shared::Layout,
     time::Nanos,
@@ -69,6 +69,8 @@ pub struct Options {
     pub published: Vec<Published>,
     /// The processor's model, if not the accelerator's usual one.
     pub model: Option<String>,
+    /// What is to keep the kernels apart, where the processor offers it.
+    pub partition: Partition,
     /// More words for the kernel's command line.
     pub words: Vec<String>,
     /// How its time passes.
@@ -103,6 +105,7 @@ impl Default for Options {
             heartbeat: None,
             published: Vec::new(),
             model: None,
+            partition: Partition::Svm,
             words: Vec::new(),
             time: Time::Real,
         }
@@ -148,6 +151,9 @@ impl Options {
     fn append(&self) -> String {
         let mut words = vec![format!("kernels={}", self.kernels), format!("memory={}", self.memory)];
         words.extend(self.heartbeat.map(|interval| format!("heartbeat={}", (interval.0 / 1_000_000).max(1))));
+        if self.partition == Partition::None {
+            words.push("partition=none".to_string());
+        }
         words.extend(self.words.iter().cloned());
         words.join(" ")
     }
@@ -459,6 +465,9 @@ mod tests {
         ] {
             assert!(line.contains(part), "{part} in {line}");
         }
+        assert!(!line.contains("partition="), "what the processor offers is on");
+        let bare = self::line(&Options { partition: Partition::None, ..Options::default() });
+        assert!(bare.contains(" partition=none"));
         let microvm = self::line(&Options { kind: Kind::Microvm, ..Options::default() });
         assert!(microvm.contains("virtio-net-device") && microvm.contains("virtio-mmio.force-legacy=false"));
     }

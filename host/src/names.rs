@@ -1,9 +1,11 @@
 //! Names of the control protocol's values, as people write and read them.
-use shimos_abi::control::{Cause, DeathCause, DetectedBy, Device, Fault, FencedBy, KernelState, ProcessState};
+use shimos_abi::control::{
+    Cause, DeathCause, DetectedBy, Device, Fault, FencedBy, KernelState, Partition, ProcessState,
+};
 pub use shimos_policy::words::{integrity_word as integrity, on_crash_word as on_crash, output_word as output};
 
 /// All faults by name.
-pub const FAULTS: [(&str, Fault); 24] = [
+pub const FAULTS: [(&str, Fault); 26] = [
     ("null-pointer", Fault::NullPointer),
     ("panic", Fault::Panic),
     ("infinite-loop", Fault::InfiniteLoop),
@@ -28,11 +30,21 @@ pub const FAULTS: [(&str, Fault); 24] = [
     ("wild-outgoing", Fault::WildOutgoing),
     ("wild-queue", Fault::WildQueue),
     ("wild-commons", Fault::WildCommons),
+    ("triple-fault", Fault::TripleFault),
+    ("map-peer", Fault::MapPeer),
 ];
 
 /// The name of a fault.
 pub fn fault(fault: Fault) -> &'static str {
     FAULTS.into_iter().find(|(_, known)| *known == fault).map_or("unknown", |(name, _)| name)
+}
+
+/// What keeps kernels apart.
+pub fn partition(partition: Partition) -> &'static str {
+    match partition {
+        Partition::None => "none",
+        Partition::Svm => "svm",
+    }
 }
 
 /// How a death was noticed.

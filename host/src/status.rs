@@ -74,6 +74,7 @@ pub fn table(status: &MachineStatus) -> String {
         .map(|(device, owner)| format!("{} {owner}", names::device(*device)))
         .collect();
     text += &format!("devices: {}\n", owners.join(", "));
+    text += &format!("hardware partition: {}\n", names::partition(status.partition));
     if !status.drained.is_empty() {
         let drained: Vec<String> = status.drained.iter().map(ToString::to_string).collect();
         text += &format!("drained: {}\n", drained.join(", "));
@@ -184,6 +185,7 @@ pub fn json(status: &MachineStatus) -> Value {
             .map(|(device, owner)| (names::device(*device).to_string(), json!(owner.0)))
             .collect::<serde_json::Map<String, Value>>(),
         "drained": status.drained.iter().map(|kernel| kernel.0).collect::<Vec<_>>(),
+        "partition": names::partition(status.partition),
         "kernels": status.kernels.iter().map(kernel_json).collect::<Vec<_>>(),
     })
 }
@@ -283,7 +285,9 @@ pub mod sample {
     //! A made-up machine for tests.
     use super::*;
     use shimos_abi::{
-        control::{Cause, CheckpointStatus, DeathCause, DetectedBy, FencedBy, Output, ProcessStatus, Published},
+        control::{
+            Cause, CheckpointStatus, DeathCause, DetectedBy, FencedBy, Output, Partition, ProcessStatus, Published,
+        },
         ids::{Epoch, Incarnation, Pid},
     };
 
@@ -370,6 +374,7 @@ pub mod sample {
             owners: vec![KernelId(0), KernelId(0), KernelId(1)],
             kernels: vec![kernel(0, 1, busy), kernel(1, 2, Published::default())],
             drained: Vec::new(),
+            partition: Partition::Svm,
         }
     }
 }
@@ -384,6 +389,7 @@ mod tests {
         let text = table(&sample::machine());
         for part in [
             "active monitor k0",
+            "hardware partition: svm",
             "shadows: k1",
             "network k1",
             "every 20 ms, output commit",

@@ -1,7 +1,7 @@
 //! Quantities on the command line: durations, kernels, faults, ports, targets.
 use crate::faults::{Injury, Which};
 use shimos_abi::{
-    control::Target,
+    control::{Partition, Target},
     ids::{Incarnation, KernelId, Life, MAX_KERNELS, Pid},
     time::Nanos,
 };
@@ -23,6 +23,15 @@ pub fn heartbeat(word: &str) -> Result<Nanos, String> {
 
 fn within(value: Nanos, least: Nanos, most: Nanos, rule: &str) -> Result<Nanos, String> {
     if value < least || value > most { Err(rule.to_string()) } else { Ok(value) }
+}
+
+/// What keeps kernels apart.
+pub fn partition(word: &str) -> Result<Partition, String> {
+    match word {
+        "none" => Ok(Partition::None),
+        "svm" => Ok(Partition::Svm),
+        _ => Err("the partition is svm or none".to_string()),
+    }
 }
 
 /// A kernel: `k2` or `2`.

@@ -12,7 +12,7 @@ use minicbor::{Decode, Encode};
 
 pub use crate::state::{
     Cause, CheckpointStatus, DeathCause, DetectedBy, Evidence, FencedBy, GivenUp, KernelState, KernelStatus,
-    MachineStatus, MoveStatus, Phases, ProcessStatus, ProgramStatus, Published, Recovery, Takeover,
+    MachineStatus, MoveStatus, Partition, Phases, ProcessStatus, ProgramStatus, Published, Recovery, Takeover,
 };
 
 /// Version of this protocol.
@@ -152,6 +152,12 @@ pub enum Fault {
     /// Overwrite a word of the commons, and go on. Every kernel uses these.
     #[n(24)]
     WildCommons,
+    /// Break the core so that it can report nothing any more: the machine is reset.
+    #[n(13)]
+    TripleFault,
+    /// Map a peer's private memory into the own page tables, and write there.
+    #[n(25)]
+    MapPeer,
 }
 
 /// How a program is protected.

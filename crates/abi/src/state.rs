@@ -80,6 +80,24 @@ pub struct MachineStatus {
     #[n(6)]
     #[cbor(default)]
     pub drained: Vec<KernelId>,
+    /// What keeps the kernels apart.
+    #[n(8)]
+    #[cbor(default)]
+    pub partition: Partition,
+}
+
+/// What keeps kernels apart.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Encode, Decode)]
+#[cbor(index_only)]
+#[repr(u32)]
+pub enum Partition {
+    /// Their own page tables alone.
+    #[default]
+    #[n(0)]
+    None,
+    /// Each is a guest of its core's shell (AMD's SVM): nested page tables confine it.
+    #[n(1)]
+    Svm,
 }
 
 /// The life cycle of a kernel, as its peers see it.

@@ -67,6 +67,7 @@ impl<M: Machine> Kernel<M> {
             owners,
             kernels,
             drained: area.kernels().filter(|kernel| area.is_drained(*kernel)).collect(),
+            partition: self.services.machine.partition(),
         }
     }
 

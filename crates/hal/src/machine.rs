@@ -4,7 +4,7 @@ use bitflags::bitflags;
 use core::sync::atomic::AtomicU64;
 use shimos_abi::{
     addr::{Frame, FrameRange, PAGE, UserPage},
-    control::{Device, Fault},
+    control::{Device, Fault, Partition},
     ids::{KernelId, Life},
     shared::Layout,
     time::Nanos,
@@ -119,6 +119,10 @@ pub trait Machine {
     /// Bytes of the kernel's heap: those in use, and all. A machine whose heap has no end says so.
     fn heap(&self) -> (usize, usize) {
         (0, usize::MAX)
+    }
+    /// What keeps the kernels of the machine apart.
+    fn partition(&self) -> Partition {
+        Partition::None
     }
     /// 64 random bits.
     fn random(&mut self) -> u64;

@@ -13,6 +13,7 @@ use crate::{
     mmio,
     paging::{kernel::Peer, space::Space},
     power, random,
+    shell::call::{Answer, Call, ask},
     timer::{self, Alarm},
     traps, user, vectors,
 };
@@ -26,7 +27,7 @@ use core::{
 };
 use shimos_abi::{
     addr::{Frame, PAGE, UserPage},
-    control::{Device, Fault},
+    control::{Device, Fault, Partition},
     ids::{Incarnation, KernelId, Life, MAX_KERNELS},
     shared::{
         Layout,
@@ -159,6 +160,9 @@ impl Machine for Bare {
     #[inline]
     fn heap(&self) -> (usize, usize) {
         crate::heap::usage()
+    }
+    fn partition(&self) -> Partition {
+        info().partition
     }
     fn random(&mut self) -> u64 {
         random::next()
@@ -300,6 +304,9 @@ impl Machine for Bare {
 
     fn claim(&mut self, device: Device) -> Result<(), DeviceError> {
         let apic_id = LAPIC.id();
+        if ask(Call::ShowDevice(device)) == Answer::Refused {
+            return Err(DeviceError::Io);
+        }
         match device {
             Device::Console => self.console.claim(),
             Device::Block => devices().claim_block(&mut KernelBus, Aim { apic_id, vector: vectors::BLOCK }),
@@ -320,6 +327,8 @@ impl Machine for Bare {
                 devices().release_net();
             }
         }
+        // It cannot be refused.
+        let _ = ask(Call::HideDevice(device));
     }
     fn console_write(&mut self, bytes: &[u8]) -> usize {
         self.console.write(bytes)

@@ -9,7 +9,9 @@ use crate::{
     clock::now,
     info::{info, life},
     layout::{SHARED_BASE, STACK_PAGES, stack_top},
-    park, say, vectors,
+    park, say,
+    shell::call::{Call, ask},
+    vectors,
 };
 use core::{
     arch::asm,
@@ -21,7 +23,7 @@ use core::{
     },
 };
 use shimos_abi::{
-    control::{DeathCause, Device},
+    control::{DeathCause, Device, Partition},
     shared::{Layout, commons::MAILBOX_RUNNING, death, outgoing},
 };
 
@@ -135,6 +137,10 @@ pub(crate) fn panic(info: &PanicInfo) -> ! {
 
 /// The administrator's or a test's wish; and the end of all other deaths.
 pub(crate) fn park() -> ! {
+    if info().partition == Partition::Svm {
+        // The shell parks the core; it does not come back.
+        let _ = ask(Call::Park);
+    }
     // SAFETY: nothing of this kernel runs after this.
     unsafe { park::park_enter(life().kernel.0.into()) }
 }
@@ -190,7 +196,7 @@ fn write(cause: DeathCause, registers: &Registers, what: Exception, message: fmt
     for (n, value) in all.into_iter().enumerate() {
         put(death::REGISTERS + n, value);
     }
-    trace(registers.rbp, &put);
+    trace(registers.rbp, 0, &put);
     let mut text = Text { bytes: [0; death::MESSAGE_BYTES], len: 0 };
     let _ = text.write_fmt(message);
     for (n, bytes) in text.bytes[..text.len].chunks(8).enumerate() {
@@ -203,16 +209,17 @@ fn write(cause: DeathCause, registers: &Registers, what: Exception, message: fmt
     text
 }
 
-/// Follows the frame pointers, as long as they stay in the event loop's stack and lead into the text.
-fn trace(mut frame: u64, put: &dyn Fn(usize, u64)) {
+/// Follows the frame pointers, as long as they stay in the event loop's stack and lead into the text. The stack is mapped
+/// `shift` above the address that its kernel knows it by.
+pub(crate) fn trace(mut frame: u64, shift: u64, put: &dyn Fn(usize, u64)) {
     let stack = stack_top(0) - STACK_PAGES * 4096..stack_top(0) - 16;
     let text = image::text();
     let text = text.virt..text.virt + text.pages * 4096;
     let mut n = 0;
     while n < death::TRACE_WORDS && stack.contains(&frame) && frame.is_multiple_of(8) {
+        let at = frame.wrapping_add(shift) as *const u64;
         // SAFETY: inside the mapped stack, aligned.
-        let (next, back) =
-            unsafe { ((frame as *const u64).read_volatile(), (frame as *const u64).add(1).read_volatile()) };
+        let (next, back) = unsafe { (at.read_volatile(), at.add(1).read_volatile()) };
         if !text.contains(&back) {
             break;
         }

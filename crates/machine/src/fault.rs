@@ -5,6 +5,7 @@ use crate::{
     boot::image,
     info::{info, life},
     layout::{DIRECT_BASE, SHARED_BASE, STACKS_BASE},
+    paging::kernel,
     wild,
 };
 use core::{
@@ -130,6 +131,18 @@ pub(crate) fn inject(fault: Fault, seed: u64) {
             Fault::WildOutgoing => wild::outgoing(seed),
             Fault::WildQueue => wild::queues(seed),
             Fault::WildCommons => wild::commons(seed),
+            Fault::TripleFault => {
+                // Without a handler the exception is a double fault, and that one a triple fault.
+                let empty = [0_u16; 5];
+                asm!("lidt [{}]", "ud2", in(reg) &empty);
+            }
+            Fault::MapPeer => {
+                let pool = info().entries[peer().index()].pool;
+                kernel::map_writable(pool);
+                // Its last word: what damage is done is in one frame of programs.
+                let last = (pool.first.addr() + u64::from(pool.count) * 4096 - 8) + DIRECT_BASE;
+                (last as *mut u64).write_volatile(1);
+            }
         }
     }
 }

@@ -4,6 +4,7 @@ use crate::{
     info::{info, me},
     layout::DIRECT_BASE,
     paging::kernel::{Peer, set_peer},
+    shell::call::{Answer, Call, ask},
 };
 use core::{
     arch::asm,
@@ -31,9 +32,20 @@ pub(crate) fn set_readable(peer: KernelId, how: Peer) {
     }
     let old = MAPPED.load(Relaxed);
     let new = if how == Peer::Readable { old | 1 << kernel } else { old & !(1 << kernel) };
-    if old != new {
+    if old == new {
+        return;
+    }
+    // Not to see what the shell refuses is an error that the caller finds in what it cannot read.
+    let granted = match how {
+        Peer::Readable => ask(Call::ShowPeer(peer)) == Answer::Granted,
+        Peer::Hidden => true,
+    };
+    if granted {
         set_peer(info.entries[kernel].pool, how);
         MAPPED.store(new, Relaxed);
+    }
+    if how == Peer::Hidden {
+        let _ = ask(Call::HidePeer(peer));
     }
 }
 

@@ -3,6 +3,7 @@ use crate::{device::Found, layout::INFO_BASE};
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use shimos_abi::{
     addr::{FrameRange, PAGE},
+    control::Partition,
     ids::{Incarnation, KernelId, Life, MAX_KERNELS},
 };
 
@@ -111,6 +112,10 @@ pub struct Info {
     pub trampoline: u64,
     /// Switching off.
     pub power: PowerInfo,
+    /// What keeps kernels apart.
+    pub partition: Partition,
+    /// Physical address of the shells' memory.
+    pub shell: u64,
     /// Disk and network card.
     pub found: Found,
     /// Bytes of the command line.

@@ -33,6 +33,7 @@ pub mod park;
 mod power;
 mod random;
 pub mod serial;
+pub mod shell;
 mod start;
 mod timer;
 mod traps;

@@ -52,6 +52,10 @@ impl Line {
     pub const fn new() -> Line {
         Line { bytes: [0; 512], len: 0 }
     }
+    /// What was put in so far.
+    pub fn bytes(&self) -> &[u8] {
+        self.bytes.get(..self.len).unwrap_or(&[])
+    }
 }
 
 impl Default for Line {

@@ -58,7 +58,7 @@ pub fn names() -> Vec<&'static str> {
 
 /// Under which a program is measured.
 #[derive(Clone, Copy, PartialEq, Debug)]
-enum Setting {
+pub(super) enum Setting {
     /// Alone and not protected.
     Off,
     /// Protected with this interval.
@@ -204,7 +204,7 @@ fn span(interval: Nanos) -> String {
 }
 
 /// The time of one unit of work, in seconds.
-fn one(machine: &Machine, load: &Load, setting: Setting, least: Duration, number: u32) -> Result<f64> {
+pub(super) fn one(machine: &Machine, load: &Load, setting: Setting, least: Duration, number: u32) -> Result<f64> {
     let every = |interval| Protection::new(interval, Output::Commit);
     let (protection, beside) = match setting {
         Setting::Off => (None, None),

@@ -245,10 +245,13 @@ fn fault(word: &str) -> Result<Fault, String> {
         "wild-outgoing" => Fault::WildOutgoing,
         "wild-queue" => Fault::WildQueue,
         "wild-commons" => Fault::WildCommons,
+        "triple-fault" => Fault::TripleFault,
+        "map-peer" => Fault::MapPeer,
         _ => {
             return Err(format!(
                 "'{word}' is no fault; one of null-pointer, panic, infinite-loop, irq-deadlock, read-peer, write-peer, \
-                 write-text, write-rodata, execute-data, write-peer-shared, stack-overflow, damage-page, damage-records"
+                 write-text, write-rodata, execute-data, write-peer-shared, stack-overflow, damage-page, damage-records, \
+                 triple-fault, map-peer"
             ));
         }
     })

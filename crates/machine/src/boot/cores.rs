@@ -12,7 +12,7 @@ use shimos_abi::{
     ids::KernelId,
     shared::{
         Layout,
-        commons::{DEVICE_OWNERS, MAILBOX_COMMAND, MAILBOX_RUNNING},
+        commons::{DEVICE_OWNERS, MAILBOX_COMMAND, MAILBOX_RUNNING, START, WORDS},
     },
 };
 
@@ -28,11 +28,16 @@ pub fn mailbox(kernel: u32, word: usize) -> &'static AtomicU64 {
     unsafe { &*((SHARED_BASE + at as u64 * 8) as *const AtomicU64) }
 }
 
+/// A word of the commons, by its place in the shared area.
+pub(crate) fn commons_word(at: usize) -> &'static AtomicU64 {
+    assert!((START..START + WORDS).contains(&at), "no word of the commons");
+    // SAFETY: as in `mailbox`.
+    unsafe { &*((SHARED_BASE + at as u64 * 8) as *const AtomicU64) }
+}
+
 /// The owner's word of a device.
 pub(crate) fn device_owner(device: Device) -> u64 {
-    let at = DEVICE_OWNERS + device as usize;
-    // SAFETY: as in `mailbox`.
-    unsafe { (*((SHARED_BASE + at as u64 * 8) as *const AtomicU64)).load(SeqCst) }
+    commons_word(DEVICE_OWNERS + device as usize).load(SeqCst)
 }
 
 fn wait(info: &Info, micros: u64) {

@@ -21,10 +21,11 @@ use crate::{
     info::{INFO_PAGES, Info},
     layout::{LARGE, PARK_STACK_PAGES},
     paging::build::Builder,
-    park, say, serial,
+    park, say, serial, shell,
 };
 use core::ptr::NonNull;
 use memmap::Facts;
+use shimos_abi::control::Partition;
 
 /// Device registers while everything below 4 GiB is mapped one to one.
 struct BootBus;
@@ -45,6 +46,16 @@ fn fail(why: &str) -> ! {
     // An emulator with a debug exit ends here.
     outl(0xf4, 0x11);
     stop()
+}
+
+/// What is to keep kernels apart: what the processor offers, unless the command line forbids it.
+fn partition(cmdline: &str) -> Partition {
+    let wish = cmdline.split_ascii_whitespace().find_map(|word| word.strip_prefix("partition="));
+    match wish {
+        Some("none") => Partition::None,
+        _ if shell::offered() => Partition::Svm,
+        _ => Partition::None,
+    }
 }
 
 /// The boot core's way, under the loader entry's page tables: the first 4 GiB mapped one to one. `start` is what the
@@ -101,6 +112,7 @@ pub extern "C" fn boot_main(start: u32) -> ! {
     info.cmdline = facts.cmdline;
     info.cmdline_len = facts.cmdline_len as u64;
     info.by_apic = [0xff; 256];
+    info.partition = partition(facts.cmdline());
     let places = tables::Places { park_idt: info.idt + 4096, park_stacks: info.idt + 2 * 4096, trampoline };
     let mut io_apics = [device::IoApic { phys: 0, first: 0 }; 4];
     for (to, from) in io_apics.iter_mut().zip(info.ioapics()) {
@@ -133,6 +145,9 @@ pub extern "C" fn boot_main(start: u32) -> ! {
     unsafe {
         write_cr3(info.stage_cr3);
         tables::write_shared(info);
+        if info.partition == Partition::Svm {
+            shell::write_common(info);
+        }
     }
     serial::set_speaker(info.boot_kernel);
     say!(
@@ -142,6 +157,10 @@ pub extern "C" fn boot_main(start: u32) -> ! {
         info.tsc_hz / 1_000_000,
         info.lapic_hz / 1_000_000
     );
+    match info.partition {
+        Partition::Svm => say!("shimos: hardware partitioning by SVM"),
+        Partition::None => say!("shimos: no hardware partitioning"),
+    }
     cores::start(info);
     // SAFETY: the stage tables map all that parking uses, and nothing of this stack is needed any more.
     unsafe { park::park_enter(info.boot_kernel) }

@@ -6,7 +6,7 @@ use super::{
 use crate::{
     info::{Info, KernelInfo},
     layout::{DMA_BYTES, LARGE, MMIO_TABLES, STACKS},
-    say,
+    say, shell,
 };
 use shimos_abi::{
     addr::{Frame, FrameRange, PAGE},
@@ -43,8 +43,10 @@ pub fn lay_out(info: &mut Info, facts: &mut Facts, cores: &[u32], above: u64) ->
     // Fewer kernels if they do not even fit with the least memory.
     let size = loop {
         let shared = Layout::new(kernels as usize).words() as u64 * 8;
-        let shared = shared.next_multiple_of(LARGE);
-        info.shared = facts.take(shared, LARGE, above).ok_or("no room for the shared area")?;
+        let shells = shell::bytes(info, kernels);
+        let common = (shared.next_multiple_of(4096) + shells).next_multiple_of(LARGE);
+        info.shared = facts.take(common, LARGE, above).ok_or("no room for the shared area")?;
+        info.shell = info.shared + shared.next_multiple_of(4096);
         let fits = |size: u64| fit(facts.ranges(), size, LARGE, above) >= kernels;
         let total = fit(facts.ranges(), LARGE, LARGE, above) * LARGE;
         let mut size = wished.unwrap_or((total / kernels).clamp(MIN_MEMORY, MAX_DEFAULT)) & !(LARGE - 1);
@@ -55,7 +57,7 @@ pub fn lay_out(info: &mut Info, facts: &mut Facts, cores: &[u32], above: u64) ->
         if size >= MIN_MEMORY {
             break size;
         }
-        facts.give_back(info.shared, info.shared + shared);
+        facts.give_back(info.shared, info.shared + common);
         kernels -= 1;
         if kernels == 0 {
             return Err("too little memory for one kernel");

@@ -8,12 +8,14 @@ use crate::{
         MMIO_TABLES, ROOT_BASE, SHARED_BASE, STACKS, TABLES_BASE, TASK, stack_top,
     },
     paging::{CODE, DEVICE, READ_ONLY, READ_WRITE, build::Builder},
+    shell,
 };
 use core::{
     arch::global_asm,
     mem::{offset_of, size_of},
 };
 use shimos_abi::{
+    control::Partition,
     ids::{KernelId, MAX_KERNELS},
     shared::{Layout, PAGE_WORDS, commons, outgoing},
 };
@@ -83,8 +85,22 @@ pub extern "C" fn stage_main(kernel: u32, word: u64) -> ! {
     // incarnation has ended, and this core is the only one that starts the next.
     unsafe {
         let root = prepare(kernel, entry);
-        stage_leave(root, stack_top(0), kernel, word)
+        match info().partition {
+            Partition::None => stage_leave(root, stack_top(0), kernel, word),
+            Partition::Svm => shell::start(kernel, word, root),
+        }
     }
+}
+
+/// Pages that are mapped in the window on the kernel's tables.
+fn window_pages() -> u64 {
+    1 + info().gigabytes + MMIO_TABLES as u64
+}
+
+/// Physical address of a kernel's stacks, the event loop's first.
+pub(crate) fn stacks_of(entry: &KernelInfo) -> u64 {
+    let pages = window_pages() + 1 + image::data().pages + image::bss().pages;
+    entry.private.first.addr() + pages * 4096
 }
 
 unsafe fn prepare(kernel: u32, entry: &KernelInfo) -> u64 {
@@ -93,11 +109,11 @@ unsafe fn prepare(kernel: u32, entry: &KernelInfo) -> u64 {
     let base = entry.private.first.addr();
     let directories = base + 4096;
     let mmio_tables = directories + info.gigabytes * 4096;
-    let window_pages = 1 + info.gigabytes + MMIO_TABLES as u64;
+    let window_pages = window_pages();
     let cpu_page = base + window_pages * 4096;
     let own_data = cpu_page + 4096;
     let own_bss = own_data + data.pages * 4096;
-    let stacks = own_bss + bss.pages * 4096;
+    let stacks = stacks_of(entry);
     let stack_pages: u64 = STACKS.iter().sum();
     let tables = stacks + stack_pages * 4096;
     let end = base + (u64::from(entry.part_pages) - super::plan::START_STACK_PAGES) * 4096;

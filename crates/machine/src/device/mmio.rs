@@ -9,7 +9,7 @@ use super::{
 use shimos_hal::machine::DeviceError;
 
 /// Bytes of a device's registers.
-const BYTES: usize = 0x200;
+pub const BYTES: usize = 0x200;
 
 const MAGIC: usize = 0x00;
 const VERSION: usize = 0x04;

@@ -47,6 +47,7 @@ pub use queue::Interrupts;
 
 use core::ptr::NonNull;
 use interrupt::Line;
+use shimos_abi::control::Device;
 use shimos_hal::{Events, machine::DeviceError};
 use transport::Transport;
 use window::{Dma, Window};
@@ -112,6 +113,20 @@ impl Found {
     /// Whether there is a network card.
     pub const fn has_net(&self) -> bool {
         self.net.is_some()
+    }
+
+    /// Calls back with address and length of each run of a device's own registers.
+    pub fn registers(&self, device: Device, visit: &mut dyn FnMut(u64, usize)) {
+        let place = match device {
+            Device::Block => self.block,
+            Device::Network => self.net,
+            Device::Console => None,
+        };
+        match place {
+            Some(Place::Pci(place)) => place.spans().into_iter().for_each(|span| visit(span.phys, span.len)),
+            Some(Place::Mmio(place)) => visit(place.phys, mmio::BYTES),
+            None => {}
+        }
     }
 
     /// The first of each kind is used.

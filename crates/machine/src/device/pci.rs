@@ -56,6 +56,13 @@ pub struct Place {
     pub msix: Span,
 }
 
+impl Place {
+    /// All its registers.
+    pub fn spans(&self) -> [Span; 4] {
+        [self.common, self.notify, self.config, self.msix]
+    }
+}
+
 /// Whether there is a PCI bus.
 pub fn present() -> bool {
     let host = Function { bus: 0, device: 0, function: 0 };

@@ -1,5 +1,5 @@
 //! Building page tables while all memory is mapped one to one: at boot and at the start of each incarnation.
-use super::{ADDRESS, LARGE_PAGE, PRESENT, WRITE};
+use super::{ADDRESS, LARGE_PAGE, PRESENT, USER, WRITE};
 use crate::layout::LARGE;
 
 /// Page tables being built in a run of pages.
@@ -7,6 +7,8 @@ pub struct Builder {
     root: u64,
     next: u64,
     end: u64,
+    /// Flags of entries that name tables.
+    table: u64,
 }
 
 impl Builder {
@@ -15,9 +17,17 @@ impl Builder {
     /// # Safety
     /// Those pages belong to nobody else, and are mapped one to one for as long as the builder is used.
     pub unsafe fn new(next: u64, end: u64) -> Builder {
-        let mut builder = Builder { root: 0, next, end };
+        let mut builder = Builder { root: 0, next, end, table: PRESENT | WRITE };
         builder.root = builder.page();
         builder
+    }
+    /// Starts nested tables: all that is looked up there counts as user mode's.
+    ///
+    /// # Safety
+    /// As for [`Builder::new`].
+    pub unsafe fn nested(next: u64, end: u64) -> Builder {
+        // SAFETY: the caller's.
+        Builder { table: PRESENT | WRITE | USER, ..unsafe { Builder::new(next, end) } }
     }
     /// Physical address of the top table.
     pub fn root(&self) -> u64 {
@@ -43,7 +53,7 @@ impl Builder {
             return found & ADDRESS;
         }
         let page = self.page();
-        *self.entry(table, index) = page | PRESENT | WRITE;
+        *self.entry(table, index) = page | self.table;
         page
     }
     /// Puts given pages in as the tables for `virt`: the one below the top (`level` 3) or a directory (`level` 2) or a
@@ -53,15 +63,26 @@ impl Builder {
         for above in (level + 1..=3).rev() {
             table = self.below(table, virt >> (12 + 9 * above));
         }
-        *self.entry(table, virt >> (12 + 9 * level)) = page | PRESENT | WRITE;
+        *self.entry(table, virt >> (12 + 9 * level)) = page | self.table;
     }
-    /// Maps one small page.
-    pub fn map(&mut self, virt: u64, phys: u64, flags: u64) {
+    /// Writes the entry of a small page.
+    pub fn set(&mut self, virt: u64, entry: u64) {
         let top = self.root;
         let third = self.below(top, virt >> 39);
         let second = self.below(third, virt >> 30);
         let first = self.below(second, virt >> 21);
-        *self.entry(first, virt >> 12) = phys | flags;
+        *self.entry(first, virt >> 12) = entry;
+    }
+    /// Writes the entry of a large page.
+    pub fn set_large(&mut self, virt: u64, entry: u64) {
+        let top = self.root;
+        let third = self.below(top, virt >> 39);
+        let second = self.below(third, virt >> 30);
+        *self.entry(second, virt >> 21) = entry;
+    }
+    /// Maps one small page.
+    pub fn map(&mut self, virt: u64, phys: u64, flags: u64) {
+        self.set(virt, phys | flags);
     }
     /// Maps a run of small pages.
     pub fn map_run(&mut self, virt: u64, phys: u64, pages: u64, flags: u64) {
@@ -71,12 +92,8 @@ impl Builder {
     }
     /// Maps a run of large pages; all addresses are multiples of their size.
     pub fn map_large(&mut self, virt: u64, phys: u64, count: u64, flags: u64) {
-        let top = self.root;
         for n in 0..count {
-            let (virt, phys) = (virt + n * LARGE, phys + n * LARGE);
-            let third = self.below(top, virt >> 39);
-            let second = self.below(third, virt >> 30);
-            *self.entry(second, virt >> 21) = phys | flags | LARGE_PAGE;
+            self.set_large(virt + n * LARGE, phys + n * LARGE | flags | LARGE_PAGE);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Changing the kernel half while the kernel runs: device registers and peers' pools come and go. The tables for that
 //! are made at the start of an incarnation, so the top of the kernel half never changes and address spaces can copy it.
-use super::{DEVICE, LARGE_PAGE, READ_ONLY};
+use super::{DEVICE, LARGE_PAGE, READ_ONLY, READ_WRITE};
 use crate::{
     arch::{invlpg, read_cr3, write_cr3},
     info::info,
@@ -28,6 +28,19 @@ pub enum Peer {
     Readable,
     /// It cannot.
     Hidden,
+}
+
+/// A wild deed, for tests: maps a peer's pool as if it were our own.
+///
+/// # Safety
+/// Nothing is safe after this, unless nested page tables stop it.
+pub(crate) unsafe fn map_writable(pool: FrameRange) {
+    let start = pool.first.addr();
+    for at in (start..start + u64::from(pool.count) * 4096).step_by(LARGE as usize) {
+        // SAFETY: the caller's.
+        unsafe { entry(at >> 30, (at >> 21 & 511) as usize).write_volatile(at | READ_WRITE | LARGE_PAGE) };
+        invlpg(DIRECT_BASE + at);
+    }
 }
 
 /// Shows or hides a peer's pool in the direct map. Pools start and end at large pages.
