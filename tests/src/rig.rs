@@ -15,7 +15,7 @@ use shimos::{
     status::{self},
 };
 use shimos_abi::{
-    control::{Fault, KernelState, MachineStatus, ProgramStatus, Protection, Recovery, Start, Target},
+    control::{Fault, KernelState, MachineStatus, Partition, ProgramStatus, Protection, Recovery, Start, Target},
     ids::{Incarnation, KernelId, Life, ProgramId},
     time::Nanos,
 };
@@ -41,8 +41,12 @@ pub struct Rig {
 }
 
 impl Rig {
-    /// Boots a machine.
+    /// Boots a machine; without a hardware partition if `SHIMOS_TEST_PARTITION` says `none`.
     pub fn boot(makings: &Makings, options: Options) -> Result<Rig> {
+        let mut options = options;
+        if std::env::var("SHIMOS_TEST_PARTITION").is_ok_and(|wish| wish == "none") {
+            options.partition = Partition::None;
+        }
         let machine = Machine::boot(&makings.paths, &makings.files, options, BOOT)?;
         eprintln!(
             "        (machine of {} kernels after {:.1} s)",
