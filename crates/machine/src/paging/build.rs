@@ -93,7 +93,7 @@ impl Builder {
     /// Maps a run of large pages; all addresses are multiples of their size.
     pub fn map_large(&mut self, virt: u64, phys: u64, count: u64, flags: u64) {
         for n in 0..count {
-            self.set_large(virt + n * LARGE, phys + n * LARGE | flags | LARGE_PAGE);
+            self.set_large(virt + n * LARGE, (phys + n * LARGE) | flags | LARGE_PAGE);
         }
     }
 }

@@ -7,9 +7,9 @@ pub const MSR_PAGES: u64 = 2;
 /// Pages of the map of ports.
 pub const IO_PAGES: u64 = 3;
 
-/// Registers that a kernel may write without being asked: those of system calls and segments, and the status of machine
+/// Registers that a kernel may write without being asked: those of system calls and segments, and those of machine
 /// checks. Reading is free.
-const WRITABLE: [Range<u32>; 4] = [0xc000_0081..0xc000_0085, 0xc000_0100..0xc000_0103, 0x17a..0x17b, 0x400..0x480];
+const WRITABLE: [Range<u32>; 4] = [0xc000_0081..0xc000_0085, 0xc000_0100..0xc000_0103, 0x17a..0x17c, 0x400..0x500];
 
 /// Place of a register's two bits (read, write) in the map.
 fn place(msr: u32) -> Option<usize> {
