@@ -363,6 +363,14 @@ pub enum Command {
         #[arg(short, long)]
         follow: bool,
     },
+    /// Reset the running machine. Its memory stays: protected programs go on from their last checkpoint.
+    ///
+    /// What the machine remembers of earlier deaths is lost with the kernels. Boot with --cold to forget the programs too.
+    Reset {
+        /// How long the machine may take to come up again.
+        #[arg(long, value_parser = units::duration, default_value = "30s")]
+        timeout: Nanos,
+    },
     /// Stop a program, or the running machine if none is named.
     ///
     /// The program's first process gets SIGTERM. What is still there when the time is over is killed.
@@ -470,6 +478,20 @@ pub enum KernelCommand {
     },
     /// Drain a kernel, then give it a fresh life.
     Reboot(KernelArgs),
+    /// Write a kernel's memory and registers to a file that gdb opens, together with the kernel's own file.
+    ///
+    /// It is read from outside while the whole machine stands still: also that of a kernel that hangs, or is dead and not
+    /// restarted yet. Device registers are left out.
+    Dump {
+        /// Which, like k2.
+        #[arg(value_parser = units::kernel)]
+        kernel: KernelId,
+        /// Where to.
+        file: PathBuf,
+        /// With its pool: the pages of programs, their page tables, the images.
+        #[arg(long)]
+        pool: bool,
+    },
 }
 
 /// A kernel that is to be emptied.
@@ -577,6 +599,15 @@ pub enum Bench {
         #[command(flatten)]
         told: Told,
     },
+    /// From a reset of the machine to the first instruction of a program of 100 MB that goes on.
+    Reset {
+        /// Resets.
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        rounds: u32,
+        /// How the figures are told.
+        #[command(flatten)]
+        told: Told,
+    },
     /// What protection costs programs that compute, at several intervals, and programs beside a protected one.
     Influence {
         /// How often each program is measured under each setting.
@@ -653,12 +684,17 @@ pub struct MachineArgs {
     /// Root image: a file (EROFS), or the name of one that was built or imported; one made from Debian's packages otherwise.
     #[arg(long, value_name = "FILE")]
     pub image: Option<PathBuf>,
+    /// A reset starts the machine anew, and the programs of before are forgotten.
+    #[arg(long)]
+    pub cold: bool,
 }
 
 impl MachineArgs {
     /// As options of a machine.
     pub fn options(&self, published: Vec<Published>) -> Options {
+        let words = if self.cold { vec!["start=cold".to_string()] } else { Vec::new() };
         Options {
+            words,
             kernels: self.kernels,
             memory: self.memory,
             kind: self.machine,

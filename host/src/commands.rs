@@ -4,7 +4,9 @@ use crate::{
     cli::{Bench, CheckpointCommand, Cli, Command, FaultsCommand, KernelCommand, MachineArgs, PolicyCommand, Told},
     compat,
     control::Control,
-    demo, events, faults, image, images, logs,
+    demo,
+    dump::{self, Pool},
+    events, faults, image, images, logs,
     machine::{self, Files, Machine, Options, Time},
     moves,
     paths::Paths,
@@ -12,7 +14,7 @@ use crate::{
     ps,
     qmp::Qmp,
     registry::{self, Entry},
-    run, saved, soak, status,
+    resets, run, saved, soak, status,
     stop::{self, Went},
     testing,
     units::Published,
@@ -53,8 +55,15 @@ pub fn perform(cli: Cli) -> Result<ExitCode> {
         Command::Test { kinds } => testing::run(&paths, &kinds),
         Command::Boot { publish, policy, machine } => boot(&paths, &machine, publish, policy.as_deref()),
         Command::Status { json } => {
-            let status = client(&paths)?.status()?;
-            show(&if json { format!("{}\n", status::json(&status)) } else { status::table(&status) });
+            let entry = registry::current(&paths)?;
+            let status = Control::new(entry.control_port).status()?;
+            show(&if json {
+                let mut value = status::json(&status);
+                value["reset"] = resets::json(&status, &entry.directory);
+                format!("{value}\n")
+            } else {
+                status::table(&status) + &resets::line(&status, &entry.directory)
+            });
             Ok(ExitCode::SUCCESS)
         }
         Command::Start { name, kernel, protect, level, strict, how, env, cwd, image, user, memory, publish, argv } => {
@@ -115,6 +124,11 @@ pub fn perform(cli: Cli) -> Result<ExitCode> {
         Command::Kernel { command: KernelCommand::Drain(wanted) } => {
             let emptied = moves::drain(&mut client(&paths)?, wanted.kernel, Duration::from_nanos(wanted.timeout.0))?;
             show(&if wanted.json { format!("{}\n", emptied.json()) } else { emptied.lines() });
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Kernel { command: KernelCommand::Dump { kernel, file, pool } } => {
+            let pool = if pool { Pool::With } else { Pool::Without };
+            show(&dump::kernel(&registry::current(&paths)?, kernel, &file, pool)?.text());
             Ok(ExitCode::SUCCESS)
         }
         Command::Kernel { command: KernelCommand::Reboot(wanted) } => {
@@ -245,6 +259,10 @@ pub fn perform(cli: Cli) -> Result<ExitCode> {
             let files = Files { kernel: artifacts::kernel(&paths)?, image };
             tell(&bench::partition(&paths, &files, rounds)?, &told)
         }
+        Command::Bench { what: Bench::Reset { rounds, told } } => {
+            let files = Files { kernel: artifacts::kernel(&paths)?, image: image::root(&paths)? };
+            tell(&bench::resets(&paths, &files, rounds)?, &told)
+        }
         Command::Bench { what: Bench::Influence { rounds, only, every, span, counted, image, told } } => {
             let image = match image.or_else(|| std::env::var_os("SHIMOS_IMAGE").map(Into::into)) {
                 Some(image) => image,
@@ -277,6 +295,11 @@ pub fn perform(cli: Cli) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Logs { name, follow } => done(logs::show(&paths, &name, follow)),
+        Command::Reset { timeout } => {
+            let entry = registry::current(&paths)?;
+            show(&resets::order(&entry, Duration::from_nanos(timeout.0))?.text());
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Stop { target: None, .. } => stop_machine(&paths),
         Command::Stop { target: Some(target), timeout } => {
             let (name, went) = stop::program(&mut client(&paths)?, &target, Duration::from_nanos(timeout.0))?;
@@ -320,7 +343,10 @@ fn tell_events(paths: &Paths, follow: bool, json: bool) -> Result<()> {
     let mut before = control.status()?;
     let mut news = events::remembered(&before);
     loop {
-        for event in &news {
+        for event in &mut news {
+            if let events::What::Reset(_, cause) = &mut event.what {
+                *cause = resets::cause(&entry.directory);
+            }
             let line = if json { format!("{}\n", event.json()) } else { event.line() };
             if std::io::stdout().write_all(line.as_bytes()).is_err() {
                 // Nobody reads any more.
@@ -348,7 +374,7 @@ fn tell_faults(paths: &Paths, command: FaultsCommand) -> Result<String> {
     let all = faults::all(&status);
     Ok(match command {
         FaultsCommand::List { json: true } => format!("{}\n", faults::json(&all)),
-        FaultsCommand::List { json: false } => faults::table(&status, &all),
+        FaultsCommand::List { json: false } => faults::table(&status, &all) + &resets::line(&status, &entry.directory),
         FaultsCommand::Show { death, json } => {
             let fault = faults::find(&all, death).context("the machine remembers no such death: see 'faults list'")?;
             let case = faults::investigate(&mut control, &entry.directory, &paths.root, fault)?;

@@ -6,7 +6,7 @@ use crate::{
 };
 use serde_json::{Value, json};
 use shimos_abi::{
-    control::{Cause, Device, GivenUp, KernelState, MachineStatus, ProgramStatus, Takeover},
+    control::{Cause, Device, GivenUp, KernelState, MachineStatus, ProgramStatus, Reset, Takeover},
     ids::{Epoch, KernelId, Life, ProgramId},
     time::Nanos,
 };
@@ -52,6 +52,10 @@ pub enum What {
     Waits(ProgramId, String),
     /// A program does not go on after a death: its name, and why.
     GivenUp(ProgramId, String, String),
+    /// The machine was reset, and has found programs that can go on; why it was.
+    Reset(Reset, String),
+    /// A program went on after a reset.
+    Resumed(ProgramId, Life, KernelId),
 }
 
 /// What a state tells of that leaves its own time behind: deaths, takeovers, programs that were given up.
@@ -60,6 +64,7 @@ struct Recorded {
     faults: BTreeMap<Life, Fault>,
     takeovers: BTreeMap<(Nanos, ProgramId), Takeover>,
     given_up: BTreeMap<(Nanos, ProgramId), GivenUp>,
+    reset: Option<Reset>,
 }
 
 fn recorded(status: &MachineStatus) -> Recorded {
@@ -71,6 +76,7 @@ fn recorded(status: &MachineStatus) -> Recorded {
     Recorded {
         faults,
         takeovers: takeovers.map(|found| ((found.ordered, found.program), found.clone())).collect(),
+        reset: status.reset,
         given_up: given_up.map(|lost| ((lost.at, lost.program), lost.clone())).collect(),
     }
 }
@@ -147,6 +153,9 @@ fn programs(status: &MachineStatus) -> BTreeMap<ProgramId, (KernelId, &ProgramSt
 
 fn new_records(before: &Recorded, after: &Recorded) -> Vec<Event> {
     let mut events = Vec::new();
+    if let Some(reset) = after.reset.filter(|_| after.reset != before.reset) {
+        events.push(Event { at: reset.at, what: What::Reset(reset, String::new()) });
+    }
     for (dead, fault) in &after.faults {
         let (now, was) = (&fault.recovery, before.faults.get(dead).map(|fault| &fault.recovery));
         if was.is_none() {
@@ -167,6 +176,7 @@ fn new_records(before: &Recorded, after: &Recorded) -> Vec<Event> {
         let what = match takeover.cause {
             Cause::Death => What::TakenOver(key.1, takeover.from, takeover.to),
             Cause::Move => What::Moved(key.1, takeover.from, takeover.to),
+            Cause::Reset => What::Resumed(key.1, takeover.from, takeover.to),
             Cause::Rollback => {
                 What::WentBack(key.1, takeover.to, takeover.epoch, takeover.note.clone().unwrap_or_default())
             }
@@ -201,6 +211,8 @@ impl What {
             What::Protected(..) => "protected",
             What::Waits(..) => "waits",
             What::GivenUp(..) => "given-up",
+            What::Reset(..) => "reset",
+            What::Resumed(..) => "resumed",
         }
     }
     fn words(&self) -> String {
@@ -208,7 +220,10 @@ impl What {
             What::Died(life, why) => format!("{life}: {why}"),
             What::Fenced(life, by) => format!("{life}: by {by}"),
             What::Rejoined(life) => format!("{} after the death of {life}", life.kernel),
-            What::TakenOver(program, from, to) | What::Moved(program, from, to) => {
+            What::Reset(Reset { found, gone, .. }, cause) => {
+                format!("the machine, {cause}: {found} programs had images, {gone} are gone")
+            }
+            What::TakenOver(program, from, to) | What::Moved(program, from, to) | What::Resumed(program, from, to) => {
                 format!("{program}: from {from} to {to}")
             }
             What::WentBack(program, kernel, epoch, why) => format!("{program}: on {kernel} to {epoch}: {why}"),
@@ -235,7 +250,12 @@ impl Event {
         let mut put = |name: &str, content: Value| value[name] = content;
         match &self.what {
             What::Died(life, _) | What::Fenced(life, _) | What::Rejoined(life) => put("life", json!(life.to_string())),
-            What::TakenOver(program, from, to) | What::Moved(program, from, to) => {
+            What::Reset(reset, cause) => {
+                put("cause", json!(cause));
+                put("found", json!(reset.found));
+                put("gone", json!(reset.gone));
+            }
+            What::TakenOver(program, from, to) | What::Moved(program, from, to) | What::Resumed(program, from, to) => {
                 put("program", json!(program.0));
                 put("life", json!(from.to_string()));
                 put("kernel", json!(to.0));

@@ -9,6 +9,7 @@ use crate::{
     paths::Paths,
     qmp::Qmp,
     registry::{self, Entry},
+    resets,
     units::Published,
     usage::usage,
 };
@@ -232,7 +233,7 @@ pub fn arguments(
     disk: &Path,
     id: &str,
     control_port: u16,
-    sockets: [&Path; 2],
+    sockets: &[&Path],
 ) -> Vec<String> {
     let path = |path: &Path| path.display().to_string().replace(',', ",,");
     let [a, b, c, d] = address_of(ProgramId(1));
@@ -257,7 +258,7 @@ pub fn arguments(
     if let Some(model) = &options.model {
         add(&["-cpu", model]);
     }
-    add(&["-name", id, "-nodefaults", "-no-user-config", "-vga", "none", "-display", "none", "-no-reboot"]);
+    add(&["-name", id, "-nodefaults", "-no-user-config", "-vga", "none", "-display", "none"]);
     add(&["-smp", &options.kernels.to_string(), "-m", &options.total_memory().to_string()]);
     add(&["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]);
     for socket in sockets {
@@ -322,10 +323,11 @@ impl Machine {
             let path = directory.join(name);
             if path.as_os_str().len() > SOCKET_PATH { std::env::temp_dir().join(format!("{id}.{name}")) } else { path }
         });
+        let told = resets::socket(&directory, &id, SOCKET_PATH);
         let control_port = free_port()?;
         let errors = directory.join("emulator.log");
         let mut command = tied(&emulator);
-        command.args(arguments(&options, accelerator, &kernel, &disk, &id, control_port, [&own, &qmp]));
+        command.args(arguments(&options, accelerator, &kernel, &disk, &id, control_port, &[&own, &qmp, &told]));
         // For those who look into the emulator itself, like `-d cpu_reset -D file`.
         command.args(std::env::var("SHIMOS_QEMU_ARGS").unwrap_or_default().split_whitespace());
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(File::create(&errors)?);
@@ -350,6 +352,7 @@ impl Machine {
             }
         };
         registry::register(&entry)?;
+        resets::watch(told, directory);
         Ok(Machine { child, qmp, entry, console, started, options, accelerator, boot_time: Duration::ZERO })
     }
 
@@ -444,7 +447,7 @@ mod tests {
     fn line(options: &Options) -> String {
         let (kernel, disk) = (Path::new("K"), Path::new("/a,b/I"));
         let sockets = [Path::new("/run/o"), Path::new("/run/q")];
-        arguments(options, Accelerator::Tcg, kernel, disk, "shimos-1-0", 4000, sockets).join(" ")
+        arguments(options, Accelerator::Tcg, kernel, disk, "shimos-1-0", 4000, &sockets).join(" ")
     }
 
     #[test]
@@ -468,6 +471,8 @@ mod tests {
         assert!(!line.contains("partition="), "what the processor offers is on");
         let bare = self::line(&Options { partition: Partition::None, ..Options::default() });
         assert!(bare.contains(" partition=none"));
+        // A reset is not the end: programs go on after it.
+        assert!(!line.contains("-no-reboot"), "{line}");
         let microvm = self::line(&Options { kind: Kind::Microvm, ..Options::default() });
         assert!(microvm.contains("virtio-net-device") && microvm.contains("virtio-mmio.force-legacy=false"));
     }

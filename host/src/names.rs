@@ -81,6 +81,7 @@ pub fn handover(cause: Cause) -> &'static str {
         Cause::Death => "death",
         Cause::Move => "move",
         Cause::Rollback => "rollback",
+        Cause::Reset => "reset",
     }
 }
 

@@ -90,6 +90,18 @@ impl Qmp {
     }
 }
 
+/// Calls `tell` with every event that the emulator tells of, until it ends.
+pub fn events(path: &Path, within: Duration, mut tell: impl FnMut(&Value)) -> Result<()> {
+    let mut qmp = Qmp::connect(path, within)?;
+    qmp.reader.get_mut().set_read_timeout(None)?;
+    loop {
+        let said = qmp.receive()?;
+        if said.get("event").is_some() {
+            tell(&said);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -375,6 +375,7 @@ pub mod sample {
             kernels: vec![kernel(0, 1, busy), kernel(1, 2, Published::default())],
             drained: Vec::new(),
             partition: Partition::Svm,
+            reset: None,
         }
     }
 }

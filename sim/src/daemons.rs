@@ -10,7 +10,7 @@ use shimos_abi::{
     time::Nanos,
 };
 use shimos_hal::Machine;
-use shimos_ikc::{Endpoint, Home, Notify};
+use shimos_ikc::{Endpoint, Home, Notify, Quarantine};
 use shimos_monitor::{Action, Config, MonitorDaemon, Refusal, TimerDaemon, Work};
 use shimos_soft::SoftMachine;
 use std::{
@@ -232,6 +232,7 @@ impl Kernel {
                     self.machine.restart(fenced);
                 }
             }
+            Action::Quarantine(kernel) => area.set_quarantined(kernel, Quarantine::Begin),
             Action::Log(text) => self.ikc.log(text.as_bytes()),
         }
     }

@@ -16,7 +16,9 @@ pub fn run(machine: SoftMachine) {
         cwd: "/".into(),
         ..Start::default()
     };
-    let config = BootConfig { heartbeat: Nanos::millis(10), init: Some(init) };
+    // After a reset nobody has programs started: those that there were go on.
+    let init = (machine.identity().life.incarnation.0 == 1).then_some(init);
+    let config = BootConfig { heartbeat: Nanos::millis(10), init };
     let mut kernel = Kernel::boot(machine, config);
     // The programs are small: on every other kernel a checkpoint has many steps all the same.
     if kernel.machine().identity().life.kernel.0 % 2 == 1 {

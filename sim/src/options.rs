@@ -21,6 +21,8 @@ pub struct Options {
     pub flips: u32,
     /// How often a kernel is emptied or given a fresh life.
     pub drains: u32,
+    /// How often the whole machine is reset.
+    pub resets: u32,
     /// A kernel dies whenever this many turns have passed.
     pub crash_every: Option<u64>,
     /// How many seeds to run, one after the other.
@@ -55,6 +57,7 @@ usage: shimos-sim [options]
   --kernels K       how many kernels (default: from the seed, 3 to 5)
   --crashes N       how many kernels die in a run (default: from the seed, 0 to 4)
   --drains N        empty a kernel, fill it again or give it a fresh life, N times, at any time (default 0)
+  --resets N        reset the whole machine N times, at any time; programs go on from memory (default 0)
   --crash-every N   let a kernel die whenever N turns have passed
   --kill K:STEP:HOW let kernel K die in its STEP-th step; HOW is panic, exception, hang or deaf
   --flip N          flip N bits in the memory of every kernel that dies; programs may be lost, other kernels not
@@ -98,6 +101,7 @@ impl Options {
             kernels: None,
             crashes: None,
             drains: 0,
+            resets: 0,
             flips: 0,
             crash_every: None,
             kills: Vec::new(),
@@ -128,6 +132,7 @@ impl Options {
                 "--kernels" => options.kernels = Some(number().clamp(2, 64) as usize),
                 "--crashes" => options.crashes = Some(number().min(1_000_000) as u32),
                 "--drains" => options.drains = number().min(1_000_000) as u32,
+                "--resets" => options.resets = number().min(1_000_000) as u32,
                 "--crash-every" => options.crash_every = Some(number().max(1)),
                 "--flip" => options.flips = number().min(10_000) as u32,
                 "--runs" => options.runs = number(),

@@ -43,6 +43,8 @@ pub struct Plan {
     pub crashes: u32,
     /// How often a kernel is emptied, filled again or given a fresh life.
     pub drains: u32,
+    /// How often the machine is reset.
+    pub resets: u32,
     /// A death whenever this many turns have passed.
     pub crash_every: Option<u64>,
     /// Deaths at exact places.
@@ -87,6 +89,7 @@ impl Plan {
             kernels,
             crashes: if options.crash_every.is_some() || !options.kills.is_empty() { 0 } else { crashes },
             drains: options.drains,
+            resets: if options.under == Under::Kernel { options.resets } else { 0 },
             crash_every: options.crash_every,
             kills: options.kills.clone(),
             flips: options.flips,

@@ -7,12 +7,15 @@ use crate::{
     plan::{Kill, Plan, Rough, Under},
 };
 use shimos_abi::{ids::KernelId, time::Nanos};
+use shimos_ikc::{Area, warm};
 use shimos_random::Random;
 use shimos_soft::{Crash, End, Next, Phase, SoftMachine, Threads, Turn, World};
 use std::collections::BTreeMap;
 
 /// How long the programs may be without visible progress after a death.
 const PATIENCE: Nanos = Nanos::secs(20);
+/// Turns between two resets, on average.
+const RESET_GAP: u64 = 4_000;
 /// Lines that a program must show after the last death.
 const LINES: u64 = 3;
 
@@ -31,6 +34,8 @@ pub struct Outcome {
     pub suspected: u32,
     /// Whether stalls and deaths together left no kernel.
     pub extinct: bool,
+    /// How often the machine was reset.
+    pub resets: u32,
     /// How often a program went on in another kernel.
     pub takeovers: u64,
     /// How many of them were planned moves.
@@ -72,6 +77,7 @@ struct Run<'a> {
     stage: Stage,
     kills_left: u32,
     drains_left: u32,
+    resets_left: u32,
     /// When the next kernel is emptied, filled or given a fresh life.
     drain_at: Nanos,
     since: Nanos,
@@ -96,6 +102,7 @@ pub fn run(plan: &Plan, verbose: bool) -> Outcome {
         stage: Stage::Starting,
         kills_left: plan.crashes,
         drains_left: if plan.under == Under::Kernel { plan.drains } else { 0 },
+        resets_left: plan.resets,
         drain_at: Nanos(0),
         since: Nanos(0),
         goals: plan.programs.iter().map(|letter| (*letter, LINES)).collect(),
@@ -138,7 +145,8 @@ impl Run<'_> {
                     let life = self.world.life(kernel);
                     self.say(&format!("{life} boots"));
                     let killed = self.outcome.deaths.iter().filter(|(_, dead, _, _)| *dead == kernel).count() as u32;
-                    let lost = life.incarnation.0.saturating_sub(1).saturating_sub(killed);
+                    let ended = killed + self.outcome.resets;
+                    let lost = life.incarnation.0.saturating_sub(1).saturating_sub(ended);
                     self.suspected.insert(kernel, lost);
                     self.outcome.suspected = self.suspected.values().sum();
                     threads.boot(kernel);
@@ -289,6 +297,17 @@ impl Run<'_> {
             let told = self.checks.disturb_kernel(kernel, self.rng.below(3));
             self.say(&format!("{kernel} {told}"));
         }
+        if self.resets_left > 0 && self.stage != Stage::Starting && self.rng.below(RESET_GAP) == 0 {
+            self.resets_left -= 1;
+            self.outcome.resets += 1;
+            self.say("the machine is reset");
+            self.disturb();
+            self.world.reset(|words, layout, now| {
+                let _ = warm::resume(Area::new(words, layout), now);
+            });
+            self.died();
+            return Ok(false);
+        }
         match self.stage {
             Stage::Starting | Stage::Surviving => {
                 if self.reached() {
@@ -302,7 +321,12 @@ impl Run<'_> {
                     }
                     self.outcome.steps_at_end = self.steps();
                     let pending = self.plan.kills.iter().any(|kill| self.world.steps(kill.kernel) < kill.step);
-                    if self.kills_left == 0 && self.drains_left == 0 && !pending && self.plan.crash_every.is_none() {
+                    if self.kills_left == 0
+                        && self.drains_left == 0
+                        && self.resets_left == 0
+                        && !pending
+                        && self.plan.crash_every.is_none()
+                    {
                         return Ok(true);
                     }
                     self.stage = Stage::Calm(now + Nanos::micros(self.rng.below(300_000)));
@@ -373,7 +397,7 @@ impl Outcome {
         let rough = if plan.rough == Rough::Rough { ", rough" } else { "" };
         let lines: Vec<String> = self.lines.iter().map(|(l, n)| format!("{}{n}", *l as char)).collect();
         format!(
-            "seed {}: {} ({} kernels{rough}, {} turns, {} s, {} deaths, {} takeovers, {} moves, {} suspected, {} connections, {} console jumps, {})",
+            "seed {}: {} ({} kernels{rough}, {} turns, {} s, {} deaths, {} takeovers, {} moves, {} suspected, {} resets, {} connections, {} console jumps, {})",
             plan.seed,
             self.failure.as_deref().unwrap_or(if self.extinct { "passed, but no kernel is left" } else { "passed" }),
             plan.kernels,
@@ -383,6 +407,7 @@ impl Outcome {
             self.takeovers,
             self.moves,
             self.suspected,
+            self.resets,
             self.served,
             self.jumps,
             lines.join(" ")
@@ -463,6 +488,16 @@ mod tests {
             moves += outcome.moves;
         }
         assert!(moves > 0);
+    }
+
+    #[test]
+    fn programs_survive_resets_of_the_machine() {
+        for seed in 1..=4 {
+            let plan = plan(seed, &["--crashes", "2", "--resets", "3", "--drains", "3"]);
+            let outcome = run(&plan, false);
+            assert_eq!(outcome.failure, None, "{}", outcome.line(&plan));
+            assert_eq!(outcome.resets, 3);
+        }
     }
 
     #[test]

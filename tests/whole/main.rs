@@ -6,11 +6,13 @@ mod administration;
 mod boot;
 mod compat;
 mod device_owner;
+mod dump;
 mod images;
 mod input;
 mod isolation;
 mod levels;
 mod moves;
+mod resets;
 mod rollback;
 mod room;
 mod run;
@@ -46,6 +48,8 @@ fn main() -> ExitCode {
         several::run,
         administration::run,
         moves::run,
+        resets::run,
+        dump::run,
         levels::run,
         rollback::run,
         saved::run,

@@ -12,7 +12,7 @@ use minicbor::{Decode, Encode};
 
 pub use crate::state::{
     Cause, CheckpointStatus, DeathCause, DetectedBy, Evidence, FencedBy, GivenUp, KernelState, KernelStatus,
-    MachineStatus, MoveStatus, Partition, Phases, ProcessStatus, ProgramStatus, Published, Recovery, Takeover,
+    MachineStatus, MoveStatus, Partition, Phases, ProcessStatus, ProgramStatus, Published, Recovery, Reset, Takeover,
 };
 
 /// Version of this protocol.

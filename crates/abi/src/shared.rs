@@ -16,7 +16,7 @@ pub const PAGE_WORDS: usize = 512;
 /// First word of the master table: says that the area is laid out.
 pub const MASTER_MAGIC: u64 = u64::from_le_bytes(*b"SHIMOS\x01\0");
 /// Version of everything in this file.
-pub const LAYOUT_VERSION: u64 = 1;
+pub const LAYOUT_VERSION: u64 = 2;
 
 /// The master table: written once at boot, then read-only for all. Read through the machine layer; kept here so that the
 /// numbers have one home.
@@ -37,6 +37,16 @@ pub mod master {
     pub const TSC_BASE: usize = 5;
     /// CLOCK_REALTIME in nanoseconds at the machine's time 0.
     pub const WALL_BASE: usize = 6;
+    /// CRC-32 of the words before this one and behind it: a later start of the machine believes the table only with it.
+    pub const SEAL: usize = 7;
+    /// How many starts of the machine this memory has seen, this one among them: 1 is a cold start.
+    pub const STARTS: usize = 8;
+    /// The machine's time at this start; 0 at a cold one.
+    pub const STARTED: usize = 9;
+    /// Programs with an image that this start has found.
+    pub const FOUND: usize = 10;
+    /// Programs that this start could not keep: they were not protected, or their home word made no sense.
+    pub const GONE: usize = 11;
     /// First of the per-kernel entries.
     pub const ENTRIES: usize = 64;
     /// Words of a per-kernel entry.
@@ -51,6 +61,10 @@ pub mod master {
     pub const ENTRY_POOL: usize = 3;
     /// In an entry: number of frames of the pool.
     pub const ENTRY_POOL_FRAMES: usize = 4;
+    /// In an entry: the incarnation that this start of the machine begins with. Lives before it ended at a reset.
+    pub const ENTRY_FIRST: usize = 5;
+    /// In an entry: physical address of the kernel's page tables. For whoever looks from outside.
+    pub const ENTRY_TABLES: usize = 6;
 }
 
 /// The commons: words that any kernel may change, by compare-and-swap.
@@ -69,6 +83,10 @@ pub mod commons {
     pub const DRAINED: usize = START + 3;
     /// Kernels that are to have a fresh life as soon as nothing lives there, one bit each.
     pub const REBOOTING: usize = START + 4;
+    /// Starts of the machine in a row without one that lasted; an active monitor that has run for a while sets it to 0.
+    pub const TRIES: usize = START + 5;
+    /// Kernels whose devices may write their memory still, one bit each: a reset was not confirmed, and no longer waited for.
+    pub const QUARANTINED: usize = START + 6;
     /// Owner of each device: one word a device, see [`crate::control::Device`]; owner kernel id in the low half, owner's
     /// incarnation in the high half.
     pub const DEVICE_OWNERS: usize = START + 8;

@@ -80,6 +80,9 @@ pub struct MachineStatus {
     #[n(6)]
     #[cbor(default)]
     pub drained: Vec<KernelId>,
+    /// The last reset of the machine that its memory has outlived.
+    #[n(7)]
+    pub reset: Option<Reset>,
     /// What keeps the kernels apart.
     #[n(8)]
     #[cbor(default)]
@@ -98,6 +101,23 @@ pub enum Partition {
     /// Each is a guest of its core's shell (AMD's SVM): nested page tables confine it.
     #[n(1)]
     Svm,
+}
+
+/// A reset of the machine after which its programs went on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
+pub struct Reset {
+    /// How many there were, this one among them.
+    #[n(0)]
+    pub count: u64,
+    /// The machine's time when it had started again.
+    #[n(1)]
+    pub at: Nanos,
+    /// Programs of which an image was found.
+    #[n(2)]
+    pub found: u64,
+    /// Programs that could not go on: they were not protected.
+    #[n(3)]
+    pub gone: u64,
 }
 
 /// The life cycle of a kernel, as its peers see it.
@@ -232,6 +252,9 @@ pub enum Cause {
     /// It crashed, or a page of its image was found damaged: it went back to an earlier generation on the same kernel.
     #[n(2)]
     Rollback,
+    /// The machine was reset.
+    #[n(3)]
+    Reset,
 }
 
 /// The state of one program.

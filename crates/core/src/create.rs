@@ -107,6 +107,7 @@ impl<M: Machine> Kernel<M> {
         }
         let id =
             self.services.ikc.area().allocate_program(self.me).ok_or("the machine has no room for more programs")?;
+        self.forget_images(id);
         let since = self.services.machine.now();
         self.starting.push(Starting { id, start, asker, since, again: None });
         Ok(())

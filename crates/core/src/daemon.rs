@@ -2,7 +2,7 @@
 use crate::{
     bench::{Ball, Mode},
     control,
-    device::claim::claim,
+    device::claim::{claim, has_ended},
     kernel::Kernel,
     resident::Resident,
 };
@@ -13,6 +13,7 @@ use shimos_abi::{
     shared::Queue,
 };
 use shimos_hal::Machine;
+use shimos_ikc::Quarantine;
 use shimos_monitor::{Action, Freed, Refusal, Work};
 
 /// A message between daemons.
@@ -152,7 +153,7 @@ impl<M: Machine> Kernel<M> {
                     return Ok(());
                 }
                 // Its interrupts and its queues come here; what clients had asked for they ask again.
-                if dead.kernel != self.me.kernel && self.services.machine.confirm_parked(dead).is_none() {
+                if dead.kernel != self.me.kernel && !has_ended(&self.services, dead) {
                     return Err(Refusal::Busy);
                 }
                 if claim(&mut self.services, device, Some(dead)) {
@@ -206,6 +207,13 @@ impl<M: Machine> Kernel<M> {
                     let next = self.services.machine.restart(fenced);
                     self.services.log(&format!("{life} is restarted as {next}"));
                 }
+            }
+            Action::Quarantine(kernel) if area.is_quarantined(kernel) => {}
+            Action::Quarantine(kernel) => {
+                area.set_quarantined(kernel, Quarantine::Begin);
+                self.services.log(&format!(
+                    "a device of {kernel} does not confirm its reset: {kernel} gives up the memory that it may write"
+                ));
             }
             Action::Log(text) => self.services.log(&text),
         }

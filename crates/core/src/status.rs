@@ -68,6 +68,7 @@ impl<M: Machine> Kernel<M> {
             kernels,
             drained: area.kernels().filter(|kernel| area.is_drained(*kernel)).collect(),
             partition: self.services.machine.partition(),
+            reset: crate::reset::told(area),
         }
     }
 

@@ -15,7 +15,7 @@ use alloc::{
 };
 use shimos_abi::{
     addr::FrameRange,
-    control::{Cause, Device, Integrity, Level, Output, Takeover},
+    control::{Cause, Device, Integrity, KernelState, Level, Output, Takeover},
     ids::{Epoch, KernelId, Life, ProgramId},
     time::Nanos,
 };
@@ -91,19 +91,32 @@ impl<M: Machine> Kernel<M> {
         }
         // The proof, from the parked core itself; or this very core was that kernel and has booted since.
         if from.kernel != me.kernel {
-            let Some(fenced) = self.services.machine.confirm_parked(from) else { return Err(Refusal::Busy) };
-            self.services.machine.map_dead(&fenced);
+            match self.services.machine.confirm_parked(from) {
+                Some(fenced) => self.services.machine.map_dead(&fenced),
+                // It has found the image and keeps it.
+                None if self.lives_again(from) => self.services.machine.map_lent(from.kernel),
+                None => return Err(Refusal::Busy),
+            }
         }
         if image != me.kernel && image != from.kernel {
             self.services.machine.map_lent(image);
         }
-        let mut handover = Handover::new(program, from, image, seen, ordered, Cause::Death);
+        let cause = if area.ended_at_reset(from) { Cause::Reset } else { Cause::Death };
+        let mut handover = Handover::new(program, from, image, seen, ordered, cause);
         let outcome = self.adopt(&mut handover).map(drop);
         if outcome.is_err() {
             self.unmap_unused(from.kernel);
             self.unmap_unused(image);
         }
         outcome
+    }
+
+    /// Whether the kernel of a life that is over runs again.
+    fn lives_again(&self, from: Life) -> bool {
+        let area = self.services.ikc.area();
+        area.parked(from.kernel).is_none()
+            && area.incarnation(from.kernel).is_some_and(|now| now > from.incarnation)
+            && area.state(from.kernel) == KernelState::Running
     }
 
     /// Takes a program that the living kernel `from` offers.
@@ -167,7 +180,7 @@ impl<M: Machine> Kernel<M> {
             // The monitor looks at the home word before it asks another.
             return Err(Refusal::Busy.into());
         }
-        if head.revival == Revival::Restart && cause == Cause::Death {
+        if head.revival == Revival::Restart && matches!(cause, Cause::Death | Cause::Reset) {
             if head.id != program {
                 return Err(Refusal::BadImage.into());
             }
@@ -200,7 +213,7 @@ impl<M: Machine> Kernel<M> {
         }
         saved.head.guilt = head.guilt;
         match cause {
-            Cause::Death => saved.head.takeovers = saved.head.takeovers.saturating_add(1),
+            Cause::Death | Cause::Reset => saved.head.takeovers = saved.head.takeovers.saturating_add(1),
             Cause::Move => saved.head.moves = saved.head.moves.saturating_add(1),
             Cause::Rollback => {}
         }

@@ -221,6 +221,9 @@ pub trait Machine {
 
     /// Takes a device: resets it, waits for the reset to be confirmed, sets it up, aims its interrupts here.
     fn claim(&mut self, device: Device) -> Result<(), DeviceError>;
+    /// Gives up, for this life, what a device of an earlier life may write still: the drivers' memory, so that no device can be
+    /// taken here, and the frames of the pool that it names, for each of which `visit` is called.
+    fn quarantine(&mut self, _visit: &mut dyn FnMut(Frame)) {}
     /// Touches a device no more: another kernel is about to take it. Reads that were started have finished.
     fn release(&mut self, device: Device);
     /// Writes to the console; returns how many bytes it took. Owner only.

@@ -160,6 +160,15 @@ pub enum Rebooting {
     Done,
 }
 
+/// Whether a kernel may use the memory that a device of an earlier life may write.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Quarantine {
+    /// Not from its next life on.
+    Begin,
+    /// From its next life on it may.
+    End,
+}
+
 const fn owner_word(owner: Option<Life>) -> u64 {
     match owner {
         None => 0,
@@ -218,6 +227,14 @@ impl Area {
     /// Says that `kernel` is to have a fresh life, or has it.
     pub fn set_rebooting(self, kernel: KernelId, rebooting: Rebooting) {
         self.set_bit(commons::REBOOTING, kernel, rebooting == Rebooting::Asked);
+    }
+    /// Whether a device that an earlier life of `kernel` drove may write into that kernel's memory still.
+    pub fn is_quarantined(self, kernel: KernelId) -> bool {
+        self.bit(commons::QUARANTINED, kernel)
+    }
+    /// Says that such a device may, or that its reset was confirmed after all.
+    pub fn set_quarantined(self, kernel: KernelId, quarantine: Quarantine) {
+        self.set_bit(commons::QUARANTINED, kernel, quarantine == Quarantine::Begin);
     }
     fn bit(self, word: usize, kernel: KernelId) -> bool {
         1_u64.checked_shl(kernel.0.into()).is_some_and(|bit| self.load(word) & bit != 0)

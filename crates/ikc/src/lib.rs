@@ -22,9 +22,10 @@ pub mod polling;
 pub mod ring;
 pub mod seqlock;
 mod sync;
+pub mod warm;
 
 pub use area::Area;
-pub use commons::{Claim, Drained, Election, Home, Rebooting};
+pub use commons::{Claim, Drained, Election, Home, Quarantine, Rebooting};
 pub use death::DeathRecord;
 pub use endpoint::{Endpoint, LinkFault, Notify, Received, SendError};
 pub use packet::MAX_PAYLOAD;

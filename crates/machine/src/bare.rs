@@ -317,6 +317,9 @@ impl Machine for Bare {
             }
         }
     }
+    fn quarantine(&mut self, visit: &mut dyn FnMut(Frame)) {
+        dma::give_up(visit);
+    }
     fn release(&mut self, device: Device) {
         // The registers stay mapped for the next claim, the memory that the device writes is its own until then.
         match device {

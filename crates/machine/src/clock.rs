@@ -10,6 +10,10 @@ use shimos_abi::time::Nanos;
 const PIT_HZ: u64 = 1_193_182;
 /// PIT ticks of one measurement: ten milliseconds.
 const SPAN: u64 = 11_932;
+/// Measurements at most.
+const TRIES: u32 = 32;
+/// Measurements without an end after which there is no PIT.
+const MOST_SILENT: u32 = 4;
 
 /// The machine's time. A multiplication in place of a division: every turn of every kernel asks several times.
 #[inline]
@@ -57,7 +61,8 @@ fn look(lapic: Lapic) -> Look {
 /// several measurements the one with the tightest brackets counts: the host may take the processor away in any of them.
 pub fn calibrate(lapic: Lapic) -> Rates {
     let mut best: Option<(u64, Rates)> = None;
-    for _ in 0..8 {
+    let mut silent = 0;
+    for _ in 0..TRIES {
         // Gate on, speaker off; channel 2, low and high byte, mode 0: counts down once.
         outb(0x61, inb(0x61) & !2 | 1);
         outb(0x43, 0xb0);
@@ -71,11 +76,22 @@ pub fn calibrate(lapic: Lapic) -> Rates {
         }
         let first = look(lapic);
         let mut last = look(lapic);
+        let mut longest = last.tsc.saturating_sub(first.tsc);
         while first.pit.saturating_sub(last.pit) < SPAN {
             if rdtsc().wrapping_sub(first.tsc) > 1_000_000_000 {
+                silent += 1;
                 break;
             }
+            let before = last.tsc;
             last = look(lapic);
+            longest = longest.max(last.tsc.saturating_sub(before));
+        }
+        if silent == MOST_SILENT {
+            break;
+        }
+        // The host was away: the PIT's counter may have gone round meanwhile.
+        if longest.saturating_mul(4) > last.tsc.saturating_sub(first.tsc) {
+            continue;
         }
         let (pit, tsc) = (first.pit.saturating_sub(last.pit), last.tsc.saturating_sub(first.tsc));
         if !(SPAN..0xf000).contains(&pit) || tsc == 0 {

@@ -30,6 +30,21 @@ pub fn alloc(bytes: usize) -> Option<Dma> {
     Some(Dma { virt: (DIRECT_BASE + phys) as *mut u8, phys })
 }
 
+/// Takes all that is left and leaves it as it is: a device may write there. Calls `visit` for each frame of the pool that
+/// anything in it names, because the device may have been told to write there too.
+pub fn give_up(visit: &mut dyn FnMut(Frame)) {
+    let me = me();
+    TAKEN.store(DMA_BYTES, Relaxed);
+    for place in 0..DMA_BYTES / 8 {
+        // SAFETY: the drivers' memory is mapped here, whole; devices may write there at any time, hence volatile.
+        let word = unsafe { ((DIRECT_BASE + me.dma) as *const u64).add(place).read_volatile() };
+        let frame = Frame((word / PAGE as u64) as u32);
+        if word != 0 && word / PAGE as u64 <= u64::from(u32::MAX) && me.pool.contains(frame) {
+            visit(frame);
+        }
+    }
+}
+
 /// Whether a device may be told to write into `frame`: it lies in this kernel's pool.
 pub fn owns(frame: Frame) -> bool {
     me().pool.contains(frame)

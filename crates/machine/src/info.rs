@@ -92,6 +92,8 @@ pub struct Info {
     pub tsc_scale: u64,
     /// TSC at the machine's time 0.
     pub tsc_base: u64,
+    /// What is added to every core's TSC, if it began anew at a reset; 0 if not.
+    pub tsc_adjust: u64,
     /// CLOCK_REALTIME at the machine's time 0.
     pub wall_base: u64,
     /// The kernels.

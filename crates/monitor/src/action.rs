@@ -50,6 +50,9 @@ pub enum Freed {
 /// One thing to do. Before each, ask [`crate::MonitorDaemon::permits`].
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Action {
+    /// Say that this kernel is to give up the memory that its devices may write, and to be restarted: nobody gets their
+    /// reset confirmed.
+    Quarantine(KernelId),
     /// Write the acknowledged timestamp of `kernel`.
     Acknowledge {
         /// Whose.

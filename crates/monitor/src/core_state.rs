@@ -99,6 +99,10 @@ impl CoreState {
             _ => None,
         }
     }
+    /// Whether it is on its way up.
+    pub fn is_coming(&self) -> bool {
+        matches!(self.stage, Stage::Booting { .. })
+    }
     /// When to look again at the latest.
     pub fn next(&self, now: Nanos, interval: Nanos, config: &Config) -> Nanos {
         now + match &self.stage {
@@ -272,7 +276,8 @@ impl CoreState {
         let wait = match blocks {
             Blocks::Nothing => false,
             Blocks::Program => now < *since + x.config.takeover,
-            Blocks::Device => true,
+            // What it may write was given up, or is still waited for.
+            Blocks::Device => !x.view.is_quarantined(self.kernel),
         };
         let due = !wait && now >= *restart;
         if due {

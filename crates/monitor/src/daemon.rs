@@ -143,7 +143,7 @@ impl MonitorDaemon {
                 out.push(Action::Acknowledge { kernel: k, stamp: seen.stamp });
             }
         }
-        self.works.refresh(view, &phases, &self.config, &mut out);
+        self.works.refresh(view, &phases, now, &self.config, &mut out);
         let mut context = Context {
             view,
             me: self.me.kernel,
@@ -172,7 +172,9 @@ impl MonitorDaemon {
         let works = &self.works;
         self.history.settle(|kernel| works.any_of(kernel), now);
         let candidates = self.candidates(&seen);
-        self.works.step(&candidates, election.term, now, &self.config, &mut out);
+        let coming = self.cores.iter().enumerate().filter(|(_, core)| core.is_coming());
+        let coming = coming.fold(0, |bits, (place, _)| bits | 1_u64.checked_shl(place as u32).unwrap_or(0));
+        self.works.step(&candidates, coming, (election.term, now), &self.config, &mut out);
         let others = self.cores.iter().enumerate().filter(|(place, _)| *place != self.me.kernel.index());
         let next = others
             .map(|(_, core)| core.next(now, interval, &self.config))

@@ -24,6 +24,10 @@ pub trait View {
     fn home(&self, program: ProgramId) -> Home;
     /// Who drives a device.
     fn owner(&self, device: Device) -> Option<Life>;
+    /// Whether memory of a kernel that a device may write was given up.
+    fn is_quarantined(&self, _: KernelId) -> bool {
+        false
+    }
     /// Calls `visit` for each program that there is.
     fn programs(&self, visit: &mut dyn FnMut(ProgramId, Home)) {
         for program in (0..MAX_PROGRAMS as u16).map(ProgramId) {
@@ -149,5 +153,8 @@ impl View for Area {
     }
     fn owner(&self, device: Device) -> Option<Life> {
         Area::owner(*self, device)
+    }
+    fn is_quarantined(&self, kernel: KernelId) -> bool {
+        Area::is_quarantined(*self, kernel)
     }
 }

@@ -44,6 +44,8 @@ struct Item {
     unreadable: u64,
     /// The last refusal.
     refusal: Option<Refusal>,
+    /// When this was found.
+    since: Nanos,
 }
 
 fn bit(kernel: KernelId) -> u64 {
@@ -62,7 +64,7 @@ impl WorkList {
 
     /// Brings the list up to date. What has moved is done; homes of unprotected programs are freed, and of those that kill
     /// one kernel after the other.
-    pub fn refresh(&mut self, view: &impl View, phases: &[Phase], config: &Config, out: &mut Vec<Action>) {
+    pub fn refresh(&mut self, view: &impl View, phases: &[Phase], now: Nanos, config: &Config, out: &mut Vec<Action>) {
         let ended = |life: Life| phases.get(life.kernel.index()).is_some_and(|phase| phase.ended(life.incarnation));
         let mut found = Vec::new();
         for device in Device::ALL {
@@ -86,9 +88,16 @@ impl WorkList {
         for (work, from, home) in found {
             match self.0.iter_mut().find(|item| item.work == work) {
                 Some(item) => item.home = home,
-                None => {
-                    self.0.push(Item { work, from, home, stage: Stage::Choose, tried: 0, unreadable: 0, refusal: None })
-                }
+                None => self.0.push(Item {
+                    work,
+                    from,
+                    home,
+                    stage: Stage::Choose,
+                    tried: 0,
+                    unreadable: 0,
+                    refusal: None,
+                    since: now,
+                }),
             }
         }
     }
@@ -108,13 +117,25 @@ impl WorkList {
         }
     }
 
-    /// Gives orders.
-    pub fn step(&mut self, candidates: &[Candidate], term: u32, now: Nanos, config: &Config, out: &mut Vec<Action>) {
+    /// Gives orders. `coming` are the kernels that are on their way up, one bit each: what one of them has left behind is
+    /// best off there, where its pages are.
+    pub fn step(
+        &mut self,
+        candidates: &[Candidate],
+        coming: u64,
+        (term, now): (u32, Nanos),
+        config: &Config,
+        out: &mut Vec<Action>,
+    ) {
         for place in 0..self.0.len() {
             let busy: Vec<KernelId> = self.0.iter().filter_map(Item::target).map(|life| life.kernel).collect();
             let Some(item) = self.0.get_mut(place) else {
                 break;
             };
+            let awaited = coming & !item.tried & bit(item.from.kernel) != 0;
+            if awaited && matches!((item.work, &item.stage), (Work::Program(_), Stage::Choose)) {
+                continue;
+            }
             match item.stage {
                 Stage::Ordered { target, until } => {
                     // A target that died, or takes too long, may still have moved the home word; then the item would
@@ -138,6 +159,9 @@ impl WorkList {
                     _ => Stage::Waiting { until: now + config.retry },
                 },
             };
+            if item.is_beyond_reach(now, config) {
+                out.push(Action::Quarantine(item.from.kernel));
+            }
             if let (Work::Program(program), Some(why)) = (item.work, item.lost()) {
                 out.push(Action::FreeHome { program, home: item.home, why });
             }
@@ -209,6 +233,11 @@ impl Item {
         let untried = || candidates.iter().filter(|c| self.tried & bit(c.life.kernel) == 0);
         // A kernel that is being emptied comes last: better there than nowhere.
         let open = if untried().any(|c| c.drained == Drained::No) { Drained::No } else { Drained::Yes };
+        let at_home = |c: &&Candidate| c.life.kernel == self.from.kernel && c.drained == open;
+        if let (Work::Program(_), Some(own)) = (self.work, untried().find(at_home)) {
+            // Its pages are there.
+            return Some(own.life);
+        }
         let mut best: Option<&Candidate> = None;
         for c in untried().filter(|c| c.drained == open) {
             // free(a) / weight(a) > free(b) / weight(b), without the division.
@@ -217,6 +246,12 @@ impl Item {
             }
         }
         best.map(|c| c.life)
+    }
+    /// Whether it is a device whose reset nobody gets confirmed, and that for so long that its kernel is not to wait any
+    /// more.
+    fn is_beyond_reach(&self, now: Nanos, config: &Config) -> bool {
+        let nobody = matches!(self.stage, Stage::Waiting { .. }) && self.refusal == Some(Refusal::Device);
+        matches!(self.work, Work::Device(_)) && nobody && now >= self.since + config.takeover
     }
     /// Whether its image is lost: two kernels could not read it, or the only one there is.
     fn lost(&self) -> Option<Freed> {
@@ -251,6 +286,7 @@ mod tests {
             tried: 0,
             unreadable: 0,
             refusal: None,
+            since: Nanos(0),
         };
         let all = [candidate(0, 900, Drained::Yes), candidate(1, 10, Drained::No), candidate(2, 20, Drained::No)];
         for wanted in [Some(2), Some(1), Some(0), None] {

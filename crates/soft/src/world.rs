@@ -9,7 +9,7 @@ use crate::{
 use shimos_abi::{
     addr::{Frame, FrameRange},
     control::DeathCause,
-    ids::{KernelId, Life},
+    ids::{Incarnation, KernelId, Life},
     shared::{LAYOUT_VERSION, Layout, MASTER_MAGIC, commons, master},
     time::Nanos,
 };
@@ -109,11 +109,13 @@ impl World {
                 (master::ENTRY_PRIVATE_FRAMES, size),
                 (master::ENTRY_POOL, pool.first.0),
                 (master::ENTRY_POOL_FRAMES, pool.count),
+                (master::ENTRY_FIRST, 1),
             ] {
                 shared[entry + word].store(value.into(), Ordering::Relaxed);
             }
             shared[layout.mailbox(KernelId(index as u16)) + commons::MAILBOX_COMMAND].store(2, Ordering::Relaxed);
         }
+        shared[master::STARTS].store(1, Ordering::Relaxed);
         shared[master::KERNELS].store(layout.kernels() as u64, Ordering::Relaxed);
         shared[master::VERSION].store(LAYOUT_VERSION, Ordering::Relaxed);
         shared[master::TSC_HZ].store(1_000_000_000, Ordering::Relaxed);
@@ -250,6 +252,25 @@ impl World {
     /// Lets a core die between two turns. It must not be parked already.
     pub fn kill(&self, kernel: KernelId, crash: Crash) {
         self.lock().crash(kernel.index(), crash, "killed");
+    }
+    /// Resets the machine: all lives end at once, and the memory stays. `prepare` does what the boot core does with the
+    /// shared area, given the time; it orders all cores to boot.
+    pub fn reset(&self, prepare: impl FnOnce(&'static [AtomicU64], Layout, Nanos)) {
+        let mut world = self.lock();
+        world.disk = Disk { content: std::mem::take(&mut world.disk.content), ..Disk::default() };
+        world.card.owner = None;
+        world.card.arrived.clear();
+        world.console.owner = None;
+        prepare(world.shared, world.layout, world.now);
+        for core in 0..world.cores.len() {
+            let order = world.mailbox(core, commons::MAILBOX_COMMAND).load(Ordering::SeqCst);
+            let boot = world.now + Nanos(world.rng.below(2_000_000));
+            let core = &mut world.cores[core];
+            core.clear();
+            (core.nmi, core.init, core.stalled) = (false, false, Nanos(0));
+            core.next = Incarnation((order as u32).saturating_sub(1));
+            core.phase = Phase::Booting(boot);
+        }
     }
     /// Takes the processor away from a core for a while.
     pub fn stall(&self, kernel: KernelId, time: Nanos) {

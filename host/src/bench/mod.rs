@@ -7,6 +7,7 @@ mod partition;
 mod pinger;
 mod plot;
 mod takeover;
+mod warm;
 
 pub use basics::core;
 pub use checkpoint::{checkpoint, size};
@@ -16,6 +17,7 @@ pub use partition::partition;
 use plot::Chart;
 use serde_json::{Value, json};
 pub use takeover::{Kind, takeover};
+pub use warm::{resets, warm_starts};
 
 /// What must be reached.
 #[derive(Clone, Copy, PartialEq, Debug)]

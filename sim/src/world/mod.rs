@@ -111,6 +111,10 @@ pub struct World {
     pub late: u64,
     /// Programs that kill every kernel they run on.
     pub deadly: BTreeSet<ProgramId>,
+    /// Devices that confirm no reset.
+    pub stubborn: BTreeSet<usize>,
+    /// Kernels that give up what a device may write.
+    pub quarantined: BTreeSet<KernelId>,
     /// What happened, for invariants and for reading.
     pub adopted: BTreeMap<(Work, Life), KernelId>,
     pub acted: BTreeMap<u32, KernelId>,
@@ -169,6 +173,8 @@ impl World {
             refusals: 5,
             late: 0,
             deadly: BTreeSet::new(),
+            stubborn: BTreeSet::new(),
+            quarantined: BTreeSet::new(),
             adopted: BTreeMap::new(),
             acted: BTreeMap::new(),
             harmful: 0,
@@ -474,6 +480,10 @@ impl World {
                     return;
                 }
                 match work {
+                    Work::Device(device) if self.stubborn.contains(&(device as usize)) => {
+                        let why = Refusal::Device;
+                        self.kernels[monitor].inbox.push(Message::Refused { work, from, by: me.kernel, why });
+                    }
                     Work::Device(device) => {
                         if self.owners[device as usize] == Some(from) {
                             self.owners[device as usize] = Some(me);
@@ -540,6 +550,7 @@ impl World {
                     kernel.core = Core::Told(self.now + Nanos::micros(self.random.below(3000)));
                 }
             }
+            Action::Quarantine(kernel) => drop(self.quarantined.insert(kernel)),
             Action::Log(text) => self.say(|| text),
         }
     }
@@ -582,6 +593,9 @@ impl View for World {
     }
     fn owner(&self, device: Device) -> Option<Life> {
         self.owners[device as usize]
+    }
+    fn is_quarantined(&self, kernel: KernelId) -> bool {
+        self.quarantined.contains(&kernel)
     }
     fn programs(&self, visit: &mut dyn FnMut(ProgramId, Home)) {
         for (program, home) in self.homes.iter().enumerate().filter(|(_, home)| **home != Home::Free) {

@@ -270,3 +270,30 @@ fn what_cannot_be_fenced_is_left_alone() {
     world.run_until(Nanos::secs(35), |_| {});
     assert_whole(&world, 15);
 }
+
+/// Nobody gets its reset confirmed. Its kernel waits for a while, and then starts without the memory that it may write.
+#[test]
+fn a_device_that_confirms_no_reset_does_not_keep_its_kernel_for_ever() {
+    let mut world = World::new(3, 17, Log::Kept);
+    world.refusals = 0;
+    world.run_until(Nanos::secs(1), |_| {});
+    let owner = world.owners[1].expect("the disk has an owner");
+    world.stubborn.insert(1);
+    world.kill(owner.kernel.index(), Death::Panic);
+    world.run_until(Nanos::secs(15), |_| {});
+    assert!(world.quarantined.is_empty());
+    assert_eq!(world.kernels[owner.kernel.index()].life, owner);
+    let waits = |world: &World| {
+        let monitor = &world.kernels[world.election.monitor.index()].monitor;
+        monitor.recoveries().last().and_then(|record| record.waiting.clone())
+    };
+    assert!(waits(&world).is_some_and(|why| why.contains("does not confirm its reset")));
+    world.run_until(Nanos::secs(30), |_| {});
+    assert!(world.quarantined.contains(&owner.kernel));
+    assert!(world.kernels[owner.kernel.index()].life.incarnation > owner.incarnation);
+    assert_eq!(world.owners[1], Some(owner));
+    // It may come to its senses still.
+    world.stubborn.clear();
+    world.run_until(Nanos::secs(35), |_| {});
+    assert_whole(&world, 17);
+}

@@ -251,7 +251,8 @@ fn fault(word: &str) -> Result<Fault, String> {
             return Err(format!(
                 "'{word}' is no fault; one of null-pointer, panic, infinite-loop, irq-deadlock, read-peer, write-peer, \
                  write-text, write-rodata, execute-data, write-peer-shared, stack-overflow, damage-page, damage-records, \
-                 triple-fault, map-peer"
+                 triple-fault, map-peer, nmi-loop, double-fault, dead-core, lost-ipis, stall, slow, wild-heap, wild-tables, \
+                 wild-outgoing, wild-queue, wild-commons"
             ));
         }
     })

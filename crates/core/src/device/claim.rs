@@ -5,8 +5,10 @@ use super::{
     network::NetworkOwner,
 };
 use crate::services::Services;
+use alloc::format;
 use shimos_abi::{control::Device, ids::Life};
 use shimos_hal::Machine;
+use shimos_ikc::Quarantine;
 
 /// Takes a device, and its owner word from `from`. Returns whether that worked.
 pub(crate) fn claim<M: Machine>(services: &mut Services<M>, device: Device, from: Option<Life>) -> bool {
@@ -27,6 +29,7 @@ pub(crate) fn claim<M: Machine>(services: &mut Services<M>, device: Device, from
     if area.move_owner(device, from, Some(me)).is_err() {
         return false;
     }
+    release_quarantine(services, from);
     match device {
         Device::Console => {
             services.console = Some(ConsoleOwner::default());
@@ -38,6 +41,20 @@ pub(crate) fn claim<M: Machine>(services: &mut Services<M>, device: Device, from
         Device::Network => services.network = Some(NetworkOwner::default()),
     }
     true
+}
+
+/// Ends the quarantine of a kernel whose last device was reset after all.
+fn release_quarantine<M: Machine>(services: &mut Services<M>, from: Option<Life>) {
+    let area = services.ikc.area();
+    let Some(from) = from.filter(|from| area.is_quarantined(from.kernel)) else { return };
+    let left = |device: &Device| area.owner(*device).is_some_and(|owner| owner.kernel == from.kernel && owner <= from);
+    if !Device::ALL.iter().any(left) {
+        area.set_quarantined(from.kernel, Quarantine::End);
+        services.log(&format!(
+            "the devices of {from} are reset: {} may use all of its memory in its next life",
+            from.kernel
+        ));
+    }
 }
 
 /// Whether a life is over: its core is proven parked, or has booted since.

@@ -9,6 +9,7 @@ use crate::{
     drain::Emptying,
     join::Joining,
     moves::Moves,
+    reset,
     resident::Resident,
     services::Services,
     transfer::Transfers,
@@ -97,15 +98,25 @@ impl<M: Machine> Kernel<M> {
         let area = ikc.area();
         let mut frames = Frames::new(identity.pool);
         frames.set_reserve(crate::pressure::reserve(frames.total()));
+        let mut given_up = 0_usize;
+        if area.is_quarantined(me.kernel) {
+            machine.quarantine(&mut |frame| {
+                frames.reserve(frame);
+                given_up += 1;
+            });
+        }
         // Images are kept while their program lives somewhere: it may still use their frames, or need them.
         let keep = |program| area.home(program) != Home::Free;
         let (slots, retained) = Slots::start(&mut machine, &mut frames, me, keep);
         let mut services = Services::new(machine, frames, ikc);
-        let first = me.kernel == KernelId(0) && area.owner(Device::Console).is_none();
+        let begins = area.owner(Device::Console).is_none() || area.first_incarnation(me.kernel) == me.incarnation;
+        let first = me.kernel == KernelId(0) && begins;
         if first {
-            area.set_heartbeat(config.heartbeat);
+            if area.heartbeat() == Nanos(0) {
+                area.set_heartbeat(config.heartbeat);
+            }
             for device in Device::ALL {
-                claim(&mut services, device, None);
+                claim(&mut services, device, area.owner(device));
             }
         }
         if area.is_rebooting(me.kernel) {
@@ -123,9 +134,17 @@ impl<M: Machine> Kernel<M> {
             identity.memory >> 20,
             crate::BUILD,
         ));
+        if area.is_quarantined(me.kernel) {
+            services.log(&format!("a device may still write here: drives none, and gives {given_up} frames up"));
+        }
         if !retained.images.is_empty() || !retained.damages.is_empty() {
             services.log(&format!("kept {} images, {} damages", retained.images.len(), retained.damages.len()));
         }
+        if first {
+            reset::begin(&mut services);
+        }
+        // After a reset the first program goes on, if it was protected.
+        let begins = first && area.home(ProgramId::DAEMON) == Home::Free;
         let daemons = Config::default();
         let loans_due = services.machine.now() + LOANS_GAP;
         Kernel {
@@ -153,7 +172,7 @@ impl<M: Machine> Kernel<M> {
             background_due: Nanos(0),
             monitor_due: Nanos(0),
             last_run: ProgramId(0),
-            pending_init: if first { config.init } else { None },
+            pending_init: if begins { config.init } else { None },
             image_refused: false,
             dying: None,
         }

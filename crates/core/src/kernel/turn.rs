@@ -216,6 +216,7 @@ impl<M: Machine> Kernel<M> {
             self.ask_for_loans(now);
             self.fail_lost_requests();
             self.expire_transfers(now);
+            self.note_lasting(now);
         }
         if let Some(seen) = turn.nominate {
             let elected = area.elect(seen, self.me.kernel);

@@ -16,8 +16,6 @@ use shimos_abi::{
     },
 };
 
-/// The first incarnation, as mailboxes say it: plus one.
-pub const FIRST: u64 = 2;
 /// How long a core may take to come, in seconds. The host may have less processors than we have cores.
 const PATIENCE: u64 = 10;
 
@@ -47,14 +45,12 @@ fn wait(info: &Info, micros: u64) {
     }
 }
 
-/// Orders every kernel to boot, and starts all cores but our own. Those that do not come are told to stay away.
+/// Starts all cores but our own: their kernels are ordered to boot. Those that do not come are told to stay away.
 pub fn start(info: &Info) {
     let page = info.trampoline_page();
     let others = || (0..info.kernels).filter(|&kernel| kernel != info.boot_kernel);
-    let came = |kernel: u32| mailbox(kernel, MAILBOX_RUNNING).load(SeqCst) != 0;
-    for kernel in 0..info.kernels {
-        mailbox(kernel, MAILBOX_COMMAND).store(FIRST, SeqCst);
-    }
+    let ordered = |kernel: u32| mailbox(kernel, MAILBOX_COMMAND).load(SeqCst);
+    let came = |kernel: u32| mailbox(kernel, MAILBOX_RUNNING).load(SeqCst) >= ordered(kernel);
     if info.kernels == 1 {
         return;
     }
@@ -83,7 +79,8 @@ pub fn start(info: &Info) {
     }
     for kernel in others() {
         // A core that comes after this stays parked.
-        if !came(kernel) && mailbox(kernel, MAILBOX_COMMAND).compare_exchange(FIRST, 0, SeqCst, SeqCst).is_ok() {
+        let order = ordered(kernel);
+        if !came(kernel) && mailbox(kernel, MAILBOX_COMMAND).compare_exchange(order, 0, SeqCst, SeqCst).is_ok() {
             say!("k{kernel}: core with APIC id {} did not start", info.entries[kernel as usize].apic);
         }
     }

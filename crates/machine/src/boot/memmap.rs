@@ -119,3 +119,8 @@ pub fn fit(ranges: &[(u64, u64)], bytes: u64, align: u64, above: u64) -> u64 {
 pub fn option(cmdline: &str, name: &str) -> Option<u64> {
     cmdline.split_ascii_whitespace().find_map(|word| word.strip_prefix(name)?.strip_prefix('=')?.parse().ok())
 }
+
+/// Whether the command line has this word, as in `start=cold`.
+pub fn option_is(cmdline: &str, name: &str, value: &str) -> bool {
+    cmdline.split_ascii_whitespace().filter_map(|word| word.strip_prefix(name)?.strip_prefix('=')).any(|it| it == value)
+}

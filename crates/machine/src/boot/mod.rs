@@ -12,10 +12,11 @@ pub mod pvh;
 pub mod stage;
 pub mod tables;
 pub mod trampoline;
+pub mod warm;
 
 use crate::{
     apic::Lapic,
-    arch::{outb, outl, rdtsc, stop, write_cr3},
+    arch::{outb, outl, stop, write_cr3},
     clock,
     device::{self, Bus},
     info::{INFO_PAGES, Info},
@@ -137,17 +138,14 @@ pub extern "C" fn boot_main(start: u32) -> ! {
         info.stage_cr3 = stage.root();
         trampoline::write(trampoline, info.park_cr3, park::park_from_reset as *const () as u64);
     }
-    info.wall_base = clock::read_wall();
-    info.tsc_base = rdtsc();
+    // SAFETY: the stage tables map all that the entry's tables do and that is still used: image, stack, all memory.
+    unsafe { write_cr3(info.stage_cr3) };
+    // SAFETY: the shared area was taken for this, and is mapped one to one.
+    let resumed = unsafe { warm::begin(info) };
     let info: &'static Info = info;
-    // SAFETY: the stage tables map all that the entry's tables do and that is still used: image, stack, all memory. The
-    // shared area was taken for this.
-    unsafe {
-        write_cr3(info.stage_cr3);
-        tables::write_shared(info);
-        if info.partition == Partition::Svm {
-            shell::write_common(info);
-        }
+    if info.partition == Partition::Svm {
+        // SAFETY: the pages were taken for this, and the stage tables map them one to one.
+        unsafe { shell::write_common(info) };
     }
     serial::set_speaker(info.boot_kernel);
     say!(
@@ -160,6 +158,14 @@ pub extern "C" fn boot_main(start: u32) -> ! {
     match info.partition {
         Partition::Svm => say!("shimos: hardware partitioning by SVM"),
         Partition::None => say!("shimos: no hardware partitioning"),
+    }
+    if let Some(resumed) = resumed {
+        say!(
+            "shimos: start {} of this memory after a reset: {} programs have images, {} are gone",
+            resumed.starts,
+            resumed.found,
+            resumed.gone
+        );
     }
     cores::start(info);
     // SAFETY: the stage tables map all that parking uses, and nothing of this stack is needed any more.

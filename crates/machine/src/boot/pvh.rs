@@ -60,6 +60,13 @@ boot_64:
     xorl %eax, %eax
     movl %eax, %fs
     movl %eax, %gs
+    # After a reset the image's zeros are what the life before left there.
+    movabsq $__bss_start, %rdi
+    movabsq $__bss_end, %rcx
+    subq %rdi, %rcx
+    shrq $3, %rcx
+    xorl %eax, %eax
+    rep stosq
     movl %esi, %edi
     xorl %ebp, %ebp
     movabsq ${main}, %rax

@@ -1,8 +1,9 @@
 //! The start of an incarnation, on its own core, under the stage page tables: everything that the kernel will use is
 //! made anew in its private memory. The heap and the pool are left as they are; the pool holds the images.
-use super::image;
+use super::{image, warm::TSC_ADJUST};
 use crate::{
-    info::{INFO_PAGES, KernelInfo, info},
+    arch::wrmsr,
+    info::{INFO_PAGES, Info, KernelInfo, info},
     layout::{
         CPU_PAGE, DIRECT_BASE, DMA_BYTES, HEAP_BASE, IDT_BASE, INFO_BASE, KERNEL_DATA, LAPIC_BASE, LARGE, MMIO_BASE,
         MMIO_TABLES, ROOT_BASE, SHARED_BASE, STACKS, TABLES_BASE, TASK, stack_top,
@@ -82,8 +83,12 @@ unsafe extern "C" {
 pub extern "C" fn stage_main(kernel: u32, word: u64) -> ! {
     let entry = &info().entries[kernel as usize % MAX_KERNELS];
     // SAFETY: the private memory is this kernel's alone, mapped one to one under the stage tables; the earlier
-    // incarnation has ended, and this core is the only one that starts the next.
+    // incarnation has ended, and this core is the only one that starts the next. Nothing has told a time here yet.
     unsafe {
+        if info().tsc_adjust != 0 {
+            // The boot core has seen that the register is there. A kernel in a shell may not write it.
+            wrmsr(TSC_ADJUST, info().tsc_adjust);
+        }
         let root = prepare(kernel, entry);
         match info().partition {
             Partition::None => stage_leave(root, stack_top(0), kernel, word),
@@ -92,30 +97,49 @@ pub extern "C" fn stage_main(kernel: u32, word: u64) -> ! {
     }
 }
 
-/// Pages that are mapped in the window on the kernel's tables.
-fn window_pages() -> u64 {
-    1 + info().gigabytes + MMIO_TABLES as u64
+/// Where the parts of a kernel part lie, physical addresses; first of all the top table of the direct map.
+struct Part {
+    base: u64,
+    directories: u64,
+    mmio_tables: u64,
+    window_pages: u64,
+    cpu_page: u64,
+    own_data: u64,
+    own_bss: u64,
+    stacks: u64,
+    tables: u64,
+}
+
+impl Part {
+    fn of(info: &Info, entry: &KernelInfo) -> Part {
+        let base = entry.private.first.addr();
+        let directories = base + 4096;
+        let mmio_tables = directories + info.gigabytes * 4096;
+        let window_pages = 1 + info.gigabytes + MMIO_TABLES as u64;
+        let cpu_page = base + window_pages * 4096;
+        let own_data = cpu_page + 4096;
+        let own_bss = own_data + image::data().pages * 4096;
+        let stacks = own_bss + image::bss().pages * 4096;
+        let tables = stacks + STACKS.iter().sum::<u64>() * 4096;
+        Part { base, directories, mmio_tables, window_pages, cpu_page, own_data, own_bss, stacks, tables }
+    }
+}
+
+/// Physical address of a kernel's page tables, the same in every incarnation.
+pub fn tables_of(info: &Info, entry: &KernelInfo) -> u64 {
+    Part::of(info, entry).tables
 }
 
 /// Physical address of a kernel's stacks, the event loop's first.
 pub(crate) fn stacks_of(entry: &KernelInfo) -> u64 {
-    let pages = window_pages() + 1 + image::data().pages + image::bss().pages;
-    entry.private.first.addr() + pages * 4096
+    Part::of(info(), entry).stacks
 }
 
 unsafe fn prepare(kernel: u32, entry: &KernelInfo) -> u64 {
     let info = info();
     let (data, bss) = (image::data(), image::bss());
-    let base = entry.private.first.addr();
-    let directories = base + 4096;
-    let mmio_tables = directories + info.gigabytes * 4096;
-    let window_pages = window_pages();
-    let cpu_page = base + window_pages * 4096;
-    let own_data = cpu_page + 4096;
-    let own_bss = own_data + data.pages * 4096;
-    let stacks = stacks_of(entry);
-    let stack_pages: u64 = STACKS.iter().sum();
-    let tables = stacks + stack_pages * 4096;
+    let Part { base, directories, mmio_tables, window_pages, cpu_page, own_data, own_bss, stacks, tables } =
+        Part::of(info, entry);
     let end = base + (u64::from(entry.part_pages) - super::plan::START_STACK_PAGES) * 4096;
     // SAFETY: the caller's: all of it is private memory of this kernel, laid out by `plan`.
     unsafe {

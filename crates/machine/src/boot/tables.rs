@@ -10,8 +10,7 @@ use crate::{
     paging::{CODE, DEVICE, READ_ONLY, READ_WRITE, build::Builder},
     park, traps,
 };
-use shimos_abi::shared::{LAYOUT_VERSION, Layout, MASTER_MAGIC, PAGE_WORDS, commons, master, outgoing};
-use shimos_abi::{control::Device, ids::KernelId};
+use shimos_abi::shared::{PAGE_WORDS, commons};
 
 /// An entry of the IDT (SDM 3, 6.14.1): an interrupt gate.
 #[derive(Clone, Copy)]
@@ -97,38 +96,4 @@ pub fn build_stage(builder: &mut Builder, info: &Info, places: &Places) {
     builder.map_run(bss.virt, bss.phys, bss.pages, READ_WRITE);
     builder.map(IDT_BASE, info.idt, READ_ONLY);
     builder.map_large(0, 0, (info.gigabytes.max(4) << 30) / LARGE, READ_WRITE);
-}
-
-/// Clears the shared area and writes the master table. Packets' content is left as it is.
-///
-/// # Safety
-/// The area is the caller's, and mapped one to one.
-pub unsafe fn write_shared(info: &Info) {
-    let layout = Layout::new(info.kernels as usize);
-    let area = info.shared as *mut u64;
-    // SAFETY: all places lie inside the area by its own layout.
-    unsafe {
-        core::ptr::write_bytes(area, 0, commons::START + commons::WORDS);
-        for kernel in 0..info.kernels {
-            let part = area.add(layout.outgoing(KernelId(kernel as u16)));
-            core::ptr::write_bytes(part, 0, outgoing::packets(layout.kernels()));
-            let entry = &info.entries[kernel as usize];
-            let words = area.add(master::ENTRIES + kernel as usize * master::ENTRY_WORDS);
-            words.add(master::ENTRY_APIC).write(entry.apic.into());
-            words.add(master::ENTRY_PRIVATE).write(entry.private.first.0.into());
-            words.add(master::ENTRY_PRIVATE_FRAMES).write(entry.private.count.into());
-            words.add(master::ENTRY_POOL).write(entry.pool.first.0.into());
-            words.add(master::ENTRY_POOL_FRAMES).write(entry.pool.count.into());
-        }
-        for device in Device::ALL {
-            area.add(commons::DEVICE_OWNERS + device as usize).write(0);
-        }
-        area.add(master::VERSION).write(LAYOUT_VERSION);
-        area.add(master::KERNELS).write(info.kernels.into());
-        area.add(master::TSC_HZ).write(info.tsc_hz);
-        area.add(master::LAPIC_HZ).write(info.lapic_hz);
-        area.add(master::TSC_BASE).write(info.tsc_base);
-        area.add(master::WALL_BASE).write(info.wall_base);
-        area.add(master::MAGIC).write(MASTER_MAGIC);
-    }
 }
