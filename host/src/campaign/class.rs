@@ -131,7 +131,10 @@ impl Class {
                 Some("a kernel with a wrong stack pointer or flag may not be able to report")
             }
             Class::Flip(Part::Image) | Class::Ordered(Injury::Ordered(Fault::DamageRecords | Fault::DamagePage)) => {
-                Some("what is taken instead contradicts what was sent since, or is damaged as well")
+                Some("the generation before contradicts what was sent since, and shares the nodes of the page map")
+            }
+            Class::Flip(Part::Heap | Part::Data | Part::Stack) | Class::Ordered(Injury::Ordered(Fault::WildHeap)) => {
+                Some("a kernel's own data has no checksums: what it holds for a program may be wrong and saved so")
             }
             Class::Flip(Part::Page) => Some("contents of pages have checksums with --integrity pages alone"),
             _ => None,

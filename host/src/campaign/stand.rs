@@ -34,7 +34,7 @@ const POLL: Duration = Duration::from_millis(25);
 /// Answers that each service gives after a run.
 const ANSWERS: u64 = 5;
 /// Words on the console by which a kernel says that it has found damage.
-const FOUND: [&str; 5] = ["damage", "closed", "cannot be read", "is lost", "overwritten"];
+const FOUND: [&str; 5] = ["passed over", " closed: ", "cannot be read", "is lost", "overwritten"];
 
 /// What a stand is made of.
 #[derive(Clone, Debug)]
@@ -210,13 +210,15 @@ impl Stand {
         if let (Some(flip), Outcome::Unseen) = (&flip, record.outcome) {
             self.flipper()?.take_back(flip)?;
         }
-        let fresh = matches!(plan.class, Class::Ordered(_)) && record.outcome == Outcome::Unseen;
-        if fresh {
+        // What was overwritten there stays so for whoever comes after.
+        let spoilt = plan.class == Class::Ordered(Injury::Ordered(shimos_abi::control::Fault::WildCommons));
+        let lives_on = matches!(plan.class, Class::Ordered(_) | Class::Flip(Part::Registers));
+        if lives_on && !spoilt && record.outcome == Outcome::Unseen {
             // It lives on with its injury: another life takes its place, so that the next run finds it well.
             self.control.inject_life(life, shimos_abi::control::Fault::Panic)?;
             self.gone(life)?;
         }
-        Ok(true)
+        Ok(!spoilt)
     }
 
     fn gone(&mut self, life: Life) -> Result<()> {
@@ -369,7 +371,9 @@ impl Stand {
             Outcome::ProgramLost
         } else if failed || silent_services {
             let broken = record.said.iter().filter(|what| what.contains(": client ")).all(|what| {
-                ["connection was closed", "connection broke", "cannot connect"].iter().any(|word| what.contains(word))
+                ["connection was closed", "connection broke", "cannot connect", "answered 'HTTP/1.1 408"]
+                    .iter()
+                    .any(|word| what.contains(word))
             });
             match (died || found, failed && found && broken && !silent_services) {
                 (_, true) => Outcome::WentBack,
