@@ -3,6 +3,7 @@ use crate::{
     kernel::Kernel,
     levels::Revival,
     process::SpaceId,
+    program::Held,
     protect, records,
     resident::Resident,
     rollback::{self, Crashes, Fallen},
@@ -286,7 +287,8 @@ impl<M: Machine> Kernel<M> {
             let reset = resident.program.net.reset_connections(now);
             handover.notes.push(format!("behind released output: {reset} connections reset"));
         } else {
-            // Its peers must hear from it at once.
+            // Its peers must hear from it at once. Half-open connections are answered anew: not twice.
+            resident.program.held.retain(|Held::Packet(frame)| !shimos_net::answers_opening(frame));
             resident.program.net.after_takeover(now);
         }
         protect::release_held(&mut resident, &mut self.services);

@@ -47,4 +47,4 @@ pub use options::{BUFFER_MAX, Options, Privilege, TcpInfo, level};
 pub use receive::INTERFACES;
 pub use socket::{Control, How, Message, More, Protocol, Readiness, Received, SocketId, Stamp, Take, Urgency};
 pub use stack::Stack;
-pub use tcp::{AckMode, State};
+pub use tcp::{AckMode, State, answers_opening};

@@ -293,6 +293,40 @@ fn half_open_and_waiting_connections_move_along() {
     assert_eq!(pair.resets, 0);
 }
 
+/// libslirp forgets what it has sent whenever a SYN tells it a segment size.
+#[test]
+fn an_old_peer_is_told_the_segment_size_once() {
+    let says_size = |frame: &[u8]| frame[54..].starts_with(&[2, 4]);
+    for old in [true, false] {
+        let mut pair = pair();
+        pair.connected(80);
+        pair.start(80);
+        let mut syn = next_frame(&mut pair, 1);
+        if old {
+            // All but the segment size becomes padding.
+            syn[58..].fill(1);
+            edit(&mut syn, |_| {});
+        }
+        pair.stacks[0].receive(pair.now, &syn);
+        let first = next_answer(&mut pair);
+        assert!(says_size(&first) && !shimos_net::answers_opening(&syn) && !shimos_net::answers_opening(&first[..40]));
+        // The timer, a takeover: the peer may have heard the first answer.
+        pair.now = pair.now + Nanos::secs(2);
+        pair.stacks[0].poll(pair.now);
+        assert_eq!(says_size(&next_answer(&mut pair)), !old);
+        pair.stacks[0].after_takeover(pair.now);
+        assert_eq!(says_size(&next_answer(&mut pair)), !old);
+        // Who says SYN again has not.
+        pair.stacks[0].receive(pair.now, &syn);
+        assert!(says_size(&next_answer(&mut pair)));
+    }
+}
+
+/// The next answer to the opening of a connection.
+fn next_answer(pair: &mut Pair) -> Vec<u8> {
+    std::iter::repeat_with(|| next_frame(pair, 0)).find(|frame| shimos_net::answers_opening(frame)).unwrap()
+}
+
 #[test]
 fn a_window_that_cannot_open_further_is_not_told_again() {
     let mut pair = pair();

@@ -142,7 +142,8 @@ impl Listener {
     fn receive_syn(&mut self, segment: &Segment<'_>, secret: &Secret, cx: &mut Context<'_>) {
         let tuple = segment.tuple;
         if let Some(half) = self.halves.get(&tuple).filter(|half| half.irs == segment.seq) {
-            return half.answer(tuple, cx);
+            // It has not seen our answer.
+            return half.answer(tuple, Time::First, cx);
         }
         if self.is_full() {
             return;
@@ -161,11 +162,11 @@ impl Listener {
                 None => Agreed { send_shift: 0, receive_shift: 0, sack: false, ..agreed },
             };
             let half = Half { iss, irs: segment.seq, agreed, due: cx.now, tries: 0 };
-            return half.answer_with(tuple, stamp, cx);
+            return half.answer_with(tuple, stamp, Time::First, cx);
         }
         let due = cx.now + FIRST_WAIT;
         let half = Half { iss: secret.sequence(tuple, cx.now), irs: segment.seq, agreed, due, tries: 0 };
-        half.answer(tuple, cx);
+        half.answer(tuple, Time::First, cx);
         self.halves.insert(tuple, half);
         self.timer = Some(self.timer.map_or(due, |timer| timer.min(due)));
     }
@@ -206,7 +207,7 @@ impl Listener {
             }
             half.tries += 1;
             half.due = cx.now + FIRST_WAIT.times(1 << half.tries);
-            half.answer(*tuple, cx);
+            half.answer(*tuple, Time::Again, cx);
             true
         });
         self.timer = self.halves.values().map(|half| half.due).min();
@@ -216,7 +217,7 @@ impl Listener {
     pub fn after_takeover(&mut self, cx: &mut Context<'_>) {
         for (tuple, half) in &mut self.halves {
             half.due = cx.now + FIRST_WAIT.times(1 << half.tries.min(RETRIES));
-            half.answer(*tuple, cx);
+            half.answer(*tuple, Time::Again, cx);
         }
         self.timer = self.halves.values().map(|half| half.due).min();
     }
@@ -241,22 +242,40 @@ fn first_window(cx: &Context<'_>) -> u32 {
     cx.options.receive_buffer.min(u32::from(u16::MAX))
 }
 
+/// Which time something is said.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Time {
+    /// The peer does not know it yet.
+    First,
+    /// The peer may know it.
+    Again,
+}
+
 impl Half {
     /// Sends our SYN with the acknowledgement of the peer's.
-    fn answer(&self, tuple: Tuple, cx: &mut Context<'_>) {
+    fn answer(&self, tuple: Tuple, time: Time, cx: &mut Context<'_>) {
         let stamp = self.agreed.stamps.map(|stamps| stamps.now(cx.now));
-        self.answer_with(tuple, stamp, cx);
+        self.answer_with(tuple, stamp, time, cx);
+    }
+
+    /// Whether the peer speaks no more than the first RFC of TCP.
+    fn is_old(&self) -> bool {
+        let Agreed { stamps, sack, receive_shift, .. } = &self.agreed;
+        stamps.is_none() && !sack && *receive_shift == 0
     }
 
     /// The same with a timestamp of our choice.
-    fn answer_with(&self, tuple: Tuple, stamp: Option<u32>, cx: &mut Context<'_>) {
+    fn answer_with(&self, tuple: Tuple, stamp: Option<u32>, time: Time, cx: &mut Context<'_>) {
         if !cx.link.has_room(tuple.remote.address) {
             return;
         }
         let mut header = segment::header(tuple, self.iss, Some(self.irs + 1));
         header.control = TcpControl::Syn;
         header.window_len = first_window(cx) as u16;
-        header.max_seg_size = Some(mss_for(cx.link, cx.options, tuple));
+        // libslirp, which speaks for the host in the emulator's network of users, empties its buffers whenever it is told a
+        // segment size: what it has sent meanwhile would never come again.
+        let told = time == Time::First || !self.is_old();
+        header.max_seg_size = told.then(|| mss_for(cx.link, cx.options, tuple));
         header.window_scale = (self.agreed.receive_shift > 0).then_some(SHIFT);
         header.sack_permitted = self.agreed.sack;
         if let (Some(stamps), Some(stamp)) = (self.agreed.stamps, stamp) {

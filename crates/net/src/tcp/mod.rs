@@ -15,6 +15,7 @@ mod urgent;
 
 pub(crate) use input::Answer;
 pub(crate) use listen::{Listener, Verdict};
+pub use segment::answers_opening;
 pub(crate) use segment::{Segment, reset_for};
 pub(crate) use seq::Seq;
 pub(crate) use time_wait::TimeWait;

@@ -6,13 +6,20 @@ use crate::{
     endpoint::{Endpoint, Tuple},
     link::Link,
     options::Options,
-    packet::{Envelope, Incoming, Pieces, protocol, set},
+    packet::{self, ETHERNET, Envelope, Incoming, Packet, Pieces, protocol, set},
 };
 use shimos_abi::time::Nanos;
 use smoltcp::{
     phy::ChecksumCapabilities,
     wire::{IpAddress, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber, TcpTimestampRepr},
 };
+
+/// Whether an Ethernet frame answers the opening of a connection.
+pub fn answers_opening(frame: &[u8]) -> bool {
+    let Some(Packet::Whole(packet)) = frame.get(ETHERNET..).and_then(packet::parse) else { return false };
+    packet.protocol == protocol::TCP
+        && TcpPacket::new_checked(packet.payload).is_ok_and(|segment| segment.syn() && segment.ack())
+}
 
 /// A received segment.
 #[derive(Clone, Copy, Debug)]
