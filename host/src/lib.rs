@@ -53,3 +53,4 @@ pub mod testing;
 pub mod units;
 pub mod usage;
 pub mod versus;
+pub mod wire;

@@ -76,6 +76,8 @@ pub struct Options {
     pub words: Vec<String>,
     /// How its time passes.
     pub time: Time,
+    /// A file or pipe that gets every frame of the network card, as pcap.
+    pub capture: Option<PathBuf>,
 }
 
 /// How a machine's time passes.
@@ -109,6 +111,7 @@ impl Default for Options {
             partition: Partition::Svm,
             words: Vec::new(),
             time: Time::Real,
+            capture: None,
         }
     }
 }
@@ -269,6 +272,9 @@ pub fn arguments(
     add(&["-device", &format!("virtio-blk-{bus},drive=root")]);
     add(&["-netdev", &network]);
     add(&["-device", &format!("virtio-net-{bus},netdev=n0,mac=52:53:48:4d:ff:ff")]);
+    if let Some(capture) = &options.capture {
+        add(&["-object", &format!("filter-dump,id=capture,netdev=n0,file={}", path(capture))]);
+    }
     add(&["-kernel", &kernel.display().to_string(), "-append", &options.append()]);
     words
 }
@@ -455,6 +461,7 @@ mod tests {
         let line = line(&Options {
             heartbeat: Some(Nanos::millis(20)),
             published: vec![Published { host: 8080, address: [10, 77, 1, 2], port: 80 }],
+            capture: Some(PathBuf::from("/a,b/C")),
             ..Options::default()
         });
         for part in [
@@ -463,6 +470,7 @@ mod tests {
             "-smp 4",
             "virtio-blk-pci",
             "file=/a,,b/I",
+            "-object filter-dump,id=capture,netdev=n0,file=/a,,b/C",
             "hostfwd=tcp:127.0.0.1:4000-10.77.1.1:7411,hostfwd=tcp:127.0.0.1:8080-10.77.1.2:80",
             "-append kernels=4 memory=128 heartbeat=20",
         ] {

@@ -19,6 +19,7 @@ mod run;
 mod saved;
 mod several;
 mod shell;
+mod soak;
 mod sockets;
 mod state;
 mod takeover;
@@ -61,6 +62,7 @@ fn main() -> ExitCode {
         run::run,
         shell::run,
         compat::run,
+        soak::run,
     ] {
         group(&mut suite);
     }

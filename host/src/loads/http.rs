@@ -95,7 +95,9 @@ impl Load for Web {
     }
     fn command(&self) -> Vec<String> {
         let Web { root, line, .. } = self;
-        shell(&format!("mkdir -p {root}; seq 1 {LINES} >{root}/large; echo small >{root}/small; {line}"))
+        shell(&format!(
+            "b=/bin/busybox; $b mkdir -p {root}; $b seq 1 {LINES} >{root}/large; echo small >{root}/small; {line}"
+        ))
     }
     fn port(&self) -> u16 {
         self.port

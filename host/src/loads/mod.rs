@@ -4,8 +4,15 @@
 //! Each client keeps its own record of what was acknowledged, and checks every answer against it: a lost operation, or one
 //! that was applied twice, shows in the next answer or at the end, when all is read back.
 mod dial;
+mod git;
 mod http;
+mod lines;
+mod memory;
+mod postgres;
 mod redis;
+mod sqlite;
+mod ssh;
+mod svn;
 
 pub use dial::{Connection, Dial, SILENCE};
 
@@ -79,6 +86,13 @@ pub fn all() -> Vec<&'static dyn Load> {
     let mut all: Vec<&'static dyn Load> = Vec::new();
     all.extend(http::LOADS.iter().map(|load| load as &dyn Load));
     all.push(&redis::Redis);
+    all.extend(sqlite::LOADS.iter().map(|load| load as &dyn Load));
+    all.push(&postgres::Postgres);
+    all.push(&svn::Svnserve);
+    all.push(&git::GitDaemon);
+    all.push(&ssh::Sshd);
+    all.push(&memory::Memory);
+    all.extend(lines::LOADS.iter().map(|load| load as &dyn Load));
     all
 }
 
@@ -113,6 +127,14 @@ impl Tally {
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         if failures.len() < KEPT {
             failures.push(what);
+        }
+    }
+
+    fn verdict(&self) -> Verdict {
+        Verdict {
+            operations: self.operations.load(Ordering::Relaxed),
+            longest: Duration::from_nanos(self.longest.load(Ordering::Relaxed)),
+            failures: self.failures.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         }
     }
 }
@@ -234,11 +256,14 @@ impl Work {
         {
             self.tally.fail(format!("{error:#}"));
         }
-        Verdict {
-            operations: self.tally.operations.load(Ordering::Relaxed),
-            longest: Duration::from_nanos(self.tally.longest.load(Ordering::Relaxed)),
-            failures: self.tally.failures.lock().unwrap_or_else(PoisonError::into_inner).clone(),
-        }
+        self.tally.verdict()
+    }
+
+    /// Ends the clients' work without waiting for them: they may be waiting for answers that never come. They end with
+    /// the machine.
+    pub fn leave(self) -> Verdict {
+        self.end.store(true, Ordering::Relaxed);
+        self.tally.verdict()
     }
 }
 

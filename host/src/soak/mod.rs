@@ -1,5 +1,6 @@
 //! `shimos soak`: services under load from this host while kernels die at random moments, also together: each must go on as
-//! if nothing had been. Who watches is independent of the kernels: clients that check every answer.
+//! if nothing had been. Who watches is independent of the kernels: clients that check every answer, and a checker of
+//! the packets that leave the machine.
 pub mod deaths;
 pub mod plan;
 
@@ -8,13 +9,15 @@ use crate::{
     machine::{Files, Machine, Options},
     names,
     paths::Paths,
+    wire::{Tap, checker::Seen},
 };
 use anyhow::{Context, Result};
 use plan::Burst;
 use serde_json::{Value, json};
-use shimos_abi::control::Protection;
+use shimos_abi::control::{Protection, address_of};
 use shimos_random::Random;
 use std::{
+    fs,
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -76,6 +79,8 @@ pub struct Outcome {
     pub deaths: Vec<String>,
     /// What its clients say.
     pub clients: Verdict,
+    /// What its packets say.
+    pub wire: Seen,
     /// What kept it from being tried to the end.
     pub error: Option<String>,
     /// How long it took.
@@ -85,11 +90,11 @@ pub struct Outcome {
 impl Outcome {
     /// Whether nobody has noticed a death.
     pub fn held(&self) -> bool {
-        self.error.is_none() && self.clients.held()
+        self.error.is_none() && self.clients.held() && self.wire.violations == 0
     }
 
     fn wrong(&self) -> Vec<&str> {
-        self.error.iter().chain(&self.clients.failures).map(String::as_str).collect()
+        self.error.iter().chain(&self.clients.failures).chain(&self.wire.told).map(String::as_str).collect()
     }
 
     fn json(&self) -> Value {
@@ -101,6 +106,11 @@ impl Outcome {
             "killed": self.deaths,
             "operations": self.clients.operations,
             "longest_ms": self.clients.longest.as_secs_f64() * 1e3,
+            "connections": self.wire.connections,
+            "segments": self.wire.segments,
+            "segments_repeated": self.wire.repeated,
+            "bytes_compared": self.wire.compared,
+            "bytes_not_compared": self.wire.unknown,
             "violations": self.wrong(),
             "seconds": self.took.as_secs_f64(),
         })
@@ -125,16 +135,18 @@ impl Report {
     /// For people.
     pub fn table(&self) -> String {
         let mut text = format!(
-            "{:<16} {:>6} {:>10} {:>12}  {:>7}  verdict\n",
-            "service", "deaths", "operations", "longest ms", "seconds"
+            "{:<16} {:>6} {:>10} {:>10} {:>8} {:>8} {:>7}  verdict\n",
+            "service", "deaths", "operations", "longest ms", "segments", "repeated", "seconds"
         );
         for outcome in &self.0 {
             text += &format!(
-                "{:<16} {:>6} {:>10} {:>12.0}  {:>7.0}  {}\n",
+                "{:<16} {:>6} {:>10} {:>10.0} {:>8} {:>8} {:>7.0}  {}\n",
                 outcome.service,
                 outcome.deaths.len(),
                 outcome.clients.operations,
                 outcome.clients.longest.as_secs_f64() * 1e3,
+                outcome.wire.segments,
+                outcome.wire.repeated,
                 outcome.took.as_secs_f64(),
                 if outcome.held() { "held" } else { "VIOLATED" },
             );
@@ -171,23 +183,54 @@ pub fn one(paths: &Paths, files: &Files, wanted: &Wanted, load: &'static dyn Loa
         seed: wanted.seed,
         deaths: Vec::new(),
         clients: Verdict::default(),
+        wire: Seen::default(),
         error: None,
         took: Duration::ZERO,
     };
-    let result = Machine::boot(paths, files, wanted.machine.clone(), BOOT).and_then(|mut machine| {
-        let result = under_load(&mut machine, wanted, load, &mut outcome);
-        let log = machine.entry().directory.join("console.log");
-        result.with_context(|| format!("{} (log: {})", load.name(), log.display()))
-    });
+    let result = watched(paths, files, wanted, load, &mut outcome);
     outcome.error = result.err().map(|error| format!("{error:#}"));
     outcome.took = begin.elapsed();
     outcome
 }
 
-fn under_load(machine: &mut Machine, wanted: &Wanted, load: &'static dyn Load, outcome: &mut Outcome) -> Result<()> {
+/// On a machine whose frames are watched; the last of them are kept if anything was wrong.
+fn watched(
+    paths: &Paths,
+    files: &Files,
+    wanted: &Wanted,
+    load: &'static dyn Load,
+    outcome: &mut Outcome,
+) -> Result<()> {
+    let directory = paths.build.join("soak");
+    fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
+    let name = format!("{}-{}-{}", load.name(), wanted.seed, std::process::id());
+    let tap = Tap::new(&directory.join(format!("{name}.pipe")))?;
+    let options = Options { capture: Some(tap.path().to_owned()), ..wanted.machine.clone() };
+    let tried = Machine::boot(paths, files, options, BOOT).and_then(|mut machine| {
+        let result = under_load(&mut machine, &tap, wanted, load, outcome);
+        let log = machine.entry().directory.join("console.log");
+        result.with_context(|| format!("{} (log: {})", load.name(), log.display()))
+    });
+    let wrong = tried.is_err() || !outcome.clients.held() || tap.failed();
+    let kept = directory.join(format!("{name}.pcap"));
+    outcome.wire = tap.finish(wrong.then_some(kept.as_path()))?;
+    if wrong {
+        eprintln!("shimos: {}: the last frames are in {}", load.name(), kept.display());
+    }
+    tried
+}
+
+fn under_load(
+    machine: &mut Machine,
+    tap: &Tap,
+    wanted: &Wanted,
+    load: &'static dyn Load,
+    outcome: &mut Outcome,
+) -> Result<()> {
     let plan = plan::plan(wanted.seed, wanted.deaths, wanted.together);
     let service = Service::start(machine, load, None)?;
     service.protect(machine, wanted.protection)?;
+    tap.watch(address_of(service.program));
     eprintln!("shimos: {} answers; {} kernels are to die", load.name(), wanted.deaths);
     let work = service.work(Random::new(wanted.seed ^ 0x10ad).bits())?;
     let result = (|| {
@@ -200,7 +243,7 @@ fn under_load(machine: &mut Machine, wanted: &Wanted, load: &'static dyn Load, o
                 let (name, deaths) = (load.name(), outcome.deaths.len());
                 eprintln!("shimos: {name}: {deaths} of {} deaths, {} operations", wanted.deaths, work.operations());
             }
-            if work.failed() {
+            if work.failed() || tap.failed() {
                 break;
             }
         }
@@ -208,7 +251,7 @@ fn under_load(machine: &mut Machine, wanted: &Wanted, load: &'static dyn Load, o
         sleep(MARGIN);
         Ok(())
     })();
-    outcome.clients = work.end();
+    outcome.clients = if tap.failed() { work.leave() } else { work.end() };
     result
 }
 
@@ -230,6 +273,7 @@ mod tests {
             service: "redis",
             seed: 7,
             deaths: vec!["k1.1 panic".to_string()],
+            wire: Seen::default(),
             clients: Verdict { operations: 3, ..Verdict::default() },
             error: None,
             took: Duration::from_secs(1),
@@ -239,9 +283,10 @@ mod tests {
     #[test]
     fn anything_wrong_is_a_violation() {
         assert!(Report(vec![outcome()]).held() && !Report(Vec::new()).held());
-        let mut wrong = [outcome(), outcome()];
+        let mut wrong = [outcome(), outcome(), outcome()];
         wrong[0].error = Some("no machine".to_string());
         wrong[1].clients.failures.push("lost".to_string());
+        wrong[2].wire.violations = 1;
         for wrong in wrong {
             let report = Report(vec![outcome(), wrong]);
             assert!(!report.held() && report.table().contains("--service redis --seed 7"));
