@@ -2,7 +2,7 @@
 //!
 //! For each connection that begins while it watches: the same number stands for the same byte; the end of the stream stays where
 //! it is; acknowledgements, times and the edge of the window never go back; nothing is acknowledged that was not
-//! sent; nothing is reset. A kernel that goes on from a checkpoint, and had let something leave that the
+//! sent; nothing is reset before both sides have ended and know it of each other. A kernel that goes on from a checkpoint, and had let something leave that the
 //! checkpoint does not cover, breaks one of these. A segment that leaves once more, exactly as before, contradicts nothing.
 use super::segment::{ACK, FIN, RST, SYN, Segment, parse};
 use std::{
@@ -138,6 +138,8 @@ struct Connection {
     /// How far the peer has sent, and where its stream ends.
     peer_next: u64,
     peer_fin: Option<u64>,
+    /// How much of ours the peer has acknowledged.
+    peer_ack: u64,
     /// Whether both sides scale their windows, and by how much ours are.
     peer_scales: bool,
     scale: Option<u8>,
@@ -160,6 +162,9 @@ impl Connection {
         let begin = count_on(self.peer_next, first, segment.seq);
         let end = begin + segment.data.len() as u64 + u64::from(segment.has(FIN)) + u64::from(segment.has(SYN));
         self.peer_next = self.peer_next.max(end);
+        if let (Some(first), true) = (self.first, segment.has(ACK)) {
+            self.peer_ack = self.peer_ack.max(count_on(self.sent.end(), first, segment.ack));
+        }
         if segment.has(FIN) {
             self.peer_fin = Some(end);
         }
@@ -168,7 +173,9 @@ impl Connection {
     fn leaves(&mut self, segment: &Segment<'_>, seen: &mut Seen, wrong: &mut Vec<String>) {
         seen.segments += 1;
         if segment.has(RST) {
-            wrong.push("a reset".to_string());
+            if !self.is_over() {
+                wrong.push("a reset".to_string());
+            }
             return;
         }
         if self.is_repeated(segment) {
@@ -194,6 +201,11 @@ impl Connection {
             wrong.push(format!("the time went back from {before} to {now}"));
         }
         self.time = segment.time.or(self.time);
+    }
+
+    /// Whether both sides have ended, and each knows it of the other.
+    fn is_over(&self) -> bool {
+        self.sent.fin.is_some_and(|fin| self.peer_ack > fin) && self.peer_fin.is_some_and(|fin| self.ack >= fin)
     }
 
     fn acknowledges(&mut self, segment: &Segment<'_>, wrong: &mut Vec<String>) {

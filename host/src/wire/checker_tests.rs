@@ -148,6 +148,16 @@ fn resets_and_second_openings_are_found() {
     let mut trace = Trace::open();
     trace.leaves(&out(1, 1, RST, b""));
     assert!(trace.told().contains("a reset"));
+    // An acknowledgement that comes twice, for a connection that is over and forgotten.
+    for over in [true, false] {
+        let mut trace = Trace::open();
+        trace.from_peer(segment(PEER_FIRST.wrapping_add(1), FIRST.wrapping_add(1), ACK | FIN, b""));
+        trace.leaves(&out(1, 2, FIN, b""));
+        let known = if over { 2 } else { 1 };
+        trace.from_peer(segment(PEER_FIRST.wrapping_add(2), FIRST.wrapping_add(known), ACK, b""));
+        trace.leaves(&segment(FIRST.wrapping_add(2), 0, RST, b""));
+        assert_eq!(trace.checker.seen().violations == 0, over);
+    }
     let mut trace = Trace::open();
     trace.leaves(&out(7, 1, SYN, b""));
     assert!(trace.told().contains("opens with"));
