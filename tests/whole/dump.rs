@@ -42,7 +42,7 @@ fn living(rig: &mut Rig) -> Result<()> {
         let (told, said) = look(rig, kernel)?;
         ensure!(told.contains("(alive)"), "{told}");
         if let Some(said) = said {
-            ensure!(said.contains("kernel_start"), "{told}{said}");
+            ensure!(said.contains("main () at kernel"), "{told}{said}");
             ensure!(!said.contains("Cannot access memory"), "{said}");
         }
     }
@@ -63,7 +63,7 @@ fn dead(rig: &mut Rig) -> Result<()> {
     let (told, said) = look(rig, KernelId(0))?;
     ensure!(told.contains("page fault") && told.contains("death record"), "{told}");
     if let Some(said) = said {
-        ensure!(said.contains("inject") && said.contains("kernel_start"), "{told}{said}");
+        ensure!(said.contains("inject") && said.contains("main () at kernel"), "{told}{said}");
     }
     // What the case after this one finds is a machine that works.
     let before = rig.machine.entry().clone();
