@@ -260,7 +260,7 @@ impl Flipper {
                     let frames = bytes.div_ceil(FRAME).clamp(1, 8);
                     let number = random.below(frames);
                     let pair = words(&self.read_frame(list)?).nth(1 + number as usize / 2).unwrap_or_default();
-                    let frame = if number % 2 == 0 { pair & 0xffff_ffff } else { pair >> 32 };
+                    let frame = if number.is_multiple_of(2) { pair & 0xffff_ffff } else { pair >> 32 };
                     (frame, "records")
                 }
                 _ => {

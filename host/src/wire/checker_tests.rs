@@ -27,20 +27,20 @@ impl Trace {
     fn open() -> Trace {
         let mut trace = Trace { checker: Checker::new(PROGRAM.0), at: 0 };
         let opening = Segment { scale: Some(2), ..segment(PEER_FIRST, 0, SYN, b"") };
-        trace.from_peer(opening.clone());
-        trace.from_peer(opening);
+        trace.hears(opening.clone());
+        trace.hears(opening);
         trace.leaves(&Segment { time: Some(50), scale: Some(2), ..out(0, 1, SYN, b"") });
         trace.leaves(&Segment { time: Some(51), scale: Some(2), ..out(0, 1, SYN, b"") });
         trace
     }
 
-    fn from_peer(&mut self, segment: Segment<'_>) {
+    fn hears(&mut self, segment: Segment<'_>) {
         self.at += 1;
         self.checker.comes(self.at, &Segment { from: PEER, to: PROGRAM, ..segment });
     }
 
     fn peer_sends(&mut self, seq: u32, data: &[u8]) {
-        self.from_peer(segment(PEER_FIRST.wrapping_add(seq), 0, ACK, data));
+        self.hears(segment(PEER_FIRST.wrapping_add(seq), 0, ACK, data));
     }
 
     fn leaves(&mut self, segment: &Segment<'_>) {
@@ -138,7 +138,7 @@ fn times_and_windows_only_rise() {
     // Who has said that nothing more comes needs no window.
     let mut trace = Trace::open();
     trace.leaves(&out(1, 1, 0, b""));
-    trace.from_peer(segment(PEER_FIRST.wrapping_add(1), 0, ACK | FIN, b""));
+    trace.hears(segment(PEER_FIRST.wrapping_add(1), 0, ACK | FIN, b""));
     trace.leaves(&Segment { window: 0, ..out(1, 2, 0, b"") });
     trace.held();
 }
@@ -151,10 +151,10 @@ fn resets_and_second_openings_are_found() {
     // An acknowledgement that comes twice, for a connection that is over and forgotten.
     for over in [true, false] {
         let mut trace = Trace::open();
-        trace.from_peer(segment(PEER_FIRST.wrapping_add(1), FIRST.wrapping_add(1), ACK | FIN, b""));
+        trace.hears(segment(PEER_FIRST.wrapping_add(1), FIRST.wrapping_add(1), ACK | FIN, b""));
         trace.leaves(&out(1, 2, FIN, b""));
         let known = if over { 2 } else { 1 };
-        trace.from_peer(segment(PEER_FIRST.wrapping_add(2), FIRST.wrapping_add(known), ACK, b""));
+        trace.hears(segment(PEER_FIRST.wrapping_add(2), FIRST.wrapping_add(known), ACK, b""));
         trace.leaves(&segment(FIRST.wrapping_add(2), 0, RST, b""));
         assert_eq!(trace.checker.seen().violations == 0, over);
     }
@@ -171,12 +171,12 @@ fn connections_from_before_and_after_are_left_alone() {
     // The same ports once more are another connection.
     let mut trace = Trace::open();
     trace.leaves(&out(1, 1, 0, b"old"));
-    trace.from_peer(segment(77, 0, SYN, b""));
+    trace.hears(segment(77, 0, SYN, b""));
     trace.leaves(&segment(1000, 78, SYN | ACK, b""));
     trace.leaves(&segment(1001, 78, ACK, b"new"));
     assert_eq!(trace.held().connections, 2);
     // Who was reset by its peer may be told anything.
-    trace.from_peer(segment(78, 0, RST, b""));
+    trace.hears(segment(78, 0, RST, b""));
     trace.leaves(&segment(1001, 78, RST, b""));
     trace.held();
 }
