@@ -571,6 +571,18 @@ pub enum Bench {
         #[command(flatten)]
         told: Told,
     },
+    /// What each step of a recovery takes, by the way in which a kernel dies and by the number of kernels.
+    Recovery {
+        /// Deaths of each kind.
+        #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=10000))]
+        rounds: u32,
+        /// Kernels of a machine; may be given several times. 4, 16 and 64 otherwise.
+        #[arg(long, value_parser = clap::value_parser!(u16).range(2..=64))]
+        kernels: Vec<u16>,
+        /// How the figures are told.
+        #[command(flatten)]
+        told: Told,
+    },
     /// What a takeover takes against the program's size and its connections, and the memory that protection takes.
     Takeover {
         /// Deaths of each kind.

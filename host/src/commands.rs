@@ -242,6 +242,11 @@ pub fn perform(cli: Cli) -> Result<ExitCode> {
             show(&if json { format!("{}\n", report.json()) } else { report.table() });
             Ok(if report.held() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
+        Command::Bench { what: Bench::Recovery { rounds, kernels, told } } => {
+            let files = Files { kernel: artifacts::kernel(&paths)?, image: image::root(&paths)? };
+            let kernels = if kernels.is_empty() { vec![4, 16, 64] } else { kernels };
+            tell(&bench::recoveries(&paths, &files, &bench::Recoveries { rounds, kernels })?, &told)
+        }
         Command::Bench { what: Bench::Checkpoint { rounds, only, counted, told } } => {
             let files = Files { kernel: artifacts::kernel(&paths)?, image: image::root(&paths)? };
             tell(&bench::checkpoint(&paths, &files, (rounds, &only), time_of(counted))?, &told)

@@ -77,6 +77,9 @@ pub enum Message {
     /// Take this from me, who gives it up.
     #[n(9)]
     Offer(#[n(0)] Work),
+    /// This life broke the rules of a packet queue, and nothing it says there is heard any more.
+    #[n(11)]
+    Broken(#[n(0)] Life),
     /// I cannot take what you offer.
     #[n(10)]
     Declined {
@@ -99,6 +102,16 @@ impl<M: Machine> Kernel<M> {
         }
     }
 
+    /// Has the monitor end a life that is heard no more: what lives there would wait for answers for ever.
+    pub(crate) fn accuse(&mut self, life: Life) {
+        let monitor = self.services.ikc.area().election().monitor;
+        if monitor == self.me.kernel {
+            self.monitor.condemn(life);
+        } else if monitor != life.kernel {
+            self.tell(monitor, &Message::Broken(life));
+        }
+    }
+
     /// A message has come.
     pub(crate) fn hear(&mut self, from: Life, message: Message) {
         match message {
@@ -114,6 +127,7 @@ impl<M: Machine> Kernel<M> {
                 }
             }
             Message::Refused { work, from: dead, why } => self.monitor.refused(work, dead, from.kernel, why),
+            Message::Broken(life) => self.monitor.condemn(life),
             Message::Return(program) => self.loan_returned(program),
             Message::Lent(program) => {
                 let done = |resident: &Resident<M>| !resident.program.head.loans.contains(&from.kernel);

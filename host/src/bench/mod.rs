@@ -6,6 +6,7 @@ mod loads;
 mod partition;
 mod pinger;
 mod plot;
+mod recovery;
 mod takeover;
 mod warm;
 
@@ -15,6 +16,7 @@ pub use influence::{Wanted, influence, interval, names};
 pub use loads::{IMAGE, PACKAGES};
 pub use partition::partition;
 use plot::Chart;
+pub use recovery::{Recoveries, recoveries};
 use serde_json::{Value, json};
 pub use takeover::{Kind, takeover};
 pub use warm::{resets, warm_starts};

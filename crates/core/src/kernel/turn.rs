@@ -94,6 +94,7 @@ impl<M: Machine> Kernel<M> {
         }
         if let Some(fault) = self.services.ikc.take_fault() {
             self.services.log(&format!("queue {:?} from {} closed: {:?}", fault.queue, fault.peer, fault.what));
+            self.accuse(fault.peer);
         }
         let owner = self.services.ikc.area().owner(Device::Block);
         if owner != self.disk_owner {
