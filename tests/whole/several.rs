@@ -2,11 +2,12 @@
 use anyhow::{Context, Result, ensure};
 use shimos::{events, machine::Options, names, recovery, status};
 use shimos_abi::{
-    control::{Fault, Level},
+    control::{Fault, Level, Request},
     ids::{KernelId, ProgramId},
     time::Nanos,
 };
 use shimos_tests::{clock, clock::SOON, group::Group, programs, rig::Rig, suite::Suite};
+use shimos_user::framing;
 
 pub fn run(suite: &mut Suite) {
     let mut group = Group::new(suite, Options::default());
@@ -22,6 +23,7 @@ pub fn run(suite: &mut Suite) {
     group.case("several::a_request_to_a_kernel_that_hangs_is_answered", unanswered);
     group.case("several::last_words_are_not_mixed_with_lines", last_words);
     group.case("several::an_order_to_die_for_a_life_that_ends_is_obeyed", over);
+    group.case("several::an_order_to_die_is_not_put_off_by_another", pressed);
     group.case("several::a_question_under_way_at_the_daemons_death_is_answered", under_way);
 }
 
@@ -214,6 +216,20 @@ fn over(rig: &mut Rig) -> Result<()> {
         let now = recovery::life(&rig.status()?, dead.kernel).context("no such kernel")?;
         ensure!(now.incarnation.0 == dead.incarnation.0 + 1, "{dead} died, and {now} lives");
     }
+    Ok(())
+}
+
+/// Orders to die come faster than the first one is due, from a shell that starts no command for them.
+fn pressed(rig: &mut Rig) -> Result<()> {
+    let victim = KernelId(plain_kernel(rig)?);
+    let life = recovery::life(&rig.status()?, victim).context("no such kernel")?;
+    let order = Request::Inject { kernel: victim, fault: Fault::Panic, incarnation: Some(life.incarnation), seed: 0 };
+    let order = framing::frame(&minicbor::to_vec(order)?).map_err(|long| anyhow::anyhow!("{long}"))?;
+    let octal: String = order.iter().map(|byte| format!("\\{byte:03o}")).collect();
+    let script = format!("while :; do printf '{octal}' > /dev/shimos; done");
+    rig.start(programs::script("presser", victim.0, &script))?;
+    let death = rig.recovered(life)?;
+    ensure!(death.message.contains("ordered panic"), "it died of something else: {}", death.message);
     Ok(())
 }
 

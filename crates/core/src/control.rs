@@ -4,6 +4,7 @@ use crate::{
     delivery,
     exceptions::exceptions,
     kernel::{Dying, Kernel},
+    requests::{Loss, order_for},
     resident::Key,
     signal::{Info, Signal},
 };
@@ -44,100 +45,51 @@ enum Business {
     Done,
 }
 
-/// A request that a program waits for.
-pub(crate) struct Asked {
-    program: ProgramId,
-    /// The other kernel that works on it.
-    with: Option<Life>,
-    /// What is answered if that one dies over it.
-    loss: Loss,
-}
-
-/// What a request has come to whose kernel died over it.
-#[derive(Clone, Copy)]
-enum Loss {
-    /// Nobody knows.
-    Told,
-    /// It is as if nothing was asked.
-    Again,
-    /// This life was to end.
-    Order(Life),
-}
-
-impl Loss {
-    fn of(request: &Request) -> Loss {
-        match order_for(request) {
-            Some(life) => Loss::Order(life),
-            None if request.is_repeatable() => Loss::Again,
-            None => Loss::Told,
-        }
-    }
-}
-
-/// The life that a request is to end.
-fn order_for(request: &Request) -> Option<Life> {
-    match request {
-        Request::Inject { kernel, incarnation: Some(incarnation), .. } => {
-            Some(Life { kernel: *kernel, incarnation: *incarnation })
-        }
-        _ => None,
-    }
-}
-
 impl<M: Machine> Kernel<M> {
     /// Works on the requests that programs here have written.
     pub(crate) fn answer_requests(&mut self) {
-        while let Some(request) = self.services.requests.pop_front() {
-            self.asked.insert(request.number, Asked { program: request.program, with: None, loss: Loss::Told });
+        while let Some((number, bytes)) = self.services.requests.take_fresh() {
             let me = self.me.kernel;
-            match minicbor::decode::<Request>(&request.bytes) {
-                Err(_) => self.fail(request.number, not_understood(&request.bytes)),
+            match minicbor::decode::<Request>(&bytes) {
+                Err(_) => self.fail(number, not_understood(&bytes)),
                 Ok(decoded) => match self.business_of(&decoded) {
                     Business::Here => {
-                        if let Some(answer) = self.serve(request.number, me, &request.bytes) {
-                            self.answered(request.number, encode(&answer));
+                        if let Some(answer) = self.serve(number, me, &bytes) {
+                            self.answered(number, encode(&answer));
                         }
                     }
                     Business::Of(kernel) => {
-                        let message = Message::Request(request.number, request.bytes);
+                        let message = Message::Request(number, bytes);
                         let sent = minicbor::to_vec(&message)
                             .map(|bytes| self.services.send(kernel, shimos_abi::shared::Queue::Daemon, &[&bytes]));
                         match sent {
-                            Ok(Ok(())) => self.note_asked(request.number, kernel, Loss::of(&decoded)),
+                            Ok(Ok(())) => self.note_passed_on(number, kernel, Loss::of(&decoded)),
                             Ok(Err(shimos_ikc::SendError::TooLong)) => {
-                                self.fail(request.number, "the command line is too long for one packet".to_string());
+                                self.fail(number, "the command line is too long for one packet".to_string());
                             }
                             _ => {
                                 let why = format!("{kernel} does not answer: try again");
-                                self.answered(request.number, encode(&Response::Again(why)));
+                                self.answered(number, encode(&Response::Again(why)));
                             }
                         }
                     }
-                    Business::Nobody(why) => self.fail(request.number, why),
-                    Business::Done => self.answered(request.number, encode(&Response::Done)),
+                    Business::Nobody(why) => self.fail(number, why),
+                    Business::Done => self.answered(number, encode(&Response::Done)),
                 },
             }
         }
     }
 
     /// A request is with another kernel now.
-    fn note_asked(&mut self, number: u64, kernel: KernelId, loss: Loss) {
-        let incarnation = self.services.ikc.area().incarnation(kernel);
-        if let Some(asked) = self.asked.get_mut(&number) {
-            asked.with = incarnation.map(|incarnation| Life { kernel, incarnation });
-            asked.loss = loss;
+    fn note_passed_on(&mut self, number: u64, kernel: KernelId, loss: Loss) {
+        if let Some(incarnation) = self.services.ikc.area().incarnation(kernel) {
+            self.services.requests.passed_on(number, Life { kernel, incarnation }, loss);
         }
     }
 
     /// Answers the requests whose kernel has died over them.
     pub(crate) fn fail_lost_requests(&mut self) {
-        let ended = |life: Life| crate::device::claim::has_ended(&self.services, life);
-        let lost: Vec<(u64, Life, Loss)> = self
-            .asked
-            .iter()
-            .filter_map(|(number, asked)| asked.with.map(|life| (*number, life, asked.loss)))
-            .filter(|(_, life, _)| ended(*life))
-            .collect();
+        let lost = self.services.requests.lost(|life| crate::device::claim::has_ended(&self.services, life));
         for (number, with, loss) in lost {
             let answer = match loss {
                 Loss::Order(life) if crate::device::claim::has_ended(&self.services, life) => Response::Done,
@@ -156,8 +108,7 @@ impl<M: Machine> Kernel<M> {
 
     /// An answer is there: whoever asked may read it.
     pub(crate) fn answered(&mut self, number: u64, bytes: Vec<u8>) {
-        let Some(Asked { program, .. }) = self.asked.remove(&number) else { return };
-        self.services.answers.insert(number, bytes);
+        let Some(program) = self.services.requests.answer(number, bytes) else { return };
         if let Some(resident) = self.residents.get_mut(&program) {
             resident.wake(Key::Control(number));
         }
@@ -336,10 +287,11 @@ impl<M: Machine> Kernel<M> {
             // The order was for an earlier life, which has obeyed it: who asks was taken over and asks again.
             Request::Inject { incarnation: Some(meant), .. } if meant != self.me.incarnation => Response::Done,
             Request::Inject { fault, seed, .. } => {
-                // The answer leaves first.
+                let by = self.services.requests.asker(number).filter(|_| asker == self.me.kernel);
+                let by = by.filter(|program| *program != ProgramId::DAEMON);
+                // The answer leaves first. The first order stands: others, one soon after the other, would put it off for ever.
                 let at = self.services.machine.now() + INJECT_DELAY;
-                let by = self.asked.get(&number).filter(|_| asker == self.me.kernel).map(|asked| asked.program);
-                self.dying = Some(Dying { fault, seed, at, by: by.filter(|program| *program != ProgramId::DAEMON) });
+                self.dying.get_or_insert(Dying { fault, seed, at, by });
                 Response::Done
             }
             Request::SetHeartbeat { interval } if HEARTBEATS.contains(&interval.0) => {

@@ -51,6 +51,7 @@ mod protect;
 mod readiness;
 mod records;
 mod release;
+mod requests;
 mod reset;
 mod resident;
 mod rights;

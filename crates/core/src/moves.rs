@@ -9,7 +9,7 @@ use crate::{
     kernel::Kernel,
     pressure, protect,
     protect::Leaving,
-    resident::Resident,
+    resident::{Key, Resident},
 };
 use alloc::{
     boxed::Box,
@@ -292,6 +292,9 @@ impl<M: Machine> Kernel<M> {
             if self.services.ikc.area().move_home(program, offered, back).is_ok() {
                 let level = resident.program.head.level();
                 self.teardowns.extend(protect::stay(&mut resident, &mut self.services));
+                for number in self.services.requests.answered(program) {
+                    resident.wake(Key::Control(number));
+                }
                 self.residents.insert(program, resident);
                 if level == Level::Restart {
                     let _ = self.begin_level(program, level);
@@ -299,6 +302,7 @@ impl<M: Machine> Kernel<M> {
                 failed.get_or_insert_with(|| "the offer was not taken".to_string());
             } else {
                 failed = None;
+                self.services.requests.forget_program(program);
                 self.depart(resident);
             }
         } else {

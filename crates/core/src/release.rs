@@ -2,7 +2,7 @@
 use crate::{
     context::Context,
     event::{Event, EventId, watches::Watch},
-    files::{DescriptionId, FilesId, Kind},
+    files::{Conversation, DescriptionId, FilesId, Kind},
     jobs,
     locks::Cut,
     pressure,
@@ -105,6 +105,9 @@ impl<M: Machine> Services<M> {
             Kind::Master(_, pair) => jobs::master_closed(resident, pair),
             Kind::Slave { pair, .. } => jobs::slave_closed(resident, pair),
             Kind::Unix(socket) => return syscall::unix_closed(resident, socket),
+            Kind::Shimos(_, Conversation { pending: Some(number), .. }) => {
+                self.requests.forget(number, resident.program.head.id);
+            }
             Kind::Netlink(socket) => {
                 resident.program.netlink.remove(&socket);
             }

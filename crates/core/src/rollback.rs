@@ -163,6 +163,8 @@ impl<M: Machine> Kernel<M> {
         // Registers of its threads may still be in the processor: they are not those that will be loaded.
         self.write_registers_back();
         let Some(mut fallen) = self.residents.remove(&id) else { return Err("it is not here") };
+        // What it asks after that is asked anew.
+        self.services.requests.forget_program(id);
         let head = &fallen.program.head;
         let state = Fallen {
             terminal: fallen.program.terminal.clone(),

@@ -4,12 +4,13 @@ use crate::{
     blocks::{BlockCache, BlockReader},
     context::Context,
     device::{console::ConsoleOwner, disk::DiskOwner},
+    requests::Requests,
     resident::Resident,
     sampling::Sampling,
     signal::Signal,
 };
 use alloc::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeSet, VecDeque},
     format,
     vec::Vec,
 };
@@ -23,17 +24,6 @@ use shimos_ikc::{Endpoint, Notify, SendError};
 use shimos_memory::Frames;
 use shimos_vfs::Image;
 
-/// A control request that a program has written to /dev/shimos.
-#[derive(Debug)]
-pub struct ControlRequest {
-    /// Its number, unique in this kernel's life and beyond.
-    pub number: u64,
-    /// The program that asks.
-    pub program: ProgramId,
-    /// The request, undecoded.
-    pub bytes: Vec<u8>,
-}
-
 /// The services.
 pub struct Services<M: Machine> {
     /// The machine.
@@ -46,10 +36,8 @@ pub struct Services<M: Machine> {
     pub image: Option<Image>,
     /// The queues to the other kernels.
     pub ikc: Endpoint,
-    /// Control requests that wait to be worked on.
-    pub requests: VecDeque<ControlRequest>,
-    /// Answers to control requests, by number.
-    pub answers: BTreeMap<u64, Vec<u8>>,
+    /// What programs here have asked by /dev/shimos.
+    pub requests: Requests,
     /// Ethernet frames for programs that live here.
     pub inbound: VecDeque<Vec<u8>>,
     /// The console, if this kernel drives it.
@@ -72,7 +60,6 @@ pub struct Services<M: Machine> {
     pub starved: Option<ProgramId>,
     /// Changed pages that one step of a checkpoint deals with.
     pub save_step: usize,
-    next_request: u64,
     unknown_calls: BTreeSet<u64>,
     random: u64,
 }
@@ -89,8 +76,7 @@ impl<M: Machine> Services<M> {
             blocks: BlockCache::default(),
             image: None,
             ikc,
-            requests: VecDeque::new(),
-            answers: BTreeMap::new(),
+            requests: Requests::new(life),
             inbound: VecDeque::new(),
             console: None,
             disk: None,
@@ -102,7 +88,6 @@ impl<M: Machine> Services<M> {
             running: None,
             starved: None,
             save_step: crate::saving::STEP,
-            next_request: u64::from(life.kernel.0) << 48 | u64::from(life.incarnation.0) << 24,
             unknown_calls: BTreeSet::new(),
             random,
         }
@@ -118,23 +103,12 @@ impl<M: Machine> Services<M> {
 
     /// Whether calls have left something for the event loop to do.
     pub fn has_work(&self) -> bool {
-        !self.requests.is_empty()
+        self.requests.has_fresh()
             || self.starved.is_some()
             || !self.inbound.is_empty()
             || !self.unsent_console.is_empty()
             || self.blocks.has_wanted()
             || self.console.as_ref().is_some_and(ConsoleOwner::is_busy)
-    }
-
-    /// A fresh number for a control request.
-    pub fn fresh_request(&mut self) -> u64 {
-        self.next_request += 1;
-        self.next_request
-    }
-
-    /// What all request numbers of this life of this kernel share, above their low 24 bits.
-    pub fn request_era(&self) -> u64 {
-        self.next_request >> 24
     }
 
     /// Sends a packet; rings the peer if it sleeps.

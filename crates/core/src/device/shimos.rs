@@ -5,8 +5,8 @@
 use crate::{
     context::{Context, Result, wait_for},
     files::{Conversation, DescriptionId, Kind},
+    requests::Reply,
     resident::Key,
-    services::ControlRequest,
     syscall::status_flags,
 };
 use alloc::vec::Vec;
@@ -46,9 +46,8 @@ pub fn write<M: Machine>(c: &mut Context<'_, M>, id: DescriptionId, bytes: &[u8]
     }
     let rest = conversation.request.split_off(4 + length);
     let request = core::mem::replace(&mut conversation.request, rest);
-    let number = c.services.fresh_request();
+    let number = c.services.requests.put(program, request[4..].to_vec());
     self::conversation(c, id)?.pending = Some(number);
-    c.services.requests.push_back(ControlRequest { number, program, bytes: request[4..].to_vec() });
     Ok(bytes.len())
 }
 
@@ -56,20 +55,20 @@ pub fn write<M: Machine>(c: &mut Context<'_, M>, id: DescriptionId, bytes: &[u8]
 pub fn read<M: Machine>(c: &mut Context<'_, M>, id: DescriptionId, count: usize) -> Result<Vec<u8>> {
     let nonblock = c.description_by(id)?.flags & status_flags::NONBLOCK != 0;
     if let Some(number) = conversation(c, id)?.pending {
-        match c.services.answers.remove(&number) {
-            Some(answer) => {
+        let program = c.resident.program.head.id;
+        match c.services.requests.take(number, program) {
+            Reply::Is(answer) => {
                 let conversation = conversation(c, id)?;
                 conversation.pending = None;
                 conversation.answer.extend_from_slice(&(answer.len() as u32).to_le_bytes());
                 conversation.answer.extend_from_slice(&answer);
             }
-            // The kernel that the question was put to has died: the request is unknown here.
-            None if number >> 24 != c.services.request_era() => {
+            Reply::Unknown => {
                 conversation(c, id)?.pending = None;
                 return Err(Errno::EIO.into());
             }
-            None if nonblock => return Err(Errno::EAGAIN.into()),
-            None => return wait_for(Key::Control(number)),
+            Reply::Open if nonblock => return Err(Errno::EAGAIN.into()),
+            Reply::Open => return wait_for(Key::Control(number)),
         }
     }
     let conversation = conversation(c, id)?;

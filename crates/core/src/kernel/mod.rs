@@ -68,8 +68,6 @@ pub struct Kernel<M: Machine> {
     pub(crate) moves: Moves<M>,
     pub(crate) emptying: Emptying,
     pub(crate) transfers: Transfers,
-    /// Requests that are being worked on: who waits for the answer, and which other kernel has it, if one has.
-    pub(crate) asked: BTreeMap<u64, crate::control::Asked>,
     /// The request that is being answered.
     pub(crate) serving: Option<u64>,
     pub(crate) me: Life,
@@ -161,7 +159,6 @@ impl<M: Machine> Kernel<M> {
             moves: Moves::default(),
             emptying: Emptying::default(),
             transfers: Transfers::default(),
-            asked: BTreeMap::new(),
             serving: None,
             me,
             arriving: Arriving::default(),

@@ -54,6 +54,7 @@ impl<M: Machine> Kernel<M> {
     /// Ends a program: its memory, its image, its id.
     fn end_program(&mut self, id: ProgramId) {
         let Some(mut resident) = self.residents.remove(&id) else { return };
+        self.services.requests.forget_program(id);
         let status = resident.ended.unwrap_or_default();
         for asker in core::mem::take(&mut resident.guard.waiting) {
             self.answer(asker, &Response::Failed(format!("program {} has ended", resident.program.head.name)));
