@@ -27,6 +27,8 @@ const BOOT: Duration = Duration::from_secs(60);
 const CHECKPOINTS: u32 = 2;
 /// Lines of the kernels that are shown with a failure.
 const LAST_WORDS: usize = 16;
+/// A life that is shorter counts as a failed boot, and a core with a row of these is retired (docs/fault-model.md).
+const LONG_LIFE: Nanos = Nanos::millis(250);
 /// Time between checkpoints of the programs here.
 pub const INTERVAL: Nanos = Nanos::millis(20);
 
@@ -190,8 +192,13 @@ impl Rig {
         })
     }
 
-    /// Kills a kernel and waits until it is back.
+    /// Kills a kernel that has lived for a while, and waits until it is back.
     pub fn kill_kernel(&mut self, kernel: KernelId, fault: Fault) -> Result<Recovery> {
+        self.until(SOON, &format!("a life of {kernel} that is no failed boot"), |now| {
+            let all = now.kernels.iter().flat_map(|kernel| &kernel.published.recoveries);
+            let joined = all.filter(|recovery| recovery.dead.kernel == kernel).map(|recovery| recovery.rejoined).max();
+            (now.now > joined.unwrap_or_default() + LONG_LIFE).then_some(())
+        })?;
         let life = self.inject(kernel, fault)?;
         self.recovered(life).with_context(|| format!("after {} in {kernel}", names::fault(fault)))
     }
