@@ -652,6 +652,9 @@ pub enum Bench {
         /// Only this row; may be given several times.
         #[arg(long, value_name = "ROW", value_parser = PossibleValuesParser::new(versus::names()))]
         only: Vec<String>,
+        /// What Shimos runs its kernel in beside page tables, svm or none. Linux runs as it is, with no hypervisor below it.
+        #[arg(long, value_name = "HOW", default_value = "none", value_parser = units::partition)]
+        partition: Partition,
         /// The emulated processor's model for both; the usual one otherwise.
         #[arg(long, value_name = "MODEL")]
         cpu: Option<String>,

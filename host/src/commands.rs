@@ -279,14 +279,14 @@ pub fn perform(cli: Cli) -> Result<ExitCode> {
             let wanted = bench::Wanted { rounds, only, every, span, time: time_of(counted) };
             tell(&bench::influence(&paths, &files, &wanted)?, &told)
         }
-        Command::Bench { what: Bench::Linux { rounds, only, cpu, image, json } } => {
+        Command::Bench { what: Bench::Linux { rounds, only, partition, cpu, image, json } } => {
             let programs = match image.or_else(|| std::env::var_os("SHIMOS_IMAGE").map(Into::into)) {
                 None if versus::wants_programs(&only) => Some(images::build::bench_image(&paths)?.file),
                 image => image,
             };
             let basic = image::root(&paths)?;
             let kernel = artifacts::kernel(&paths)?;
-            let wanted = versus::Wanted { rounds, only, model: cpu, kernel, basic, programs };
+            let wanted = versus::Wanted { rounds, only, model: cpu, partition, kernel, basic, programs };
             let report = versus::run(&paths, &wanted)?;
             show(&if json { format!("{}\n", report.json()) } else { report.table() });
             Ok(if report.held() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -7,10 +7,11 @@ mod rows;
 mod servers;
 mod sides;
 
-use crate::{paths::Paths, usage::one_line};
+use crate::{names as words, paths::Paths, usage::one_line};
 use anyhow::{Context, Result, bail};
 use report::{Line, Samples};
 use rows::{Group, How, ROWS, Row, WEB_PORT};
+use shimos_abi::control::Partition;
 use sides::{Debian, OneKernel, Side, Size};
 use std::{path::PathBuf, time::Duration};
 
@@ -32,6 +33,8 @@ pub struct Wanted {
     pub only: Vec<String>,
     /// The processor's model, if not the accelerator's usual one.
     pub model: Option<String>,
+    /// What keeps the kernels of Shimos apart beside their page tables.
+    pub partition: Partition,
     /// The kernel.
     pub kernel: PathBuf,
     /// The image with `micro`.
@@ -80,11 +83,12 @@ fn host(wanted: &Wanted) -> String {
     let model = text.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ")).map(|(_, name)| name);
     let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     format!(
-        "{}, {} cores, load {} at the start; processor model {}",
+        "{}, {} cores, load {} at the start; processor model {}, hardware partitioning {}",
         model.unwrap_or("unknown processor"),
         std::thread::available_parallelism().map_or(1, usize::from),
         load.split(' ').next().unwrap_or("?"),
         wanted.model.as_deref().unwrap_or("as usual"),
+        words::partition(wanted.partition),
     )
 }
 
@@ -97,7 +101,7 @@ fn measure(
     server: u16,
     report: &mut Report,
 ) -> Result<()> {
-    let size = Size { memory: MEMORY, model: wanted.model.clone() };
+    let size = Size { memory: MEMORY, model: wanted.model.clone(), partition: wanted.partition };
     eprintln!("shimos: booting both machines");
     let mut linux = Debian::boot(paths, image, &size)?;
     report.linux = linux.release().to_string();

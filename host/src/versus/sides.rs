@@ -8,7 +8,7 @@ use crate::{
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use shimos_abi::{
-    control::{Start, Target},
+    control::{Partition, Start, Target},
     ids::KernelId,
 };
 use std::{path::Path, time::Duration};
@@ -48,6 +48,8 @@ pub struct Size {
     pub memory: u64,
     /// The processor's model, if not the accelerator's usual one.
     pub model: Option<String>,
+    /// What keeps the kernels of Shimos apart beside their page tables.
+    pub partition: Partition,
 }
 
 /// Shimos with one kernel.
@@ -61,7 +63,8 @@ impl OneKernel {
     /// Boots it.
     pub fn boot(paths: &Paths, kernel: &Path, image: &Path, size: &Size) -> Result<OneKernel> {
         let files = Files { kernel: kernel.to_path_buf(), image: image.to_path_buf() };
-        let options = Options { kernels: 1, memory: size.memory, model: size.model.clone(), ..Options::default() };
+        let (model, partition) = (size.model.clone(), size.partition);
+        let options = Options { kernels: 1, memory: size.memory, model, partition, ..Options::default() };
         Ok(OneKernel { machine: Machine::boot(paths, &files, options, BOOT)?, started: 0, serving: None })
     }
 
