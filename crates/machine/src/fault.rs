@@ -29,9 +29,9 @@ static LOCK: AtomicBool = AtomicBool::new(false);
 static STUCK: AtomicBool = AtomicBool::new(false);
 /// Whether interrupts to and from peers are lost.
 static LOSING: AtomicBool = AtomicBool::new(false);
-/// Heartbeats that the kernel stands still for: fewer than are waited for, and many more.
-const SLOW: u64 = 2;
-const STALL: u64 = 50;
+/// Halves of a heartbeat that the kernel stands still for: fewer than are waited for since its last stamp, and many more.
+const SLOW: u64 = 3;
+const STALL: u64 = 100;
 
 /// Another kernel; ourselves if there is none.
 fn peer() -> KernelId {
@@ -52,14 +52,14 @@ pub(crate) fn on_nmi() {
     }
 }
 
-/// Does nothing, and lets nothing in, for so many heartbeats.
-fn stand_still(heartbeats: u64) {
+/// Does nothing, and lets nothing in, for so many halves of a heartbeat.
+fn stand_still(halves: u64) {
     // SAFETY: a word of the shared area, which is mapped and accessed as atomic words only.
     let interval = unsafe {
         let word = (SHARED_BASE + commons::HEARTBEAT as u64 * 8) as *const core::sync::atomic::AtomicU64;
         (*word).load(Relaxed)
     };
-    let until = crate::clock::now() + Nanos(interval.saturating_mul(heartbeats));
+    let until = crate::clock::now() + Nanos(interval.saturating_mul(halves) / 2);
     cli();
     while crate::clock::now() < until {
         pause();

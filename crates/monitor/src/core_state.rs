@@ -106,8 +106,7 @@ impl CoreState {
     /// When to look again at the latest.
     pub fn next(&self, now: Nanos, interval: Nanos, config: &Config) -> Nanos {
         now + match &self.stage {
-            Stage::Watching(watch) if watch.trusted() => interval,
-            Stage::Watching(_) => interval.min(config.probe_gap),
+            Stage::Watching(watch) => watch.next(now, interval, config) - now,
             Stage::Fencing(ladder) => FENCE_POLL.min(ladder.until() - now).max(Nanos::micros(50)),
             Stage::Fenced { .. } => WORK_POLL,
             Stage::Booting { .. } => interval.min(Nanos::millis(20)),

@@ -1,5 +1,5 @@
 //! `shimos bench core`: the basics, which must hold on every change.
-use super::{Goal, Report, Row, host, say};
+use super::{Goal, Report, Row, hang_goal, host, say};
 use crate::{
     control::Control,
     demo,
@@ -155,9 +155,9 @@ fn deaths(rows: &mut Vec<Row>, control: &mut Control, rounds: u32) -> Result<()>
         panics.remove(&200).unwrap_or_default(),
     ));
     rows.push(Row::new(
-        format!("hang detected (heartbeat {} ms; goal 3 of them + 1)", ms(heartbeat)),
+        format!("hang detected (heartbeat {} ms; since the last stamp)", ms(heartbeat)),
         "ms",
-        Goal::AtMost(4.0 * ms(heartbeat)),
+        hang_goal(heartbeat),
         hangs,
     ));
     rows.push(Row::new("detected to fenced", "ms", Goal::None, fences));

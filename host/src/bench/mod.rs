@@ -10,6 +10,7 @@ mod recovery;
 mod takeover;
 mod warm;
 
+use crate::status::ms;
 pub use basics::core;
 pub use checkpoint::{checkpoint, size};
 pub use influence::{Wanted, influence, interval, names};
@@ -18,6 +19,7 @@ pub use partition::partition;
 use plot::Chart;
 pub use recovery::{Recoveries, recoveries};
 use serde_json::{Value, json};
+use shimos_abi::time::Nanos;
 pub use takeover::{Kind, takeover};
 pub use warm::{resets, warm_starts};
 
@@ -196,6 +198,11 @@ pub fn figure(name: &str, nanos: &[u64]) -> String {
         at(1.0),
         samples.len()
     )
+}
+
+/// How soon a hang is to be noticed: three intervals, by the last stamp. The looks that end that are up to 10 ms apart.
+fn hang_goal(heartbeat: Nanos) -> Goal {
+    Goal::AtMost(3.0 * ms(heartbeat) + 10.0)
 }
 
 /// The host in a few words.

@@ -1,6 +1,6 @@
 //! `shimos bench recovery`: how long each step of a recovery takes, by the way in which the kernel dies and by the number of
 //! kernels.
-use super::{Goal, Report, Row, basics::toucher, host, say};
+use super::{Goal, Report, Row, basics::toucher, hang_goal, host, say};
 use crate::{
     faults::{self, Injury, Told},
     machine::{Files, Machine, Options},
@@ -10,7 +10,7 @@ use crate::{
 };
 use anyhow::{Context, Result, bail};
 use shimos_abi::{
-    control::{Device, Fault, KernelState, Output, Protection, Recovery, Target},
+    control::{Device, Fault, KernelState, Output, Protection, Recovery},
     ids::{KernelId, Life, ProgramId},
     time::Nanos,
 };
@@ -70,7 +70,10 @@ pub fn recoveries(paths: &Paths, files: &Files, wanted: &Recoveries) -> Result<R
         match Machine::boot(paths, files, options, BOOT) {
             Ok(mut machine) => {
                 accelerator = machine.accelerator.to_string();
-                measure(&mut rows, &mut machine, wanted.rounds);
+                match toucher(&mut machine.control(), "touch", (1, 16, 10), None, Some(PROTECTION)) {
+                    Ok(program) => measure(&mut rows, &mut machine, program, wanted.rounds),
+                    Err(error) => rows.push(Row::failed(format!("{kernels} kernels"), &error)),
+                }
             }
             Err(error) => rows.push(Row::failed(format!("{kernels} kernels"), &error)),
         }
@@ -78,7 +81,7 @@ pub fn recoveries(paths: &Paths, files: &Files, wanted: &Recoveries) -> Result<R
     Ok(Report::new(words, accelerator, rows))
 }
 
-fn measure(rows: &mut Vec<Row>, machine: &mut Machine, rounds: u32) {
+fn measure(rows: &mut Vec<Row>, machine: &mut Machine, program: ProgramId, rounds: u32) {
     let kernels = machine.options.kernels;
     let heartbeat = machine.control().status().map_or(Nanos::millis(100), |status| status.heartbeat);
     let mut fences = Vec::new();
@@ -89,7 +92,7 @@ fn measure(rows: &mut Vec<Row>, machine: &mut Machine, rounds: u32) {
         say(&what);
         let mut detected = Vec::new();
         for round in 0..rounds {
-            match one(machine, injury, round) {
+            match one(machine, program, injury, round) {
                 Ok((recovery, owner)) => {
                     detected.push(ms(recovery.detected - recovery.died));
                     if notice == Notice::Record {
@@ -106,10 +109,9 @@ fn measure(rows: &mut Vec<Row>, machine: &mut Machine, rounds: u32) {
                 }
             }
         }
-        // The probe that tells a hang from a host that stands still takes one interval more.
         let goal = match notice {
             Notice::Record => Goal::AtMost(1.0),
-            Notice::Stamps => Goal::AtMost(4.0 * ms(heartbeat)),
+            Notice::Stamps => hang_goal(heartbeat),
             Notice::Unanswered => Goal::None,
         };
         rows.push(Row::new(format!("{what}: detected"), "ms", goal, detected));
@@ -120,9 +122,8 @@ fn measure(rows: &mut Vec<Row>, machine: &mut Machine, rounds: u32) {
 }
 
 /// One death under a program; every other time that of the devices' owner. Returns whether the dead one had devices.
-fn one(machine: &mut Machine, injury: Injury, round: u32) -> Result<(Recovery, bool)> {
+fn one(machine: &mut Machine, program: ProgramId, injury: Injury, round: u32) -> Result<(Recovery, bool)> {
     let mut control = machine.control();
-    let program = program(&mut control)?;
     let home = recovery::settle(&mut control, program, 2, WAIT)?;
     sleep(REST);
     let status = control.status()?;
@@ -147,19 +148,6 @@ fn one(machine: &mut Machine, injury: Injury, round: u32) -> Result<(Recovery, b
 fn other(kernels: u16, round: u32) -> KernelId {
     let others = u32::from(kernels.saturating_sub(1)).max(1);
     KernelId(1 + (round % others) as u16)
-}
-
-fn program(control: &mut crate::control::Control) -> Result<ProgramId> {
-    const NAME: &str = "touch";
-    let status = control.status()?;
-    let programs = status.kernels.iter().flat_map(|kernel| &kernel.published.programs);
-    match programs.filter(|program| program.name == NAME).map(|program| program.id).next() {
-        Some(program) => {
-            control.protect(Target::Name(NAME.to_string()), PROTECTION)?;
-            Ok(program)
-        }
-        None => toucher(control, NAME, (1, 16, 10), None, Some(PROTECTION)),
-    }
 }
 
 fn recovered(control: &mut crate::control::Control, dead: Life) -> Result<Recovery> {
