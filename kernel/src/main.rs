@@ -5,6 +5,7 @@
 extern crate alloc;
 
 mod selftest;
+mod storm;
 
 use alloc::{string::String, vec};
 use shimos_abi::{control::Start, ids::KernelId, time::Nanos};
@@ -22,6 +23,9 @@ fn main(machine: Bare) -> ! {
     for word in words {
         if word == "selftest" {
             selftest::run(machine);
+        }
+        if word == "storm" {
+            storm::run(machine);
         }
         if let Some(millis) = word.strip_prefix("heartbeat=").and_then(|value| value.parse().ok()) {
             config.heartbeat = Nanos::millis(millis);

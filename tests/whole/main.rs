@@ -11,6 +11,7 @@ mod images;
 mod input;
 mod isolation;
 mod levels;
+mod machine_layer;
 mod moves;
 mod resets;
 mod rollback;
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
     let mut suite = Suite::new(makings);
     for group in [
         boot::run,
+        machine_layer::run,
         isolation::run,
         ways::run,
         takeover::run,

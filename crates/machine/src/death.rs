@@ -71,6 +71,11 @@ pub(crate) fn started() {
     STARTED.store(true, Relaxed);
 }
 
+/// Whether that is so.
+pub(crate) fn is_started() -> bool {
+    STARTED.load(Relaxed)
+}
+
 /// The record's bytes of text.
 struct Text {
     bytes: [u8; death::MESSAGE_BYTES],

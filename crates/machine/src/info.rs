@@ -130,6 +130,14 @@ pub struct Info {
 pub const INFO_PAGES: u64 = size_of::<Info>().div_ceil(PAGE) as u64;
 
 impl Info {
+    /// Physical address of the IDT of parked cores, behind that of kernels.
+    pub fn park_idt(&self) -> u64 {
+        self.idt + PAGE as u64
+    }
+    /// Physical address of the stacks of parked cores, behind that.
+    pub fn park_stacks(&self) -> u64 {
+        self.idt + 2 * PAGE as u64
+    }
     /// The I/O APICs.
     pub fn ioapics(&self) -> &[IoApic] {
         self.ioapics.get(..self.ioapic_count as usize).unwrap_or(&[])

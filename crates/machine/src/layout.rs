@@ -35,16 +35,17 @@ pub const CPU_PAGE: u64 = FIXED_BASE + (128 << 30);
 pub const LAPIC_BASE: u64 = CPU_PAGE + 0x1000;
 /// The kernel's IDT, one page.
 pub const IDT_BASE: u64 = CPU_PAGE + 0x2000;
-/// The IDT of parked and starting cores, one page; mapped only for them.
+/// The IDT of parked and starting cores, one page. Kernels see it too, and their own core's stack of those below: an NMI on the
+/// way from one set of tables to the other finds both.
 pub const PARK_IDT_BASE: u64 = CPU_PAGE + 0x3000;
-/// The stacks of parked cores; mapped only for them.
-pub const PARK_STACKS_BASE: u64 = CPU_PAGE + 0x4000;
 /// The kernel's top page table, one page: the top of the loaded address space comes and goes there.
 pub const ROOT_BASE: u64 = CPU_PAGE + 0xc000;
+/// The stacks of parked cores, one page each.
+pub const PARK_STACKS_BASE: u64 = CPU_PAGE + 0x8_0000;
 /// Bytes of the stack of one parked core.
-pub const PARK_STACK_BYTES: u64 = 512;
+pub const PARK_STACK_BYTES: u64 = 4096;
 /// Pages of all stacks of parked cores.
-pub const PARK_STACK_PAGES: u64 = 8;
+pub const PARK_STACK_PAGES: u64 = shimos_abi::ids::MAX_KERNELS as u64;
 /// The boot facts ([`crate::info::Info`]).
 pub const INFO_BASE: u64 = CPU_PAGE + 0x10000;
 /// Where the kernel's stacks lie: each below its top, with an unmapped page under it.

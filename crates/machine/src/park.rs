@@ -6,6 +6,10 @@
 //! the next one.
 //!
 //! Ways in: `park_enter` from a kernel, `park_from_reset` from the trampoline behind INIT and SIPI.
+//!
+//! An NMI may come between any two instructions here, and must find a handler, its code segment and a stack: without them it
+//! is a triple fault, the end of all kernels. So whoever changes page tables first goes over to a stack and to tables of
+//! descriptors that both sets of page tables have.
 use crate::{
     info::{Info, KernelInfo},
     layout::{INFO_BASE, LAPIC_BASE, PARK_IDT_BASE, PARK_STACK_BYTES, PARK_STACKS_BASE, SHARED_BASE},
@@ -20,6 +24,7 @@ global_asm!(
     .section .rodata.park, "a"
     .balign 16
     # Code and data for the kernel, with the accessed bit set: nobody ever writes here.
+    .global park_gdtr
 park_gdt:
     .quad 0, 0x00af9b000000ffff, 0x00cf93000000ffff
 park_gdtr:
@@ -54,12 +59,18 @@ park_from_reset:
     .global park_enter
 park_enter:
     cli
+    lea ecx, [rdi + 1]
+    imul rcx, rcx, {stack_bytes}
+    mov rdx, {stacks}
+    lea rsp, [rdx + rcx]
+    lgdt [rip + park_gdtr]
+    lidt [rip + park_idtr]
     mov rdx, {info}
     mov rax, [rdx + {park_cr3}]
     mov cr3, rax
 park_on_stack:
-    mov rcx, rdi
-    inc rcx
+    mov edi, edi
+    lea ecx, [rdi + 1]
     imul rcx, rcx, {stack_bytes}
     mov rdx, {stacks}
     lea rsp, [rdx + rcx]

@@ -185,8 +185,12 @@ fn what(frame: &Frame) -> death::Exception {
     death::Exception { vector, code, rip, rsp, flags, address: 0 }
 }
 
-/// An NMI: parks if that is ordered, else answers the probe.
+/// An NMI: parks if that is ordered, else answers the probe. A kernel that does not know yet which one it is does neither: it
+/// would do so in the name of another.
 fn nmi(frame: &Frame) {
+    if !death::is_started() {
+        return;
+    }
     let life = life();
     let kernel = life.kernel.0.into();
     if mailbox(kernel, MAILBOX_FENCE).load(SeqCst) == u64::from(life.incarnation.0) + 1 {

@@ -3,7 +3,7 @@ use super::plan::{Aim, Burst};
 use crate::{
     control::Control,
     machine::Machine,
-    names, recovery,
+    names, recovery, resets,
     status::{self, home},
 };
 use anyhow::{Context, Result, bail};
@@ -31,6 +31,7 @@ pub fn quiet(control: &mut Control, program: ProgramId) -> Result<MachineStatus>
 pub fn carry_out(machine: &Machine, program: ProgramId, burst: &Burst) -> Result<Vec<(Life, Fault)>> {
     let mut control = machine.control();
     let now = quiet(&mut control, program)?;
+    not_reset(machine, &now)?;
     let victims = victims(&now, program, burst)?;
     // Each order has a connection of its own: the daemon may be among those who die.
     let mut orders = Vec::new();
@@ -70,6 +71,14 @@ pub fn carry_out(machine: &Machine, program: ProgramId, burst: &Burst) -> Result
         }
     }
     Ok(victims.into_iter().zip(burst.iter().map(|death| death.fault)).collect())
+}
+
+/// A death ends one kernel. A machine that was reset has lost all of them at once, though its programs go on.
+pub fn not_reset(machine: &Machine, now: &MachineStatus) -> Result<()> {
+    match now.reset {
+        None => Ok(()),
+        Some(_) => bail!("the whole machine was reset: {}", resets::cause(&machine.entry().directory)),
+    }
 }
 
 /// Orders a life to end. An order that is under way when the daemon's kernel dies is answered with an error; it names one

@@ -247,7 +247,8 @@ fn under_load(
                 break;
             }
         }
-        deaths::quiet(&mut machine.control(), service.program)?;
+        let now = deaths::quiet(&mut machine.control(), service.program)?;
+        deaths::not_reset(machine, &now)?;
         sleep(MARGIN);
         Ok(())
     })();

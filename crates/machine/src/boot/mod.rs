@@ -114,7 +114,7 @@ pub extern "C" fn boot_main(start: u32) -> ! {
     info.cmdline_len = facts.cmdline_len as u64;
     info.by_apic = [0xff; 256];
     info.partition = partition(facts.cmdline());
-    let places = tables::Places { park_idt: info.idt + 4096, park_stacks: info.idt + 2 * 4096, trampoline };
+    let places = tables::Places { park_idt: info.park_idt(), park_stacks: info.park_stacks(), trampoline };
     let mut io_apics = [device::IoApic { phys: 0, first: 0 }; 4];
     for (to, from) in io_apics.iter_mut().zip(info.ioapics()) {
         *to = device::IoApic { phys: from.phys, first: from.gsi_base };

@@ -6,7 +6,8 @@ use crate::{
     info::{INFO_PAGES, Info, KernelInfo, info},
     layout::{
         CPU_PAGE, DIRECT_BASE, DMA_BYTES, HEAP_BASE, IDT_BASE, INFO_BASE, KERNEL_DATA, LAPIC_BASE, LARGE, MMIO_BASE,
-        MMIO_TABLES, ROOT_BASE, SHARED_BASE, STACKS, TABLES_BASE, TASK, stack_top,
+        MMIO_TABLES, PARK_IDT_BASE, PARK_STACK_BYTES, PARK_STACKS_BASE, ROOT_BASE, SHARED_BASE, STACKS, TABLES_BASE,
+        TASK, stack_top,
     },
     paging::{CODE, DEVICE, READ_ONLY, READ_WRITE, build::Builder},
     shell,
@@ -50,8 +51,14 @@ pub fn start_page() -> &'static StartPage {
 
 global_asm!(
     r#"
-    # RDI: page tables, RSI: stack, EDX: which kernel, RCX: incarnation plus one.
+    # RDI: page tables, RSI: stack, EDX: which kernel, RCX: incarnation plus one. An NMI on the way finds the handlers of
+    # parked cores, and a stack: both sets of tables have them.
 stage_leave:
+    lea eax, [rdx + 1]
+    imul rax, rax, {stack_bytes}
+    mov r8, {stacks}
+    lea rsp, [r8 + rax]
+    lgdt [rip + park_gdtr]
     mov cr3, rdi
     mov rsp, rsi
     sub rsp, 16
@@ -73,6 +80,8 @@ stage_leave:
     gdt = const CPU_PAGE,
     idt = const IDT_BASE,
     entry = sym crate::start::kernel_start,
+    stack_bytes = const PARK_STACK_BYTES,
+    stacks = const PARK_STACKS_BASE,
 );
 
 unsafe extern "C" {
@@ -171,6 +180,12 @@ unsafe fn prepare(kernel: u32, entry: &KernelInfo) -> u64 {
         to.map(CPU_PAGE, cpu_page, READ_ONLY);
         to.map(ROOT_BASE, to.root(), READ_WRITE);
         to.map(IDT_BASE, info.idt, READ_ONLY);
+        if info.partition == Partition::None {
+            // For the way to the park page and back. With a shell, only that goes there.
+            let own = u64::from(kernel) * PARK_STACK_BYTES;
+            to.map(PARK_IDT_BASE, info.park_idt(), READ_ONLY);
+            to.map(PARK_STACKS_BASE + own, info.park_stacks() + own, READ_WRITE);
+        }
         to.map_run(INFO_BASE, info.info, INFO_PAGES, READ_ONLY);
         to.map(LAPIC_BASE, info.lapic, DEVICE);
         to.map_run(TABLES_BASE, directories, info.gigabytes + MMIO_TABLES as u64, READ_WRITE);

@@ -59,6 +59,17 @@ pub unsafe fn write_idts(kernel: u64, parked: u64) {
     }
 }
 
+/// Writes some gates of the IDT at `idt`; all lead to `handler`.
+///
+/// # Safety
+/// The IDT has room for them, is the caller's and mapped one to one.
+pub unsafe fn write_gates(idt: u64, vectors: core::ops::Range<usize>, handler: u64) {
+    for vector in vectors {
+        // SAFETY: the caller's.
+        unsafe { (idt as *mut Gate).add(vector).write_unaligned(gate(handler, 0, 0)) }
+    }
+}
+
 /// Physical places of what is mapped for parked and starting cores.
 pub struct Places {
     /// The trampoline.
@@ -82,10 +93,11 @@ fn map_common(builder: &mut Builder, info: &Info, places: &Places) {
     builder.map_run(SHARED_BASE + commons_at, info.shared + commons_at, commons_pages, READ_WRITE);
 }
 
-/// Builds the page tables of parked cores.
+/// Builds the page tables of parked cores. They show the trampoline and its stack, the first page of memory, one to one.
 pub fn build_park(builder: &mut Builder, info: &Info, places: &Places) {
     map_common(builder, info, places);
     builder.map(places.trampoline, places.trampoline, CODE);
+    builder.map(0, 0, READ_WRITE);
 }
 
 /// Builds the page tables of starting cores: the same, and all of memory one to one.
