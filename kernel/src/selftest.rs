@@ -1,4 +1,4 @@
-//! The machine layer's own test, selected by the word `selftest` on the command line; needs two kernels or more.
+//! The machine layer's own test, selected by the word `selftest` on the command line; needs three kernels.
 //!
 //! Every kernel runs a small user program that traps in every way. Then kernel 1 dies in every way that can be ordered,
 //! one incarnation after the other, and kernel 0 fences it, looks at what it left and restarts it. Last kernel 0 hangs,
@@ -152,6 +152,8 @@ pub fn run(mut machine: Bare) -> ! {
             store(&machine, outgoing::STAMP, started);
             match DEATHS.get(at) {
                 Some(&(fault, _)) => {
+                    // What a peer lends may be read, and nothing else of it.
+                    machine.map_lent(KernelId(2));
                     machine.inject(fault, 0);
                     checks.that(false, "the machine let it happen");
                 }

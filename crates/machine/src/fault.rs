@@ -68,7 +68,10 @@ fn stand_still(halves: u64) {
 
 /// Dies in the given way. Returns if the machine failed to stop the deed, or if the kernel is to live with it.
 pub(crate) fn inject(fault: Fault, seed: u64) {
-    let peer_memory = (DIRECT_BASE + info().entries[peer().index()].pool.first.addr()) as *mut u64;
+    let peer_entry = &info().entries[peer().index()];
+    let peer_pool = (DIRECT_BASE + peer_entry.pool.first.addr()) as *mut u64;
+    // A pool may be lent, and then it is no fault to read there.
+    let peer_heap = (DIRECT_BASE + peer_entry.heap) as *mut u64;
     // SAFETY: there is none; each of these is meant to be stopped by the page tables.
     unsafe {
         match fault {
@@ -91,9 +94,9 @@ pub(crate) fn inject(fault: Fault, seed: u64) {
                 }
             }
             Fault::ReadPeer => {
-                black_box(peer_memory.read_volatile());
+                black_box(peer_heap.read_volatile());
             }
-            Fault::WritePeer => peer_memory.write_volatile(1),
+            Fault::WritePeer => peer_pool.write_volatile(1),
             Fault::WriteText => (image::text().virt as *mut u64).write_volatile(0),
             Fault::WriteRodata => (image::rodata().virt as *mut u64).write_volatile(0),
             Fault::ExecuteData => {
