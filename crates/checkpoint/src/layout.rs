@@ -1,5 +1,5 @@
 //! Where everything lies in an image, and the checks that words carry. All numbers count 64-bit words in a frame.
-use crate::error::ImageError;
+use crate::{error::ImageError, mend};
 use shimos_abi::{
     addr::{Frame, FrameRange},
     ids::ProgramId,
@@ -90,21 +90,26 @@ pub fn encode_state(state: SlotState, program: ProgramId) -> u64 {
     low | mix(low ^ MAGIC) >> 32 << 32
 }
 
-/// What a state word says; anything that does not check counts as free.
+/// What a state word says, also with one bit flipped; anything else that does not check counts as free.
 pub fn decode_state(word: u64) -> (SlotState, ProgramId) {
     let program = ProgramId(word as u16);
-    for state in [SlotState::Active, SlotState::Lent] {
-        if word == encode_state(state, program) {
-            return (state, program);
-        }
+    let free = (SlotState::Free, program);
+    if word == 0 || word == encode_state(SlotState::Free, program) {
+        return free;
     }
-    (SlotState::Free, program)
+    let used = |word: u64| {
+        let program = ProgramId(word as u16);
+        let states = [SlotState::Active, SlotState::Lent];
+        states.into_iter().find(|state| word == encode_state(*state, program)).map(|state| (state, program))
+    };
+    used(word).or_else(|| mend::word(word, |near| used(near).is_some()).and_then(used)).unwrap_or(free)
 }
 
 /// Checks the head of some kernel's reserved memory.
 pub fn check_head<M: Machine>(machine: &M, pool: FrameRange) -> Result<Frame, ImageError> {
     let head = pool.first;
-    if pool.count == 0 || !machine.readable(head) || machine.read_word(head, HEAD_MAGIC) != MAGIC {
+    // A word that never changes may have one bit flipped.
+    if pool.count == 0 || !machine.readable(head) || (machine.read_word(head, HEAD_MAGIC) ^ MAGIC).count_ones() > 1 {
         return Err(ImageError::NoHead);
     }
     match machine.read_word(head, HEAD_VERSION) {
@@ -249,6 +254,19 @@ impl Entry {
             return Err(ImageError::Entry(leaf));
         }
         Ok(Entry { versions: [first, second, third].map(Version::from_word), checks })
+    }
+    /// The same, and with flipped bits set right; whether there were any.
+    pub fn read_mended<M: Machine>(
+        machine: &M,
+        leaf: Frame,
+        key: PageKey,
+        page: u64,
+    ) -> Result<(Entry, bool), ImageError> {
+        let found = Entry::words(machine, leaf, page);
+        let whole = Entry::is_right(&found, key, page);
+        let words = if whole { Some(found) } else { mend::entry(&found, key, page) };
+        let [first, second, third, checks] = words.ok_or(ImageError::Entry(leaf))?;
+        Ok((Entry { versions: [first, second, third].map(Version::from_word), checks }, !whole))
     }
     /// The words of the entry of `page` in its leaf.
     #[inline]

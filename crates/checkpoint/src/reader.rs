@@ -12,6 +12,7 @@ use crate::{
     walk::{Event, Walk},
 };
 use alloc::vec::Vec;
+use core::cell::Cell;
 use shimos_abi::{
     addr::{Frame, FrameRange},
     ids::{Epoch, ProgramId},
@@ -33,6 +34,16 @@ pub struct Image {
     passed_over: Option<ImageError>,
     newest: u32,
     contents: Contents,
+    mended: Cell<Mended>,
+}
+
+/// Flipped bits of a page map that were set right.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Mended {
+    None,
+    /// One was found in this node, which nobody was told of.
+    New(Frame),
+    Told,
 }
 
 /// The pages of one generation.
@@ -47,12 +58,22 @@ struct Layer {
 
 impl Layer {
     fn tree<M: Machine>(&self, machine: &M, key: PageKey) -> Result<Walk, ImageError> {
-        let word = Walk::new(self.pool, Tree::Directory, self.root)?.find_key(machine, key)?;
-        Walk::new(self.pool, Tree::Pages(key), word)
+        let mut directory = Walk::new(self.pool, Tree::Directory, self.root)?;
+        let word = directory.find_key(machine, key)?;
+        let mut walk = Walk::new(self.pool, Tree::Pages(key), word)?;
+        walk.mended = directory.mended.or(walk.mended);
+        Ok(walk)
     }
     /// What it says of a page, if it says anything.
-    fn version<M: Machine>(&self, machine: &M, key: PageKey, page: u64) -> Result<Option<Version>, ImageError> {
-        let entry: Option<Entry> = self.tree(machine, key)?.find_page(machine, key, page)?;
+    fn version<M: Machine>(
+        &self,
+        machine: &M,
+        image: &Image,
+        (key, page): (PageKey, u64),
+    ) -> Result<Option<Version>, ImageError> {
+        let mut walk = self.tree(machine, key)?;
+        let entry: Option<Entry> = walk.find_page(machine, key, page)?;
+        image.note_mended(&walk);
         Ok(entry.and_then(|entry| entry.at(self.epoch)))
     }
 }
@@ -125,6 +146,7 @@ impl Image {
                             passed_over,
                             newest: newest.unwrap_or(0),
                             contents: Contents::Trusted,
+                            mended: Cell::new(Mended::None),
                         });
                     }
                     Err(damage) => {
@@ -212,6 +234,21 @@ impl Image {
     pub fn check_contents(&mut self) {
         self.contents = Contents::Checked;
     }
+    fn note_mended(&self, walk: &Walk) {
+        if let (Some(node), Mended::None) = (walk.mended, self.mended.get()) {
+            self.mended.set(Mended::New(node));
+        }
+    }
+    /// A node of the page map in which a flipped bit was set right, if one was found; once.
+    pub fn take_mended(&self) -> Option<Frame> {
+        match self.mended.get() {
+            Mended::New(node) => {
+                self.mended.set(Mended::Told);
+                Some(node)
+            }
+            Mended::None | Mended::Told => None,
+        }
+    }
     /// Why a newer generation was passed over, if one was.
     pub fn passed_over(&self) -> Option<ImageError> {
         self.passed_over
@@ -258,7 +295,7 @@ impl Image {
     /// The frame of one page of a key.
     pub fn page<M: Machine>(&self, machine: &M, key: PageKey, page: u64) -> Result<Option<Frame>, ImageError> {
         for layer in self.layers()? {
-            if let Some(version) = layer.version(machine, key, page)? {
+            if let Some(version) = layer.version(machine, self, (key, page))? {
                 return version.page().map(|frame| self.check(machine, frame)).transpose();
             }
         }
@@ -302,6 +339,7 @@ impl PageCursor {
             if self.first > 0 {
                 walk.seek(machine, self.first);
             }
+            image.note_mended(&walk);
             self.walk = Some(walk);
         }
         Ok(())
@@ -310,7 +348,7 @@ impl PageCursor {
     /// Whether a generation on top of the present one says something of a page.
     fn is_hidden<M: Machine>(&self, machine: &M, image: &Image, page: u64) -> Result<bool, ImageError> {
         for layer in image.layers.iter().take(self.layer) {
-            if layer.version(machine, self.key, page)?.is_some() {
+            if layer.version(machine, image, (self.key, page))?.is_some() {
                 return Ok(true);
             }
         }
@@ -333,7 +371,9 @@ impl PageCursor {
 
     fn step<M: Machine>(&mut self, machine: &M, image: &Image) -> Result<Option<(u64, Frame)>, ImageError> {
         while let Some(walk) = self.walk.as_mut() {
-            match walk.next(machine) {
+            let event = walk.next(machine);
+            image.note_mended(walk);
+            match event {
                 Some(Event::Entry { page, entry, .. }) if page < self.end => {
                     let Some(layer) = image.layers.get(self.layer) else { return Ok(None) };
                     let Some(frame) = entry.at(layer.epoch).and_then(Version::page) else { continue };

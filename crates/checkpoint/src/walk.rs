@@ -1,7 +1,7 @@
 //! A walk over a tree of an image, step by step, that trusts nothing it reads.
 use crate::{
     error::ImageError,
-    layout::{ENTRY_WORDS, Entry, LEAF_ENTRIES, MAX_PAGE, Node, PageKey, Tree, WORDS},
+    layout::{Damaged, ENTRY_WORDS, Entry, LEAF_ENTRIES, MAX_PAGE, Node, PageKey, Tree, WORDS},
 };
 use alloc::vec::Vec;
 use shimos_abi::addr::{Frame, FrameRange};
@@ -32,13 +32,32 @@ pub(crate) struct Walk {
     pool: FrameRange,
     stack: Vec<Level>,
     nodes_left: u32,
+    /// A node in which a flipped bit was set right.
+    pub mended: Option<Frame>,
+}
+
+/// The node that a word in `holder` points to, which must have that height if one is given.
+fn follow(
+    (tree, word, prefix, height): (Tree, u64, u64, Option<u8>),
+    holder: Frame,
+    mended: &mut Option<Frame>,
+) -> Result<Option<Node>, Damaged> {
+    match tree.node(word, prefix) {
+        Ok(Some(node)) if height.is_none_or(|height| height == node.height) => Ok(Some(node)),
+        Ok(None) => Ok(None),
+        _ => {
+            let node = tree.mend(word, prefix, height)?;
+            *mended = Some(holder);
+            Ok(node)
+        }
+    }
 }
 
 impl Walk {
     /// From the root that `word` points to. A damaged root is the one event of the walk.
     pub fn new(pool: FrameRange, tree: Tree, word: u64) -> Result<Walk, ImageError> {
-        let mut walk = Walk { pool, stack: Vec::new(), nodes_left: pool.count };
-        match tree.node(word, 0) {
+        let mut walk = Walk { pool, stack: Vec::new(), nodes_left: pool.count, mended: None };
+        match follow((tree, word, 0, None), pool.first, &mut walk.mended) {
             Ok(Some(node)) => walk.stack.push(Level { tree, node, prefix: 0, at: 0 }),
             Ok(None) => {}
             Err(_) => return Err(ImageError::Pointer(pool.first)),
@@ -69,8 +88,9 @@ impl Walk {
             let place = tree.place(index, node.height);
             level.at = 1 + place;
             let prefix = tree.prefix(index, node.height - 1);
-            match tree.node(machine.read_word(node.frame, place), prefix) {
-                Ok(Some(next)) if next.height + 1 == node.height => {
+            let word = machine.read_word(node.frame, place);
+            match follow((tree, word, prefix, Some(node.height - 1)), node.frame, &mut self.mended) {
+                Ok(Some(next)) => {
                     level.at += 1;
                     self.stack.push(Level { tree, node: next, prefix, at: 0 });
                 }
@@ -112,10 +132,18 @@ impl Walk {
                 if (0..ENTRY_WORDS - 1).all(|word| machine.read_word(frame, place * ENTRY_WORDS + word) == 0) {
                     continue;
                 }
-                return Some(match Entry::read(machine, frame, key, page) {
-                    Ok(entry) => Event::Entry { key, page, entry },
-                    Err(error) => Event::Damaged(error),
-                });
+                return match Entry::read_mended(machine, frame, key, page) {
+                    Ok((entry, mended)) => {
+                        if mended {
+                            self.mended = Some(frame);
+                        }
+                        if entry.is_empty() {
+                            continue;
+                        }
+                        Some(Event::Entry { key, page, entry })
+                    }
+                    Err(error) => Some(Event::Damaged(error)),
+                };
             }
             if place >= WORDS {
                 self.stack.pop();
@@ -134,17 +162,17 @@ impl Walk {
                 },
                 (tree, height) => (tree, below, Some(height - 1)),
             };
-            match tree.node(word, prefix) {
-                Ok(Some(node)) if height.is_none_or(|height| height == node.height) => {
-                    self.stack.push(Level { tree, node, prefix, at: 0 });
-                }
-                _ => return Some(Event::Damaged(ImageError::Pointer(frame))),
+            match follow((tree, word, prefix, height), frame, &mut self.mended) {
+                Ok(Some(node)) => self.stack.push(Level { tree, node, prefix, at: 0 }),
+                // A bit was flipped where there is nothing.
+                Ok(None) => {}
+                Err(Damaged) => return Some(Event::Damaged(ImageError::Pointer(frame))),
             }
         }
     }
 
     /// Follows pointers from the root down to the leaf of `index`, if there is one.
-    fn find_leaf<M: Machine>(mut self, machine: &M, index: u64) -> Result<Option<Frame>, ImageError> {
+    fn find_leaf<M: Machine>(&mut self, machine: &M, index: u64) -> Result<Option<Frame>, ImageError> {
         let Some(Level { tree, mut node, .. }) = self.stack.pop() else { return Ok(None) };
         if node.height < tree.height_for(index) {
             return Ok(None);
@@ -155,10 +183,11 @@ impl Walk {
             }
             let below = node.height - 1;
             let word = machine.read_word(node.frame, tree.place(index, node.height));
-            match tree.node(word, tree.prefix(index, below)) {
+            let wanted = (tree, word, tree.prefix(index, below), Some(below));
+            match follow(wanted, node.frame, &mut self.mended) {
                 Ok(None) => return Ok(None),
-                Ok(Some(next)) if next.height == below => node = next,
-                _ => return Err(ImageError::Pointer(node.frame)),
+                Ok(Some(next)) => node = next,
+                Err(Damaged) => return Err(ImageError::Pointer(node.frame)),
             }
         }
         if !self.usable(machine, node.frame) {
@@ -168,19 +197,25 @@ impl Walk {
     }
 
     /// The word that points to the page tree of `key`; 0 for none.
-    pub fn find_key<M: Machine>(self, machine: &M, key: PageKey) -> Result<u64, ImageError> {
+    pub fn find_key<M: Machine>(&mut self, machine: &M, key: PageKey) -> Result<u64, ImageError> {
         let index = u64::from(key.0);
         let leaf = self.find_leaf(machine, index)?;
         Ok(leaf.map_or(0, |leaf| machine.read_word(leaf, (index % WORDS as u64) as usize)))
     }
 
     /// The entry of one page of `key`, whose page tree this walk is over.
-    pub fn find_page<M: Machine>(self, machine: &M, key: PageKey, page: u64) -> Result<Option<Entry>, ImageError> {
+    pub fn find_page<M: Machine>(&mut self, machine: &M, key: PageKey, page: u64) -> Result<Option<Entry>, ImageError> {
         if page >= MAX_PAGE {
             return Ok(None);
         }
         match self.find_leaf(machine, page)? {
-            Some(leaf) => Entry::read(machine, leaf, key, page).map(Some),
+            Some(leaf) => {
+                let (entry, mended) = Entry::read_mended(machine, leaf, key, page)?;
+                if mended {
+                    self.mended = Some(leaf);
+                }
+                Ok(Some(entry))
+            }
             None => Ok(None),
         }
     }

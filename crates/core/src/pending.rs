@@ -64,6 +64,8 @@ pub struct PendingPages {
     spaces: Vec<Pending>,
     /// A page that cannot be had: the program must not go on without it.
     damage: Option<Damage>,
+    /// A node of an image in which a flipped bit was set right, and that was not told yet.
+    mended: Option<Frame>,
 }
 
 impl PendingPages {
@@ -77,6 +79,11 @@ impl PendingPages {
     /// What is lost, if anything is.
     pub fn damage(&self) -> Option<Damage> {
         self.damage
+    }
+
+    /// A node of an image in which a flipped bit was set right; once.
+    pub fn take_mended(&mut self) -> Option<Frame> {
+        self.mended.take()
     }
 
     /// Whether every page is mapped.
@@ -106,7 +113,9 @@ impl PendingPages {
         let Some(pending) = self.spaces.iter_mut().find(|pending| pending.space == id) else {
             return Ok(Progress::Done);
         };
-        pending.touch(place, (first, end), most).map_err(|damage| {
+        let result = pending.touch(place, (first, end), most);
+        self.mended = self.mended.or_else(|| pending.image.take_mended());
+        result.map_err(|damage| {
             self.damage = Some(damage);
             damage.lost
         })
@@ -123,6 +132,7 @@ impl PendingPages {
         let Some(at) = self.spaces.iter().position(|pending| pending.space == id) else { return Ok(Progress::Done) };
         let Some(pending) = self.spaces.get_mut(at) else { return Ok(Progress::Done) };
         let result = pending.step(place, (most, way), brought);
+        self.mended = self.mended.or_else(|| pending.image.take_mended());
         match result {
             Ok(Progress::Done) => drop(self.spaces.swap_remove(at)),
             Ok(Progress::More) => {}

@@ -15,7 +15,7 @@ use alloc::{
     vec::Vec,
 };
 use shimos_abi::{
-    addr::FrameRange,
+    addr::{Frame, FrameRange},
     control::{Cause, Device, Integrity, KernelState, Level, Output, Takeover},
     ids::{Epoch, KernelId, Life, ProgramId},
     time::Nanos,
@@ -71,6 +71,11 @@ impl From<Refusal> for Unfit {
     fn from(refusal: Refusal) -> Unfit {
         Unfit::Refused(refusal)
     }
+}
+
+/// What is said of a node of a page map in which a flipped bit was set right.
+pub(crate) fn mended(node: Frame) -> String {
+    format!("a flipped bit in page-map node {:#x} was set right", node.0)
 }
 
 /// Free frames that a taker must have beyond the image's pages.
@@ -232,6 +237,7 @@ impl<M: Machine> Kernel<M> {
             self.drop_resident(&mut resident);
             return Err(unfit);
         }
+        handover.notes.extend(image.take_mended().map(mended));
         // The one store that decides: from here on the program lives here.
         let home = match resident.program.head.protection {
             Some(_) => seen.moved_to(me),

@@ -1,6 +1,6 @@
 //! Programs between their turns: their start, what they need besides running, their end.
 use super::Kernel;
-use crate::{device::console, pressure, protect, saving, signal::Signal};
+use crate::{device::console, pressure, protect, saving, signal::Signal, takeover};
 use alloc::format;
 use shimos_abi::{control::Response, ids::ProgramId, time::Nanos};
 use shimos_hal::Machine;
@@ -26,6 +26,9 @@ impl<M: Machine> Kernel<M> {
         self.go_back_if_due(id);
         let Some(resident) = self.residents.get_mut(&id) else { return };
         let services = &mut self.services;
+        if let Some(node) = resident.pending.take_mended() {
+            services.log(&format!("program {id}: {}", takeover::mended(node)));
+        }
         if let Some(damage) = resident.pending.damage() {
             services.log(&format!("program {id}: its image has lost pages ({:?}); it cannot go on", damage.lost));
             resident.ended.get_or_insert(Signal::BUS.number().into());
