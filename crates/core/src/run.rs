@@ -123,6 +123,28 @@ fn limit_use<M: Machine>(resident: &mut Resident<M>, tid: Pid) {
     }
 }
 
+/// Accesses in a row that came back although they had been made possible.
+#[derive(Default)]
+struct Again {
+    rip: u64,
+    addr: u64,
+    count: u32,
+}
+
+impl Again {
+    /// How many are one too many. Nothing else has run between them, and no call of the thread.
+    const MOST: u32 = 64;
+
+    /// An access was made possible.
+    fn note(&mut self, rip: u64, addr: u64) {
+        if (self.rip, self.addr) != (rip, addr) {
+            *self = Again { rip, addr, count: 0 };
+        }
+        self.count += 1;
+        assert!(self.count < Again::MOST, "page tables were overwritten: {addr:#x} faults again and again at {rip:#x}");
+    }
+}
+
 /// Goes on with a thread. Its calls are its own use as well.
 fn go_on<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>, tid: Pid, until: Nanos) -> Turn {
     let Some(thread) = resident.program.threads.get(&tid) else { return Turn::Off };
@@ -140,6 +162,7 @@ fn go_on<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>, tid
     // All system calls come through here: nothing is looked up twice, and nobody looks at the clock. The machine comes
     // back when the time is up.
     let mut delivered = false;
+    let mut again = Again::default();
     loop {
         if services.is_timing() {
             services.end_timing(&mut resident.program);
@@ -187,6 +210,7 @@ fn go_on<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>, tid
         }
         // By far the most frequent one does not go through a table of jumps.
         if trap == Trap::Syscall {
+            again = Again::default();
             match call(resident, services, tid) {
                 After::GoOn if resident.ready.take_news().is_some() && resident.is_overtaken(services, tid) => {
                     return Turn::Overtaken;
@@ -203,6 +227,7 @@ fn go_on<M: Machine>(resident: &mut Resident<M>, services: &mut Services<M>, tid
                 Faulted::Resolved => {
                     if let Some(thread) = resident.program.threads.get_mut(&tid) {
                         thread.counters.minor_faults = thread.counters.minor_faults.wrapping_add(1);
+                        again.note(thread.regs.rip, addr.0);
                     }
                     services.settle(resident);
                 }
@@ -399,4 +424,22 @@ fn finish<M: Machine>(resident: &mut Resident<M>, tid: Pid, value: Option<u64>) 
         thread.mask = mask;
     }
     After::GoOn
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn faults_at_different_places_may_go_on_for_ever() {
+        let mut again = Again::default();
+        (0..1000).for_each(|page| again.note(1, page % 2));
+    }
+
+    #[test]
+    #[should_panic(expected = "page tables were overwritten")]
+    fn the_same_fault_again_and_again_is_none_of_the_program() {
+        let mut again = Again::default();
+        (0..1000).for_each(|_| again.note(1, 2));
+    }
 }

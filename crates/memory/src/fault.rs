@@ -96,6 +96,11 @@ impl AddressSpace {
         }
         self.reveal(cx, page, area)?;
         let present = cx.machine.lookup(cx.tables, page);
+        // A fresh page in its place would be a wrong one.
+        assert!(
+            present.is_some() || !self.owned.contains(page.0),
+            "page tables were overwritten: {page:?} is not there"
+        );
         match (present, access == Access::Write) {
             (Some(mapping), true) if mapping.rights.contains(Rights::WRITE) => Ok(mapping.frame),
             (present, true) if area.sharing == Sharing::Shared => self.write_shared(cx, page, area, present),

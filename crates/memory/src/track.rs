@@ -133,6 +133,9 @@ impl AddressSpace {
                     Some((_, frame)) => Some(*frame),
                     None => self.hidden.get(&page).copied(),
                 };
+                // Nobody may go on from a checkpoint without it.
+                let lost = frame.is_none() && owned.contains(page);
+                assert!(!lost, "page tables were overwritten: page {page:#x} is not there");
                 visit(machine, UserPage(page), frame)?;
             }
         }

@@ -456,3 +456,30 @@ fn who_jumps_gets_what_was_asked_for() {
     assert_eq!(world.space.owned_pages(), 14);
     world.end();
 }
+
+/// A world whose page tables have lost a page behind the back of the space that owns it.
+fn with_a_lost_page() -> (World, UserPage) {
+    let mut world = World::new();
+    let page = world.anonymous(4);
+    world.run(|space, cx| space.fault(cx, page.addr(), Access::Write)).unwrap();
+    world.run(|_, cx| cx.machine.update(cx.tables, page, UserPage(page.0 + 1), &mut |_, _| None));
+    (world, page)
+}
+
+#[test]
+#[should_panic(expected = "page tables were overwritten")]
+fn a_page_that_the_tables_have_lost_is_not_replaced() {
+    let (mut world, page) = with_a_lost_page();
+    let _ = world.run(|space, cx| space.fault(cx, page.addr(), Access::Read));
+}
+
+#[test]
+#[should_panic(expected = "page tables were overwritten")]
+fn a_page_that_the_tables_have_lost_is_not_saved_as_none() {
+    let (mut world, page) = with_a_lost_page();
+    let World { machine, tables, space, .. } = &mut world;
+    space.set_tracking(Tracking::On);
+    let mut wanted = PageSet::new();
+    wanted.insert(page.0);
+    let _ = space.collect_these(machine, tables, &wanted, |_, _, _| Ok::<(), ()>(()));
+}
