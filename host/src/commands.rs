@@ -211,7 +211,7 @@ pub fn perform(cli: Cli) -> Result<ExitCode> {
             let image = match given {
                 Some(image) => images::file_of(&paths, &image)?,
                 None if services == ["httpd"] => image::root(&paths)?,
-                None => images::build::bench_image(&paths)?.file,
+                None => images::build::compat_image(&paths)?.file,
             };
             machine::check_image(&image)?;
             let files = Files { kernel: artifacts::kernel(&paths)?, image };

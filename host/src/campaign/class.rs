@@ -1,4 +1,5 @@
 //! What is done to a kernel in one run, and what of it follows from seed and number.
+use super::report::Outcome;
 use crate::faults::{Injury, Told};
 use shimos_abi::control::Fault;
 use shimos_random::Random;
@@ -114,29 +115,40 @@ impl Class {
         }
     }
 
-    /// Why it may hurt more than one kernel, or the machine, if it may; those that say nothing must not.
-    pub fn excuse(self) -> Option<&'static str> {
+    /// Why this outcome may come of it, if it may; [`Outcome::good`] ones may always.
+    pub fn excuse(self, outcome: Outcome) -> Option<&'static str> {
+        let of_program = matches!(outcome, Outcome::ProgramLost | Outcome::ClientWrong | Outcome::Silent);
+        let ordered = |wanted: &[Fault]| matches!(self, Class::Ordered(Injury::Ordered(it)) if wanted.contains(&it));
+        if matches!(outcome, Outcome::TwoCopies | Outcome::Invalid) {
+            return None;
+        }
+        if self == Class::Flip(Part::Text) {
+            return Some("all kernels execute the same pages of code");
+        }
+        if self == Class::Flip(Part::Shared) || ordered(&[Fault::WildCommons]) {
+            return Some("all kernels go by the words of the commons");
+        }
+        let unreachable = matches!(outcome, Outcome::Stuck | Outcome::Machine | Outcome::ProgramLost);
+        if ordered(&[Fault::NmiLoop, Fault::DeadCore]) && unreachable {
+            return Some("nothing but INIT reaches a core in an NMI, and INIT to the boot core resets the machine");
+        }
+        if !of_program {
+            return None;
+        }
         match self {
-            Class::Flip(Part::Text) => Some("all kernels execute the same pages of code"),
-            Class::Ordered(Injury::Ordered(Fault::WildCommons)) | Class::Flip(Part::Shared) => {
-                Some("all kernels go by the words of the commons")
-            }
-            Class::Ordered(Injury::Ordered(Fault::NmiLoop | Fault::DeadCore)) => {
-                Some("nothing but INIT reaches a core in an NMI, and INIT to the boot core resets the machine")
-            }
             Class::Flip(Part::Tables) | Class::Ordered(Injury::Ordered(Fault::WildTables)) => {
-                Some("a kernel can be shown memory that is not its own, or be left without what reports a fault")
+                Some("page tables have no checks: a program may be shown other memory of its kernel, or none")
             }
-            Class::Flip(Part::Registers) => {
-                Some("a kernel with a wrong stack pointer or flag may not be able to report")
+            Class::Flip(Part::Image) | Class::Ordered(Injury::Ordered(Fault::DamageRecords)) => {
+                Some("the generation before contradicts what was sent since, and both go by the same page map")
             }
-            Class::Flip(Part::Image) | Class::Ordered(Injury::Ordered(Fault::DamageRecords | Fault::DamagePage)) => {
-                Some("the generation before contradicts what was sent since, and shares the nodes of the page map")
-            }
-            Class::Flip(Part::Heap | Part::Data | Part::Stack) | Class::Ordered(Injury::Ordered(Fault::WildHeap)) => {
+            Class::Flip(Part::Registers | Part::Heap | Part::Data | Part::Stack)
+            | Class::Ordered(Injury::Ordered(Fault::WildHeap)) => {
                 Some("a kernel's own data has no checksums: what it holds for a program may be wrong and saved so")
             }
-            Class::Flip(Part::Page) => Some("contents of pages have checksums with --integrity pages alone"),
+            Class::Flip(Part::Page) | Class::Ordered(Injury::Ordered(Fault::DamagePage)) => {
+                Some("contents of pages have checksums with --integrity pages alone")
+            }
             _ => None,
         }
     }

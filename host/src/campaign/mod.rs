@@ -5,6 +5,7 @@ mod flips;
 mod gdb;
 mod report;
 mod stand;
+mod starved;
 
 use crate::{machine::Files, paths::Paths};
 use anyhow::{Result, bail};
@@ -107,7 +108,8 @@ fn worker(
                 Ok(stand) => (stand, 0, Vec::new()),
                 Err(error) => {
                     done(untried(&plan, &error));
-                    continue;
+                    // What could not be booted several times will not be the next time.
+                    break;
                 }
             },
         };
@@ -130,7 +132,7 @@ fn worker(
 /// Ends a machine. What its clients find wrong at the end is of some run that nobody could tell from the others: it counts
 /// for the last one.
 fn finish(stand: Stand, mut waiting: Vec<Record>, done: &dyn Fn(Record)) {
-    let healthy = waiting.last().is_some_and(|record| record.outcome.good() && record.outcome != Outcome::WentBack);
+    let healthy = waiting.last().is_some_and(|record| record.outcome.good());
     if healthy {
         let wrong = stand.end();
         if let (false, Some(last)) = (wrong.is_empty(), waiting.last_mut()) {

@@ -13,6 +13,9 @@ pub enum Outcome {
     /// Damage to an image was found and said, and the generation before was taken: connections were closed, as what was sent
     /// since then is no longer true. Nobody was told anything wrong.
     WentBack,
+    /// The same as [`Outcome::Recovered`], and a kernel whose processor had to wait for the host's was taken for dead as well:
+    /// that cost a rollback, and nobody outside noticed.
+    Suspected,
     /// A program was lost or could not go on, and it was said. No other kernel was disturbed.
     ProgramLost,
     /// A client was told something wrong, or its connection broke, after a death.
@@ -25,22 +28,26 @@ pub enum Outcome {
     Stuck,
     /// The whole machine ended or answered no more.
     Machine,
+    /// Two kernels ran the same program.
+    TwoCopies,
     /// It could not be tried.
     Invalid,
 }
 
 impl Outcome {
     /// All of them.
-    pub const ALL: [Outcome; 10] = [
+    pub const ALL: [Outcome; 12] = [
         Outcome::Unseen,
         Outcome::Recovered,
         Outcome::WentBack,
+        Outcome::Suspected,
         Outcome::ProgramLost,
         Outcome::ClientWrong,
         Outcome::Silent,
         Outcome::Spread,
         Outcome::Stuck,
         Outcome::Machine,
+        Outcome::TwoCopies,
         Outcome::Invalid,
     ];
 
@@ -50,12 +57,14 @@ impl Outcome {
             Outcome::Unseen => "unseen",
             Outcome::Recovered => "recovered",
             Outcome::WentBack => "went-back",
+            Outcome::Suspected => "suspected",
             Outcome::ProgramLost => "program-lost",
             Outcome::ClientWrong => "client-wrong",
             Outcome::Silent => "silent",
             Outcome::Spread => "spread",
             Outcome::Stuck => "stuck",
             Outcome::Machine => "machine",
+            Outcome::TwoCopies => "two-copies",
             Outcome::Invalid => "invalid",
         }
     }
@@ -67,7 +76,7 @@ impl Outcome {
 
     /// Whether all is as it must be.
     pub fn good(self) -> bool {
-        matches!(self, Outcome::Unseen | Outcome::Recovered | Outcome::WentBack)
+        matches!(self, Outcome::Unseen | Outcome::Recovered | Outcome::WentBack | Outcome::Suspected)
     }
 }
 
@@ -145,7 +154,7 @@ type Counts = BTreeMap<Outcome, u64>;
 impl Report {
     /// Whether nothing happened that must not.
     pub fn held(&self) -> bool {
-        let excused = |record: &&Record| record.outcome.good() || record.class.excuse().is_some();
+        let excused = |record: &&Record| record.outcome.good() || record.class.excuse(record.outcome).is_some();
         !self.records.is_empty() && self.records.iter().filter(excused).count() == self.records.len()
     }
 
@@ -188,7 +197,7 @@ impl Report {
         }
         text += &row("all", &self.counts(|_| true));
         for record in self.records.iter().filter(|record| !record.outcome.good()) {
-            let excuse = record.class.excuse().map_or(String::new(), |why| format!(" [{why}]"));
+            let excuse = record.class.excuse(record.outcome).map_or(String::new(), |why| format!(" [{why}]"));
             text += &format!(
                 "{}: number {}, {}, {}: {}{excuse}\n",
                 record.outcome.name(),
@@ -205,7 +214,7 @@ impl Report {
 fn shares(counts: &Counts) -> (u64, u64, u64) {
     let of = |wanted: fn(Outcome) -> bool| counts.iter().filter(|(it, _)| wanted(**it)).map(|(_, n)| n).sum::<u64>();
     let all = of(|it| it != Outcome::Invalid);
-    (all, of(Outcome::manifested), of(|it| matches!(it, Outcome::Recovered | Outcome::WentBack)))
+    (all, of(Outcome::manifested), of(|it| it.good() && it.manifested()))
 }
 
 fn summary(name: &str, counts: &Counts) -> Value {
@@ -273,6 +282,10 @@ mod tests {
         let text = Class::Flip(super::super::class::Part::Text);
         let report = |records| Report { seed: 1, records };
         assert!(report(vec![record(Outcome::Recovered, panic), record(Outcome::Spread, text)]).held());
+        assert!(!report(vec![record(Outcome::TwoCopies, text)]).held());
+        let heap = Class::Flip(super::super::class::Part::Heap);
+        assert!(report(vec![record(Outcome::Silent, heap)]).held());
+        assert!(!report(vec![record(Outcome::Spread, heap)]).held());
         assert!(!report(vec![record(Outcome::Silent, panic)]).held());
         assert!(!report(vec![record(Outcome::Invalid, panic)]).held());
         assert!(!report(Vec::new()).held());

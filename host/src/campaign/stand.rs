@@ -3,6 +3,7 @@ use super::{
     class::{Aim, Class, Expected, Part, Plan},
     flips::{Flip, Flipper},
     report::{Outcome, Record},
+    starved::Starved,
 };
 use crate::{
     control::Control,
@@ -15,8 +16,8 @@ use crate::{
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 use shimos_abi::{
-    control::{Device, KernelState, MachineStatus, Protection},
-    ids::{KernelId, Life},
+    control::{DetectedBy, Device, KernelState, MachineStatus, Protection},
+    ids::{KernelId, Life, ProgramId},
 };
 use std::{
     thread::sleep,
@@ -31,10 +32,19 @@ const DEATH: Duration = Duration::from_secs(10);
 /// How long the machine may take to be well again, and clients to get answers.
 const WELL: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(25);
+/// How often, and how long apart, kernels must say that they run the same program until that is believed.
+const LOOKS: u32 = 4;
+const LOOK: Duration = Duration::from_millis(300);
+/// How long a service may take to answer new clients.
+const RENEW: Duration = Duration::from_secs(8);
+/// How long clients may take to end, once one of them has found something wrong.
+const LEFT: Duration = Duration::from_secs(4);
 /// Answers that each service gives after a run.
 const ANSWERS: u64 = 5;
 /// Words on the console by which a kernel says that it has found damage.
-const FOUND: [&str; 5] = ["passed over", " closed: ", "cannot be read", "is lost", "overwritten"];
+const FOUND: [&str; 6] = ["passed over", "was set right", " closed: ", "cannot be read", "is lost", "overwritten"];
+/// Words of a client whose connection has ended, without an answer that was wrong.
+const CUT: [&str; 4] = ["connection was closed", "connection broke", "cannot connect", "answered 'HTTP/1.1 408"];
 
 /// What a stand is made of.
 #[derive(Clone, Debug)]
@@ -53,6 +63,8 @@ pub struct Stand {
     flipper: Option<Flipper>,
     control: Control,
     machine: Machine,
+    /// How often clients were replaced.
+    renewed: u64,
 }
 
 /// What was seen of a machine after an injury.
@@ -60,6 +72,14 @@ struct Seen {
     before: MachineStatus,
     after: Option<MachineStatus>,
     said: Vec<String>,
+    /// What clients found wrong.
+    failures: Vec<String>,
+    /// A service that answers nobody.
+    silent: bool,
+    /// Programs that two kernels ran.
+    doubled: Vec<ProgramId>,
+    /// Whether the processor of each kernel had to wait long for one of the host's, at one time.
+    starved: Vec<bool>,
 }
 
 impl Stand {
@@ -78,7 +98,7 @@ impl Stand {
             *work = Some(service.work(seed)?);
         }
         let control = machine.control();
-        Ok(Stand { services, flipper: None, control, machine })
+        Ok(Stand { services, flipper: None, control, machine, renewed: 0 })
     }
 
     /// Where the machine's log is.
@@ -146,8 +166,15 @@ impl Stand {
     fn inflict(&mut self, plan: &Plan, life: Life) -> Result<(String, Option<Flip>)> {
         match plan.class {
             Class::Ordered(Injury::Ordered(fault)) => {
-                self.control.inject_seeded(life, fault, plan.seed)?;
-                Ok((format!("{} in {life}", names::fault(fault)), None))
+                let told = format!("{} in {life}", names::fault(fault));
+                match self.control.inject_seeded(life, fault, plan.seed) {
+                    Ok(_) => Ok((told, None)),
+                    // Who has to answer may be on that very kernel. What comes of it is seen all the same.
+                    Err(error) if format!("{error:#}").contains("gave no answer") => {
+                        Ok((format!("{told}, without an answer"), None))
+                    }
+                    Err(error) => Err(error),
+                }
             }
             Class::Ordered(Injury::MachineCheck(told)) => {
                 faults::machine_check(self.machine.qmp(), life.kernel, told)?;
@@ -237,9 +264,10 @@ impl Stand {
     fn watch(&mut self, expected: Expected, life: Life, before: MachineStatus, line: usize) -> Seen {
         let begin = Instant::now();
         let answers = self.answers();
-        let mut said = Vec::new();
+        let (mut said, mut failures, mut silent) = (Vec::new(), Vec::new(), false);
         let mut after = None;
         let mut died: Option<Instant> = None;
+        let starved = Starved::watch(self.machine.qmp());
         loop {
             if self.machine.ended() {
                 said.push("the machine has ended".to_string());
@@ -282,44 +310,83 @@ impl Stand {
             }
         }
         if after.is_some() {
-            self.answered(&answers, &mut said);
+            let missing = self.answered(&answers);
+            let (cut, mute) = self.renew();
+            failures = cut;
+            silent = !(missing.is_empty() && mute.is_empty());
+            said.extend(missing.into_iter().chain(mute));
         }
         let lines = self.machine.console().since(line);
         said.extend(
             lines.iter().filter(|line| FOUND.iter().any(|word| line.raw.contains(word))).map(|it| it.raw.clone()),
         );
-        Seen { before, after, said }
+        let doubled = self.doubled();
+        said.extend(doubled.iter().map(|program| format!("{program} runs in two kernels")));
+        Seen { before, after, said, failures, silent, doubled, starved: starved.end() }
     }
 
-    /// Waits until every service has answered a few times more.
-    fn answered(&mut self, before: &[u64], said: &mut Vec<String>) {
+    /// Programs that two living kernels say they run, and say so again later: each tells what it runs, a moment late.
+    fn doubled(&mut self) -> Vec<ProgramId> {
+        let mut doubled: Option<Vec<ProgramId>> = None;
+        for _ in 0..LOOKS {
+            let Ok(status) = self.control.status() else { return Vec::new() };
+            let alive = status.kernels.iter().filter(|kernel| kernel.state == KernelState::Running);
+            let mut run: Vec<ProgramId> =
+                alive.flat_map(|kernel| kernel.published.programs.iter().map(|program| program.id)).collect();
+            run.sort_unstable();
+            let twice = run.windows(2).filter(|pair| pair.first() == pair.last()).filter_map(|pair| pair.first());
+            let twice: Vec<ProgramId> = twice.copied().collect();
+            let still = doubled
+                .map_or(twice.clone(), |before| before.into_iter().filter(|program| twice.contains(program)).collect());
+            if still.is_empty() {
+                return still;
+            }
+            doubled = Some(still);
+            sleep(LOOK);
+        }
+        doubled.unwrap_or_default()
+    }
+
+    /// Waits until every service has answered a few times more, those aside whose clients have ended; which do not.
+    fn answered(&self, before: &[u64]) -> Vec<String> {
         let end = Instant::now() + WELL;
-        while Instant::now() < end && !self.failed() {
-            let slow = self.answers().iter().zip(before).position(|(now, before)| *now < before + ANSWERS);
-            let Some(_) = slow else { return };
+        loop {
+            let slow = self.services.iter().zip(before).filter(|((_, work), before)| {
+                work.as_ref().is_some_and(|work| !work.failed() && work.operations() < *before + ANSWERS)
+            });
+            let slow: Vec<String> = slow.map(|((it, _), _)| format!("{} answers no more", it.load.name())).collect();
+            if slow.is_empty() || Instant::now() >= end {
+                return slow;
+            }
             sleep(POLL);
         }
-        for ((service, _), (now, before)) in self.services.iter().zip(self.answers().iter().zip(before)) {
-            if *now < before + ANSWERS {
-                said.push(format!("{} answers no more", service.load.name()));
+    }
+
+    /// Ends clients that have found something wrong, and lets others take their place: the service must answer those. What
+    /// was found, and which services answer nobody.
+    fn renew(&mut self) -> (Vec<String>, Vec<String>) {
+        let (mut failures, mut mute) = (Vec::new(), Vec::new());
+        for (service, work) in &mut self.services {
+            let Some(ended) = work.take_if(|work| work.failed()) else { continue };
+            let name = service.load.name();
+            failures.extend(ended.end_within(LEFT).failures.into_iter().map(|what| format!("{name}: {what}")));
+            self.renewed += 1;
+            let renewed = service.renew(&mut self.machine, RENEW).and_then(|()| service.work(self.renewed));
+            match renewed {
+                Ok(renewed) => *work = Some(renewed),
+                Err(error) => mute.push(format!("{name} answers no more: {}", crate::usage::one_line(&error))),
             }
         }
+        let answers = vec![0; self.services.len()];
+        mute.extend(self.answered(&answers));
+        (failures, mute)
     }
 
     fn judge(&mut self, plan: &Plan, life: Life, seen: Seen, record: &mut Record) {
-        let Seen { before, after, said } = seen;
-        record.said.extend(said);
-        let failed = self.failed();
-        if failed {
-            // The clients' own words: they have stopped by themselves.
-            for (service, work) in &mut self.services {
-                if let Some(work) = work.take_if(|work| work.failed()) {
-                    let failures = work.end().failures;
-                    let name = service.load.name();
-                    record.said.splice(..0, failures.into_iter().map(|what| format!("{name}: {what}")));
-                }
-            }
-        }
+        let Seen { before, after, said, failures, silent, doubled, starved } = seen;
+        let failed = !failures.is_empty();
+        let cut = failures.iter().all(|what| CUT.iter().any(|word| what.contains(word)));
+        record.said.extend(failures.into_iter().chain(said));
         let Some(after) = after else {
             record.outcome = Outcome::Machine;
             record.contained = false;
@@ -357,29 +424,48 @@ impl Stand {
         };
         let spread = after.kernels.iter().filter(others).count() > 0;
         record.contained = !spread;
+        let starved = |kernel: KernelId| starved.get(kernel.index()).copied().unwrap_or_default();
+        // A hang that the monitor has seen in a kernel whose processor did not run is none of the fault's.
+        let slow = new.iter().filter(|fault| fault.recovery.dead.kernel != life.kernel).all(|fault| {
+            let it = &fault.recovery;
+            it.detected_by == DetectedBy::Heartbeat && starved(it.dead.kernel)
+        });
+        if spread {
+            let others = new.iter().filter(|fault| fault.recovery.dead.kernel != life.kernel);
+            record.said.splice(
+                ..0,
+                others.map(|fault| {
+                    let it = &fault.recovery;
+                    let (cause, by) = (names::cause(it.cause), names::detected_by(it.detected_by));
+                    let message = it.message.lines().next().unwrap_or_default();
+                    let host = if starved(it.dead.kernel) { "; its processor had to wait for the host's" } else { "" };
+                    format!("{} died too: {cause}, told by {by}: {message}{host}", it.dead)
+                }),
+            );
+        }
         let stuck = after.kernels.iter().any(|kernel| kernel.id == life.kernel && kernel.state != KernelState::Running)
             || status::recovery(&after, life).is_some_and(|it| it.fenced.0 == 0 && it.detected.0 != 0);
         let lost = self.services.iter().any(|(service, _)| status::home(&after, service.program).is_none());
-        let silent_services = record.said.iter().any(|what| what.ends_with("answers no more"));
         let died = !new.is_empty();
         let found = record.said.iter().any(|what| FOUND.iter().any(|word| what.contains(word)));
-        record.outcome = if spread {
+        record.outcome = if !doubled.is_empty() {
+            Outcome::TwoCopies
+        } else if spread && !(slow && !stuck && !lost && !failed && !silent) {
             Outcome::Spread
         } else if stuck {
             Outcome::Stuck
         } else if lost {
             Outcome::ProgramLost
-        } else if failed || silent_services {
-            let broken = record.said.iter().filter(|what| what.contains(": client ")).all(|what| {
-                ["connection was closed", "connection broke", "cannot connect", "answered 'HTTP/1.1 408"]
-                    .iter()
-                    .any(|word| what.contains(word))
-            });
-            match (died || found, failed && found && broken && !silent_services) {
+        } else if failed || silent {
+            // That connections may end is said together with how far back the program went.
+            let back = record.said.iter().any(|what| what.contains("behind released output"));
+            match (died || found, back && cut && !silent) {
                 (_, true) => Outcome::WentBack,
                 (true, false) => Outcome::ClientWrong,
                 (false, false) => Outcome::Silent,
             }
+        } else if spread {
+            Outcome::Suspected
         } else if died || found {
             Outcome::Recovered
         } else if plan.class.expected() == Expected::Death {

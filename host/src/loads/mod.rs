@@ -56,7 +56,8 @@ pub trait Load: Send + Sync {
     fn patience(&self) -> Duration {
         Duration::from_secs(60)
     }
-    /// Makes ready what the clients share, when the service answers. It is tried until it succeeds.
+    /// Makes ready what the clients share, when the service answers. It is tried until it succeeds. Nothing of earlier
+    /// clients counts any more.
     fn prepare(&self, dial: Dial) -> Result<Arc<dyn Shared>>;
 }
 
@@ -186,20 +187,14 @@ impl Service {
         };
         let program = control.start(start).with_context(|| format!("cannot start {}", load.name()))?.program;
         let dial = Dial { port: machine.publish(0, program, load.port())? };
-        let end = Instant::now() + load.patience();
-        loop {
-            match load.prepare(dial) {
-                Ok(shared) => return Ok(Service { load, program, dial, shared }),
-                Err(error) if Instant::now() >= end => {
-                    let why = format!("{} does not answer after {} s", load.name(), load.patience().as_secs());
-                    return Err(error.context(why));
-                }
-                Err(_) => sleep(POLL),
-            }
-            if machine.ended() {
-                bail!("the machine ended while {} started", load.name());
-            }
-        }
+        let shared = prepared(machine, load, dial, load.patience())?;
+        Ok(Service { load, program, dial, shared })
+    }
+
+    /// Begins anew with a service whose clients have ended: what they were told does not count any more.
+    pub fn renew(&mut self, machine: &mut Machine, patience: Duration) -> Result<()> {
+        self.shared = prepared(machine, self.load, self.dial, patience)?;
+        Ok(())
     }
 
     /// Protects it and waits for its first checkpoint.
@@ -221,6 +216,23 @@ impl Service {
             threads.push(thread::spawn(move || until_told(client, number, seed, &end, &tally)));
         }
         Ok(Work { end, tally, threads, shared: self.shared.clone() })
+    }
+}
+
+fn prepared(machine: &mut Machine, load: &dyn Load, dial: Dial, patience: Duration) -> Result<Arc<dyn Shared>> {
+    let end = Instant::now() + patience;
+    loop {
+        match load.prepare(dial) {
+            Ok(shared) => return Ok(shared),
+            Err(error) if Instant::now() >= end => {
+                let why = format!("{} does not answer after {} s", load.name(), patience.as_secs());
+                return Err(error.context(why));
+            }
+            Err(_) => sleep(POLL),
+        }
+        if machine.ended() {
+            bail!("the machine ended before {} answered", load.name());
+        }
     }
 }
 
@@ -255,6 +267,19 @@ impl Work {
             && let Err(error) = self.shared.finish()
         {
             self.tally.fail(format!("{error:#}"));
+        }
+        self.tally.verdict()
+    }
+
+    /// Ends the clients' work after some of them have found something wrong. Who still waits for an answer then is left.
+    pub fn end_within(self, patience: Duration) -> Verdict {
+        self.end.store(true, Ordering::Relaxed);
+        let until = Instant::now() + patience;
+        while Instant::now() < until && !self.threads.iter().all(JoinHandle::is_finished) {
+            sleep(POLL);
+        }
+        for number in (0..self.threads.len()).filter(|n| self.threads.get(*n).is_some_and(|it| !it.is_finished())) {
+            self.tally.fail(format!("client {number}: its connection broke, or it waits for an answer in vain"));
         }
         self.tally.verdict()
     }
