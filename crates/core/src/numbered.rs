@@ -95,9 +95,18 @@ impl<C> Encode<C> for Numbered {
 impl<'b, C> Decode<'b, C> for Numbered {
     fn decode(d: &mut Decoder<'b>, cx: &mut C) -> Result<Numbered, decode::Error> {
         let mut numbered = Numbered::default();
-        for (number, descriptor) in BTreeMap::<u32, Descriptor>::decode(d, cx)? {
-            numbered.insert(number, descriptor);
+        // Large numbers come in order: their map is made at once.
+        let mut large = Vec::new();
+        for pair in d.map_iter_with::<C, u32, Descriptor>(cx)? {
+            let (number, descriptor) = pair?;
+            if number < SMALL {
+                numbered.insert(number, descriptor);
+            } else {
+                large.push((number, descriptor));
+            }
         }
+        numbered.large = large.into_iter().collect();
+        numbered.count += numbered.large.len();
         Ok(numbered)
     }
 }

@@ -345,6 +345,9 @@ fn validate(program: &Program, id: ProgramId) -> Result<(), BadRecords> {
 
 /// Checks that what travels between UNIX sockets is there, and is counted.
 fn validate_sockets(program: &Program) -> Result<(), BadRecords> {
+    if program.unix.values().all(|socket| socket.queue.iter().all(|message| message.files.is_empty())) {
+        return Ok(());
+    }
     let mut held: BTreeMap<DescriptionId, u32> = BTreeMap::new();
     for table in program.tables.values() {
         for (_, descriptor) in table.iter() {

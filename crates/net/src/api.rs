@@ -3,6 +3,7 @@
 use crate::{
     datagram::{Coverage, Flow, Raw},
     endpoint::{Endpoint, Family, Tuple},
+    flat::Flatly,
     options::{Flags, Options},
     socket::{How, Kind, Owner, Protocol, Readiness, Socket, SocketId},
     stack::Stack,
@@ -58,7 +59,7 @@ impl Stack {
             return Err(Errno::ENOBUFS);
         }
         let id = self.new_id();
-        self.saved.sockets.insert(id, socket.into());
+        self.saved.sockets.insert(id, Flatly::from(socket).into());
         Ok(id)
     }
 
@@ -241,7 +242,7 @@ impl Stack {
                 _ => return Err(Errno::EINVAL),
             };
             let child = listener.ready.pop_front().ok_or(Errno::EAGAIN)?;
-            if let Some(socket) = self.saved.sockets.get_mut(&child).map(|kept| &mut **kept)
+            if let Some(socket) = self.saved.sockets.get_mut(&child).map(|kept| &mut ***kept)
                 && let Kind::Connection(connection) = &mut socket.kind
             {
                 socket.owner = Owner::Program;

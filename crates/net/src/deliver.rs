@@ -3,6 +3,7 @@ use crate::{
     counters::count,
     datagram::{self, Coverage, Failure},
     endpoint::{Endpoint, Host, Tuple},
+    flat::Flatly,
     icmp::{self, Hard, Reason, Refusal},
     options::Flags,
     packet::{Incoming, protocol},
@@ -153,7 +154,7 @@ impl Stack {
         options.groups.clear();
         let mut socket = Socket::new(parent.family, Kind::Connection(connection.into()), options);
         socket.owner = Owner::Listener(listener);
-        self.saved.sockets.insert(child, socket.into());
+        self.saved.sockets.insert(child, Flatly::from(socket).into());
         count(&mut self.saved.link.counters.tcp_passive);
         self.derived.connections.insert(tuple, child);
         if blocked {

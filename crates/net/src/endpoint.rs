@@ -2,7 +2,10 @@
 //!
 //! An IPv4 address in IPv6 clothes (`::ffff:a.b.c.d`) is kept as the IPv4 address that it is; only the socket's family says
 //! how a program sees it.
-use crate::config::CARD_INDEX;
+use crate::{
+    config::CARD_INDEX,
+    flat::{Flat, Source, flat},
+};
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use minicbor::{Decode, Encode};
 use shimos_abi::errno::Errno;
@@ -18,6 +21,16 @@ pub enum Family {
     /// AF_INET6.
     #[n(1)]
     V6,
+}
+
+impl Flat for Family {
+    fn write(&self, to: &mut alloc::vec::Vec<u8>) {
+        (*self == Family::V6).write(to);
+    }
+    #[inline]
+    fn read(from: &mut Source<'_>) -> Option<Family> {
+        bool::read(from).map(|is_v6| if is_v6 { Family::V6 } else { Family::V4 })
+    }
 }
 
 impl Family {
@@ -85,6 +98,8 @@ pub(crate) mod address {
 #[cbor(transparent)]
 pub(crate) struct Host(#[cbor(n(0), with = "address")] pub IpAddr);
 
+flat!(Host { 0 });
+
 /// One end of a connection. Ordered by port first, so that all uses of one local port are neighbours in a map.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Encode, Decode)]
 pub(crate) struct Endpoint {
@@ -93,6 +108,8 @@ pub(crate) struct Endpoint {
     #[cbor(n(1), with = "address")]
     pub address: IpAddr,
 }
+
+flat!(Endpoint { port, address });
 
 impl Endpoint {
     pub const fn new(address: IpAddr, port: u16) -> Endpoint {
@@ -122,6 +139,8 @@ pub(crate) struct Tuple {
     #[n(1)]
     pub remote: Endpoint,
 }
+
+flat!(Tuple { local, remote });
 
 impl Tuple {
     /// The smallest and the largest tuple with this local port.

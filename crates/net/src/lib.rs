@@ -20,6 +20,7 @@ mod counters;
 mod datagram;
 mod deliver;
 mod endpoint;
+mod flat;
 mod fragments;
 mod icmp;
 mod lend;

@@ -1,4 +1,5 @@
 //! A queue of bytes that is filled, read and encoded in whole runs.
+use crate::flat::{Flat, Source};
 use alloc::{vec, vec::Vec};
 use minicbor::{
     Decode, Encode,
@@ -149,6 +150,23 @@ impl<'b, C> Decode<'b, C> for Ring {
     }
 }
 
+impl Flat for Ring {
+    fn write(&self, to: &mut Vec<u8>) {
+        (self.len as u32).write(to);
+        let (a, b) = self.range(0, self.len);
+        to.extend_from_slice(a);
+        to.extend_from_slice(b);
+    }
+    fn read(from: &mut Source<'_>) -> Option<Ring> {
+        let mut ring = Ring::default();
+        match from.run()? {
+            [] => {}
+            bytes => ring.push(bytes),
+        }
+        Some(ring)
+    }
+}
+
 /// A piece of bytes that is encoded as bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 #[cbor(transparent)]
@@ -157,6 +175,16 @@ pub(crate) struct Bytes(
     #[cbor(with = "minicbor::bytes")]
     pub Vec<u8>,
 );
+
+impl Flat for Bytes {
+    fn write(&self, to: &mut Vec<u8>) {
+        (self.0.len() as u32).write(to);
+        to.extend_from_slice(&self.0);
+    }
+    fn read(from: &mut Source<'_>) -> Option<Bytes> {
+        from.run().map(|bytes| Bytes(bytes.to_vec()))
+    }
+}
 
 #[cfg(test)]
 mod tests {

@@ -2,6 +2,7 @@
 use crate::{
     datagram::{Flow, Raw},
     endpoint::{Endpoint, Family},
+    flat::{self, Flat, Source, flat},
     options::{Flags, Options},
     tcp::{Connection, Listener},
 };
@@ -9,7 +10,7 @@ use alloc::{boxed::Box, vec::Vec};
 use bitflags::bitflags;
 use core::net::{IpAddr, SocketAddr};
 use minicbor::{Decode, Encode};
-use shimos_abi::errno::Errno;
+use shimos_abi::{errno::Errno, time::Nanos};
 
 /// A socket of one stack. Never used again for another socket.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Encode, Decode)]
@@ -76,7 +77,7 @@ pub struct Received {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Stamp {
     /// Time of the machine's clock.
-    pub at: shimos_abi::time::Nanos,
+    pub at: Nanos,
     /// The type of the control message: SO_TIMESTAMP, SO_TIMESTAMPNS, their new forms, or SO_TIMESTAMPING.
     pub kind: i32,
 }
@@ -183,12 +184,37 @@ pub(crate) struct Socket {
     pub owner: Owner,
     /// When its timers are due; mirrors the entry in the stack's order of timers.
     #[cbor(skip)]
-    pub armed: Option<shimos_abi::time::Nanos>,
+    pub armed: Option<Nanos>,
     #[cbor(n(5), default)]
     pub family: Family,
     /// Whether its port was chosen for it rather than by bind(2).
     #[cbor(n(6), default)]
     pub chosen: bool,
+}
+
+flat!(Socket { kind, options, bound, error, owner, family, chosen; armed });
+
+/// Connections are many; of the others only what is common has fields without numbers.
+impl Flat for Kind {
+    fn write(&self, to: &mut Vec<u8>) {
+        match self {
+            Kind::Connection(connection) => {
+                to.push(1);
+                connection.write(to);
+            }
+            other => {
+                to.push(0);
+                flat::write_numbered(other, to);
+            }
+        }
+    }
+    fn read(from: &mut Source<'_>) -> Option<Kind> {
+        match u8::read(from)? {
+            0 => flat::read_numbered(from),
+            1 => Flat::read(from).map(Kind::Connection),
+            _ => None,
+        }
+    }
 }
 
 /// Who has a socket.
@@ -205,6 +231,25 @@ pub(crate) enum Owner {
     Nobody,
 }
 
+impl Flat for Owner {
+    fn write(&self, to: &mut Vec<u8>) {
+        match self {
+            Owner::Program => to.push(0),
+            Owner::Listener(SocketId(id)) => (1_u8, *id).write(to),
+            Owner::Nobody => to.push(2),
+        }
+    }
+    #[inline]
+    fn read(from: &mut Source<'_>) -> Option<Owner> {
+        match u8::read(from)? {
+            0 => Some(Owner::Program),
+            1 => u32::read(from).map(|id| Owner::Listener(SocketId(id))),
+            2 => Some(Owner::Nobody),
+            _ => None,
+        }
+    }
+}
+
 impl Socket {
     pub fn new(family: Family, kind: Kind, options: Options) -> Socket {
         Socket { kind, options, bound: None, error: None, owner: Owner::Program, armed: None, family, chosen: false }
@@ -217,6 +262,15 @@ impl Socket {
             Kind::Udp(_) => Protocol::Udp,
             Kind::Ping(_) => Protocol::Echo,
             Kind::Raw(_) => Protocol::Raw,
+        }
+    }
+
+    /// When its next timer is due.
+    pub fn next_deadline(&self) -> Option<Nanos> {
+        match &self.kind {
+            Kind::Connection(connection) => connection.next_deadline(),
+            Kind::Listener(listener) => listener.timer,
+            _ => None,
         }
     }
 
@@ -280,5 +334,79 @@ impl Socket {
             ready |= Readiness::ERROR | Readiness::READABLE | Readiness::WRITABLE;
         }
         ready
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{config::Config, flat::Flatly, stack::Stack};
+    use core::net::{Ipv4Addr, SocketAddr};
+
+    fn stack() -> Stack {
+        let address = Ipv4Addr::new(10, 77, 1, 1);
+        let gateway = Ipv4Addr::new(10, 77, 0, 1);
+        Stack::new(Config { mac: [2, 0, 0, 0, 0, 1], address, prefix: 16, gateway, v6: None }, 7)
+    }
+
+    /// A connection to itself with bytes under way, its listener, and sockets of other kinds.
+    fn sockets() -> Vec<Socket> {
+        let (mut stack, mut now) = (stack(), Nanos::secs(1));
+        let listener = stack.open(Family::V4, Protocol::Tcp).unwrap();
+        let port = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 80));
+        stack.bind(listener, port).unwrap();
+        stack.listen(listener, 5).unwrap();
+        for protocol in [Protocol::Tcp, Protocol::Udp, Protocol::Echo] {
+            stack.open(Family::V6, protocol).unwrap();
+        }
+        let client = stack.open(Family::V4, Protocol::Tcp).unwrap();
+        let _ = stack.connect(now, client, SocketAddr::from((Ipv4Addr::LOCALHOST, 80)));
+        for _ in 0..20 {
+            now = now + Nanos::millis(1);
+            stack.poll(now);
+        }
+        stack.socket_mut(client).unwrap().options.stream.unsent_low = Some(7);
+        stack.send(now, client, b"hello", None).unwrap();
+        stack.saved.sockets.values().map(|kept| (***kept).clone()).collect()
+    }
+
+    #[test]
+    fn sockets_are_read_as_they_were_saved_and_as_they_were_saved_before() {
+        let sockets = sockets();
+        assert!(sockets.iter().any(|socket| matches!(&socket.kind, Kind::Connection(c) if c.send.len() == 5)));
+        for socket in sockets {
+            let numbered = minicbor::to_vec(&socket).unwrap();
+            let flat = minicbor::to_vec(Flatly::from(socket)).unwrap();
+            for form in [&flat, &numbered] {
+                let read: Flatly<Socket> = minicbor::decode(form).unwrap();
+                assert_eq!(minicbor::to_vec(&*read).unwrap(), numbered);
+                assert_eq!(minicbor::to_vec(&read).unwrap(), flat);
+            }
+        }
+    }
+
+    #[test]
+    fn damaged_sockets_are_read_or_refused() {
+        let mut seed = 1_u32;
+        let mut random = move |below: usize| {
+            seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (seed >> 8) as usize % below
+        };
+        for socket in sockets() {
+            let flat = minicbor::to_vec(Flatly::from(socket)).unwrap();
+            for _ in 0..3_000 {
+                let mut bytes = flat.clone();
+                for _ in 0..1 + random(3) {
+                    let at = random(bytes.len());
+                    bytes[at] = random(256) as u8;
+                }
+                bytes.truncate(bytes.len() - random(2) * random(bytes.len()));
+                if let Ok(read) = minicbor::decode::<Flatly<Socket>>(&bytes)
+                    && let Kind::Connection(connection) = &read.kind
+                {
+                    let _ = connection.validate();
+                }
+            }
+        }
     }
 }

@@ -3,6 +3,7 @@ use crate::{
     config::Config,
     counters::Counters,
     endpoint::Tuple,
+    flat::Flatly,
     icmp,
     link::{Arrived, Link},
     neighbour::Freshness,
@@ -36,8 +37,8 @@ pub(crate) struct Saved {
     pub link: Link,
     #[n(1)]
     pub secret: Secret,
-    #[n(2)]
-    pub sockets: BTreeMap<SocketId, Kept<Socket>>,
+    #[cbor(n(2), decode_with = "read_sockets")]
+    pub sockets: BTreeMap<SocketId, Kept<Flatly<Socket>>>,
     #[n(3)]
     next_id: u32,
     #[n(4)]
@@ -47,6 +48,14 @@ pub(crate) struct Saved {
     /// Counts the ports given to new connections.
     #[cbor(n(6), default)]
     pub ports_given: u32,
+}
+
+/// Reads all sockets, and makes the map at once.
+fn read_sockets<C>(
+    d: &mut Decoder<'_>,
+    ctx: &mut C,
+) -> Result<BTreeMap<SocketId, Kept<Flatly<Socket>>>, decode::Error> {
+    d.map_iter_with(ctx)?.collect::<Result<Vec<_>, _>>().map(|all| all.into_iter().collect())
 }
 
 /// What follows from what is saved.
@@ -155,30 +164,32 @@ impl Stack {
         self.saved.sockets.get(&child).is_some_and(|socket| socket.owner == Owner::Listener(of))
     }
 
-    /// Builds what follows from the saved state.
+    /// Builds what follows from the saved state, each index at once.
     fn derive(&mut self) {
-        let ids: Vec<SocketId> = self.saved.sockets.keys().copied().collect();
-        self.derived.time_wait = self.saved.time_wait.values().map(|entry| entry.ends).min();
-        for id in ids {
-            let Some(socket) = self.saved.sockets.get(&id) else {
-                continue;
-            };
+        let (mut connections, mut timers, mut changed) = (Vec::new(), Vec::new(), Vec::new());
+        for (id, socket) in &mut self.saved.sockets {
+            let at = socket.next_deadline();
             if let Some(bound) = socket.bound {
-                self.derived.ports.entry((socket.protocol(), bound.port)).or_default().push(id);
+                self.derived.ports.entry((socket.protocol(), bound.port)).or_default().push(*id);
             }
             if let Kind::Connection(connection) = &socket.kind
                 && connection.state != State::Closed
             {
-                self.derived.connections.insert(connection.tuple, id);
+                connections.push((connection.tuple, *id));
                 if connection.blocked {
-                    self.derived.blocked.insert(id);
+                    self.derived.blocked.insert(*id);
                 }
             }
             if socket.owner == Owner::Program {
-                self.derived.changed.insert(id);
+                changed.push(*id);
             }
-            self.arm(id);
+            socket.armed = at;
+            timers.extend(at.map(|at| (at, *id)));
         }
+        self.derived.connections = connections.into_iter().collect();
+        self.derived.timers = timers.into_iter().collect();
+        self.derived.changed = changed.into_iter().collect();
+        self.derived.time_wait = self.saved.time_wait.values().map(|entry| entry.ends).min();
     }
 
     /// The program goes on in this kernel: every peer is told so soon, instead of when its timer runs out. The first of them in
@@ -424,7 +435,7 @@ impl Stack {
 
     /// Draws the consequences of what a connection did.
     pub(crate) fn settle(&mut self, now: Nanos, id: SocketId) {
-        let Some(socket) = self.saved.sockets.get_mut(&id).map(|kept| &mut **kept) else {
+        let Some(socket) = self.saved.sockets.get_mut(&id).map(|kept| &mut ***kept) else {
             return;
         };
         let Kind::Connection(connection) = &mut socket.kind else {
@@ -468,11 +479,7 @@ impl Stack {
         let Some(socket) = self.saved.sockets.get_mut(&id) else {
             return;
         };
-        let at = match &socket.kind {
-            Kind::Connection(connection) => connection.next_deadline(),
-            Kind::Listener(listener) => listener.timer,
-            _ => None,
-        };
+        let at = socket.next_deadline();
         if at != socket.armed {
             if let Some(old) = socket.armed {
                 self.derived.timers.remove(&(old, id));

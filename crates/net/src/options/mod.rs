@@ -6,7 +6,10 @@ mod stream;
 pub use stream::TcpInfo;
 pub(crate) use stream::state_number;
 
-use crate::endpoint::Host;
+use crate::{
+    endpoint::Host,
+    flat::{Flat, Source, flat},
+};
 use alloc::vec::Vec;
 use minicbor::{Decode, Encode};
 use shimos_abi::errno::Errno;
@@ -78,8 +81,24 @@ pub struct Options {
     pub(crate) groups: Vec<Membership>,
 }
 
+flat!(Options {
+    flags,
+    send_buffer,
+    receive_buffer,
+    linger,
+    keep_idle,
+    keep_interval,
+    keep_count,
+    defer_accept,
+    general,
+    v4,
+    v6,
+    stream,
+    groups,
+});
+
 /// More settings of the level of sockets.
-#[derive(Clone, Debug, Default, Encode, Decode)]
+#[derive(Clone, Debug, Default, PartialEq, Encode, Decode)]
 pub(crate) struct General {
     #[n(0)]
     pub priority: i32,
@@ -106,8 +125,21 @@ pub(crate) struct General {
     pub buffers_locked: u32,
 }
 
+flat!(rare General {
+    priority,
+    mark,
+    receive_low,
+    device,
+    busy_poll,
+    pacing,
+    timestamping,
+    peek_at,
+    incoming_cpu,
+    buffers_locked
+});
+
 /// Settings of packets of one family.
-#[derive(Clone, Debug, Default, Encode, Decode)]
+#[derive(Clone, Debug, Default, PartialEq, Encode, Decode)]
 pub(crate) struct Internet {
     #[n(0)]
     pub ttl: Option<u8>,
@@ -131,8 +163,10 @@ pub(crate) struct Internet {
     pub longest: Option<u16>,
 }
 
+flat!(rare Internet { ttl, tos, discovery, group_ttl, group_device, least_ttl, source, longest });
+
 /// Settings of streams.
-#[derive(Clone, Debug, Default, Encode, Decode)]
+#[derive(Clone, Debug, Default, PartialEq, Encode, Decode)]
 pub(crate) struct Stream {
     /// The largest segment asked for; 0 leaves it to the path.
     #[n(0)]
@@ -156,6 +190,8 @@ pub(crate) struct Stream {
     pub fast_open: u32,
 }
 
+flat!(rare Stream { max_segment, syn_count, linger2, window_clamp, user_timeout, unsent_low, fast_open });
+
 /// A group that a socket has joined.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
 pub(crate) struct Membership {
@@ -164,6 +200,8 @@ pub(crate) struct Membership {
     #[n(1)]
     pub device: u32,
 }
+
+flat!(Membership { group, device });
 
 bitflags::bitflags! {
     /// Settings that are on or off. Those that are usually on are kept as their opposite.
@@ -223,6 +261,16 @@ bitflags::bitflags! {
         const TELL_ORIGINAL6 = 1 << 51;
         const TELL_PATH_MTU = 1 << 52;
         const SEND_FREE6 = 1 << 53;
+    }
+}
+
+impl Flat for Flags {
+    fn write(&self, to: &mut Vec<u8>) {
+        self.bits().write(to);
+    }
+    #[inline]
+    fn read(from: &mut Source<'_>) -> Option<Flags> {
+        u64::read(from).map(Flags::from_bits_truncate)
     }
 }
 

@@ -4,6 +4,7 @@
 //! again. In recovery, all that lies between that pointer and the end of the lost part and is not known to have arrived
 //! counts as lost.
 use super::Seq;
+use crate::flat::{Flat, Source, flat};
 use alloc::vec::Vec;
 use minicbor::{Decode, Encode};
 
@@ -54,6 +55,26 @@ pub(crate) struct Congestion {
     /// sent twice (RFC 6582, section 3.2).
     #[n(9)]
     repaired: Option<Seq>,
+}
+
+flat!(Congestion { mss, window, threshold, counted, recovery, again, duplicates, sacked, force, repaired });
+
+impl Flat for Recovery {
+    fn write(&self, to: &mut Vec<u8>) {
+        match self {
+            Recovery::None => to.push(0),
+            Recovery::Fast(end) => (1_u8, *end).write(to),
+            Recovery::Loss(end) => (2_u8, *end).write(to),
+        }
+    }
+    fn read(from: &mut Source<'_>) -> Option<Recovery> {
+        match u8::read(from)? {
+            0 => Some(Recovery::None),
+            1 => Seq::read(from).map(Recovery::Fast),
+            2 => Seq::read(from).map(Recovery::Loss),
+            _ => None,
+        }
+    }
 }
 
 impl Congestion {

@@ -22,11 +22,13 @@ pub(crate) use time_wait::TimeWait;
 
 use crate::{
     endpoint::Tuple,
+    flat::{Flat, Source, flat},
     link::Link,
     options::{Flags, Options, TcpInfo},
     ring::Ring,
     socket::{How, Message, More, Owner, Readiness, Take, Urgency},
 };
+use alloc::vec::Vec;
 use congestion::Congestion;
 use minicbor::{Decode, Encode};
 use reassembly::Reassembly;
@@ -95,6 +97,32 @@ pub enum State {
     Closed,
 }
 
+impl State {
+    /// All of them, by their number.
+    const ALL: [State; 10] = [
+        State::SynSent,
+        State::SynReceived,
+        State::Established,
+        State::FinWait1,
+        State::FinWait2,
+        State::CloseWait,
+        State::Closing,
+        State::LastAck,
+        State::TimeWait,
+        State::Closed,
+    ];
+}
+
+impl Flat for State {
+    fn write(&self, to: &mut Vec<u8>) {
+        to.push(*self as u8);
+    }
+    #[inline]
+    fn read(from: &mut Source<'_>) -> Option<State> {
+        State::ALL.get(usize::from(u8::read(from)?)).copied()
+    }
+}
+
 /// What a connection works with besides itself.
 pub(crate) struct Context<'a> {
     pub now: Nanos,
@@ -119,6 +147,8 @@ pub(crate) struct Stamps {
     #[n(2)]
     pub offset: u32,
 }
+
+flat!(Stamps { recent, at, offset });
 
 impl Stamps {
     /// Our timestamp of now. The machine's clock never goes back, so this does not either, whichever kernel runs.
@@ -156,6 +186,8 @@ pub(crate) struct Agreed {
     pub stamps: Option<Stamps>,
 }
 
+flat!(Agreed { mss, send_shift, receive_shift, sack, stamps });
+
 /// When something is due.
 #[derive(Clone, Debug, Default, Encode, Decode)]
 pub(crate) struct Timers {
@@ -175,6 +207,8 @@ pub(crate) struct Timers {
     #[n(4)]
     pub end: Option<Nanos>,
 }
+
+flat!(Timers { retransmit, persist, ack, keep, end });
 
 /// One connection.
 #[derive(Clone, Debug, Encode, Decode)]
@@ -302,6 +336,8 @@ pub(crate) struct Connection {
     #[cbor(skip)]
     pub signal: bool,
 }
+
+flat!(Connection { tuple, state, agreed, una, nxt, send, fin_queued, fin_sent, window, max_window, wl1, wl2, next, edge, last_ack, receive, early, fin_at, fin_received, shut_read, congestion, rtt, timers, retries, probes, heard, sent, small_end, unacked, quick, ack_now, answered, established, told, total_retransmits, blocked, urgent, urgent_end, more, waiting_since, soft_error, acknowledged_bytes, received_bytes, receive_mss; event, signal });
 
 /// The largest segment that fits into packets to the peer.
 pub(crate) fn mss_for(link: &Link, options: &Options, tuple: Tuple) -> u16 {

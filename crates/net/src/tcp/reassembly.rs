@@ -1,6 +1,9 @@
 //! Bytes that arrived before their turn. They are kept over a takeover, because the peer was told that it may forget them.
 use super::Seq;
-use crate::ring::{Bytes, Ring};
+use crate::{
+    flat::flat,
+    ring::{Bytes, Ring},
+};
 use alloc::vec::Vec;
 use minicbor::{Decode, Encode};
 
@@ -14,6 +17,8 @@ struct Piece {
     #[n(1)]
     bytes: Bytes,
 }
+
+flat!(Piece { start, bytes });
 
 impl Piece {
     fn end(&self) -> Seq {
@@ -30,6 +35,8 @@ pub(crate) struct Reassembly {
     #[n(1)]
     newest: Option<Seq>,
 }
+
+flat!(Reassembly { pieces, newest });
 
 impl Reassembly {
     pub fn is_empty(&self) -> bool {

@@ -1,5 +1,6 @@
 //! The round-trip time and the retransmission time-out that follows from it (RFC 6298).
 use super::Seq;
+use crate::flat::flat;
 use minicbor::{Decode, Encode};
 use shimos_abi::time::Nanos;
 
@@ -21,6 +22,8 @@ pub(crate) struct Rtt {
     #[n(3)]
     timed: Option<(Seq, Nanos)>,
 }
+
+flat!(Rtt { smoothed, variance, rto, timed });
 
 impl Rtt {
     pub fn new() -> Rtt {

@@ -1,4 +1,5 @@
 //! Sequence numbers: they wrap around, so only distances have an order.
+use crate::flat::flat;
 use core::ops::Add;
 use minicbor::{Decode, Encode};
 
@@ -6,6 +7,8 @@ use minicbor::{Decode, Encode};
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
 #[cbor(transparent)]
 pub(crate) struct Seq(#[n(0)] pub u32);
+
+flat!(Seq { 0 });
 
 impl Seq {
     /// How far this is after `other`; negative if before.

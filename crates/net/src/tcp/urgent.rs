@@ -1,6 +1,7 @@
 //! Urgent data: one byte of a stream that can be taken out of turn (RFC 6093 says what everybody does).
 use super::{Connection, Seq, State};
 use crate::{
+    flat::flat,
     options::{Flags, Options},
     socket::Take,
 };
@@ -20,6 +21,8 @@ pub(crate) struct Urgent {
     #[n(2)]
     taken: bool,
 }
+
+flat!(Urgent { at, byte, taken });
 
 impl Connection {
     /// The number of the next byte that the program reads.
