@@ -1,7 +1,7 @@
 //! Pages made ready before they are touched: who stores to one fresh page after the other will store to the next as well.
 use crate::{
     fault::read_rights,
-    space::{AddressSpace, Context},
+    space::{AddressSpace, Context, Tracking},
     vma::{Area, Prot, Sharing, Source},
 };
 use shimos_abi::addr::{Frame, UserPage};
@@ -78,9 +78,10 @@ impl AddressSpace {
             }
             return 0;
         }
-        self.owned.insert_window(first.0, (1 << filled) - 1);
-        for page in first.0..first.0 + filled as u64 {
-            self.note_change(UserPage(page));
+        let bits = (1 << filled) - 1;
+        self.owned.insert_window(first.0, bits);
+        if self.tracking == Tracking::On {
+            self.changed.insert_window(first.0, bits);
         }
         filled as u64
     }

@@ -138,12 +138,18 @@ impl AddressSpace {
         mapping: Mapping,
     ) -> Result<Frame, MemoryFault> {
         let rights = read_rights(area.prot) | Rights::WRITE;
-        if self.owned.contains(page.0) && cx.frames.exclusive(mapping.frame) {
+        if !self.owned.contains(page.0) {
+            let new = self.own_copy(cx, page, Some(mapping.frame), rights)?;
+            cx.frames.release(mapping.frame);
+            return Ok(new);
+        }
+        if cx.frames.exclusive(mapping.frame) {
             self.map_page(cx, page, mapping.frame, rights)?;
             self.note_change(page);
             return Ok(mapping.frame);
         }
-        let new = self.own_copy(cx, page, Some(mapping.frame), rights)?;
+        let new = self.map_copy(cx, page, Some(mapping.frame), rights)?;
+        self.note_change(page);
         cx.frames.release(mapping.frame);
         Ok(new)
     }
@@ -257,6 +263,23 @@ impl AddressSpace {
         source: Option<Frame>,
         rights: Rights,
     ) -> Result<Frame, MemoryFault> {
+        let new = self.map_copy(cx, page, source, rights)?;
+        self.owned.insert(page.0);
+        if !self.borrowed.is_empty() {
+            self.borrowed.remove(page.0);
+        }
+        self.note_change(page);
+        Ok(new)
+    }
+
+    /// Maps the page to a new frame with the content of `source`.
+    fn map_copy<M: Machine>(
+        &mut self,
+        cx: &mut Context<'_, M>,
+        page: UserPage,
+        source: Option<Frame>,
+        rights: Rights,
+    ) -> Result<Frame, MemoryFault> {
         let new = cx.frames.take().ok_or(MemoryFault::OutOfMemory)?;
         match source {
             Some(source) if Some(source) != cx.frames.zero_frame(cx.machine) => cx.machine.copy_frame(source, new),
@@ -266,14 +289,9 @@ impl AddressSpace {
             cx.frames.release(new);
             return Err(fault);
         }
-        self.owned.insert(page.0);
-        if !self.borrowed.is_empty() {
-            self.borrowed.remove(page.0);
-        }
         if !self.lent.is_empty() {
             self.lent.remove(page.0);
         }
-        self.note_change(page);
         Ok(new)
     }
 
