@@ -37,6 +37,15 @@ pub fn run(suite: &mut Suite) {
             "takeover::many_short_processes",
             programs::script("fork", VICTIM, "n=0; while :; do n=$((n+1)); /bin/busybox expr $n + 0; done"),
         ),
+        // Each copy of its memory needs all of it, also right after a takeover.
+        (
+            "takeover::processes_of_a_large_shell",
+            programs::script(
+                "large-fork",
+                VICTIM,
+                "x=$(head -c 12000000 /dev/zero | tr '\\0' a); n=0; while :; do n=$((n+1)); echo $(echo $n); done",
+            ),
+        ),
         (
             "takeover::a_dynamic_program",
             programs::command(

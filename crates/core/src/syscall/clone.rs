@@ -18,6 +18,7 @@ use shimos_abi::{
     time::Nanos,
 };
 use shimos_hal::{Fpu, Machine};
+use shimos_memory::space::Progress;
 
 const CLONE_NEWTIME: u64 = 0x80;
 const CLONE_VM: u64 = 0x100;
@@ -168,6 +169,9 @@ fn start<M: Machine>(c: &mut Context<'_, M>, wish: Wish) -> Result<u64> {
     }
     check(c, wish)?;
     check_count(c)?;
+    if wish.flags & CLONE_VM == 0 {
+        map_all(c)?;
+    }
     let tid = match wish.tid {
         Some(tid) => c.resident.program.claim_pid(Pid(tid))?,
         None => c.resident.program.fresh_pid()?,
@@ -234,6 +238,20 @@ fn check<M: Machine>(c: &Context<'_, M>, wish: Wish) -> Result<()> {
         return Err(Errno::EPERM.into());
     }
     Ok(())
+}
+
+/// Maps what is still only in the image that the program came from, in steps: a copy of the memory needs all of it.
+fn map_all<M: Machine>(c: &mut Context<'_, M>) -> Result<()> {
+    if c.resident.pending.is_empty() {
+        return Ok(());
+    }
+    let (space, step) = (c.process()?.space, c.services.save_step);
+    match c.services.memory(c.resident, space)?.map_pending(step) {
+        Ok(Progress::Done) => Ok(()),
+        Ok(Progress::More) => Err(Stop::Again),
+        // What is lost is noted, and ends the program.
+        Err(_) => Err(Errno::ENOMEM.into()),
+    }
 }
 
 /// RLIMIT_NPROC: threads of a user.
