@@ -20,7 +20,7 @@ use std::time::Duration;
 
 const BOOT: Duration = Duration::from_secs(120);
 /// Memory of each kernel, in MiB.
-const MEMORY: u64 = 1024;
+const MEMORY: u64 = 2600;
 const HEARTBEAT: Nanos = Nanos::secs(10);
 /// Where programs are looked for.
 const PATH: &str = "PATH=/usr/local/bin:/usr/bin:/usr/sbin:/usr/games:/bin:/sbin";
