@@ -4,6 +4,7 @@
 mod abi;
 mod administration;
 mod boot;
+mod campaign;
 mod compat;
 mod device_owner;
 mod dump;
@@ -65,6 +66,7 @@ fn main() -> ExitCode {
         shell::run,
         compat::run,
         soak::run,
+        campaign::run,
     ] {
         group(&mut suite);
     }

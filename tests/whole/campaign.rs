@@ -1,0 +1,56 @@
+//! A few runs of `shimos campaign`: what must never come of any fault, whatever the moment it strikes at.
+use anyhow::{Context, Result, ensure};
+use shimos::{
+    campaign::{self, Class, Made, Outcome, Wanted},
+    machine::Options,
+};
+use shimos_abi::{
+    control::{Output, Protection},
+    time::Nanos,
+};
+use shimos_tests::{makings::Makings, suite::Suite};
+use std::time::Duration;
+
+/// Runs of each kind at most. No run begins after [`WITHIN`]; a slow host does fewer.
+const RUNS: u64 = 12;
+const WITHIN: Duration = Duration::from_secs(40);
+const SEED: u64 = 5;
+
+pub fn run(suite: &mut Suite) {
+    let makings = suite.makings.clone();
+    suite.case("campaign::flips", || sample(&makings, &["flips"], RUNS));
+    suite.case("campaign::ordered", || sample(&makings, &["ordered"], RUNS));
+    suite.case("campaign::wild_commons", || sample(&makings, &["wild-commons"], 3));
+}
+
+fn sample(makings: &Makings, classes: &[&str], count: u64) -> Result<()> {
+    let named = |word: &&str| Class::named(word).map_err(anyhow::Error::msg).context(word.to_string());
+    let classes: Vec<Vec<Class>> = classes.iter().map(named).collect::<Result<_>>()?;
+    let wanted = Wanted {
+        count,
+        within: Some(WITHIN),
+        only: None,
+        seed: SEED,
+        classes: classes.concat(),
+        jobs: 1,
+        made: Made {
+            options: Options::default(),
+            services: vec!["httpd".to_string()],
+            protection: Protection::new(Nanos::millis(20), Output::Commit),
+        },
+    };
+    let report = campaign::run(&makings.paths, &makings.files, &wanted, &campaign::tell)?;
+    let tried = report.records.iter().filter(|record| record.outcome != Outcome::Invalid).count();
+    ensure!(tried * 2 >= report.records.len(), "most could not be tried:\n{}", report.table());
+    // One that could not be tried says nothing; what a class may do is said where classes are.
+    let bad = report.records.iter().filter(|record| {
+        let excused = record.outcome.good() || record.class.excuse(record.outcome).is_some();
+        // A busy host can make a kernel so slow that it is taken for dead.
+        let suspected = record.outcome == Outcome::Spread
+            && record.said.iter().filter(|what| what.contains("died too")).all(|what| what.contains("by heartbeat"));
+        !(excused || suspected || record.outcome == Outcome::Invalid)
+    });
+    ensure!(bad.count() == 0, "what must never happen:\n{}", report.table());
+    eprintln!("        ({tried} faults)");
+    Ok(())
+}
