@@ -696,6 +696,9 @@ pub struct MachineArgs {
     /// What keeps the kernels apart beside their page tables: svm where the processor has it, or none.
     #[arg(long, value_name = "HOW", default_value = "svm", value_parser = units::partition)]
     pub partition: Partition,
+    /// A watchdog resets the machine if no kernel has watched it for so many seconds, 4 to 30: what is protected goes on then.
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(4..=30))]
+    pub watchdog: Option<u64>,
     /// Root image: a file (EROFS), or the name of one that was built or imported; one made from Debian's packages otherwise.
     #[arg(long, value_name = "FILE")]
     pub image: Option<PathBuf>,
@@ -715,6 +718,7 @@ impl MachineArgs {
             kind: self.machine,
             heartbeat: self.heartbeat,
             partition: self.partition,
+            watchdog: self.watchdog,
             published,
             ..Options::default()
         }

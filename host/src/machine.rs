@@ -72,6 +72,8 @@ pub struct Options {
     pub model: Option<String>,
     /// What is to keep the kernels apart, where the processor offers it.
     pub partition: Partition,
+    /// Seconds after which the machine is reset if no kernel watches it.
+    pub watchdog: Option<u64>,
     /// More words for the kernel's command line.
     pub words: Vec<String>,
     /// How its time passes.
@@ -109,6 +111,7 @@ impl Default for Options {
             published: Vec::new(),
             model: None,
             partition: Partition::Svm,
+            watchdog: None,
             words: Vec::new(),
             time: Time::Real,
             capture: None,
@@ -158,6 +161,7 @@ impl Options {
         if self.partition == Partition::None {
             words.push("partition=none".to_string());
         }
+        words.extend(self.watchdog.map(|seconds| format!("watchdog={seconds}")));
         words.extend(self.words.iter().cloned());
         words.join(" ")
     }
@@ -268,6 +272,9 @@ pub fn arguments(
         add(&["-qmp", &format!("unix:{},server=on,wait=off", path(socket))]);
     }
     add(&["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]);
+    if options.watchdog.is_some() {
+        add(&["-device", "ib700", "-action", "watchdog=reset"]);
+    }
     add(&["-drive", &format!("if=none,id=root,format=raw,readonly=on,file={}", path(disk))]);
     add(&["-device", &format!("virtio-blk-{bus},drive=root")]);
     add(&["-netdev", &network]);

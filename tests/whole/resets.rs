@@ -42,6 +42,10 @@ pub fn run(suite: &mut Suite) {
     group.case("resets::the_only_kernel_is_dead", |rig| only_kernel(rig, Fault::NullPointer, None));
     let told = Some("records are damaged");
     group.case("resets::with_damaged_records", |rig| only_kernel(rig, Fault::DamageRecords, told));
+    // What no kernel is left to notice.
+    let watched = Options { kernels: 2, watchdog: Some(4), ..Options::default() };
+    let mut group = Group::new(suite, watched);
+    group.case("resets::by_the_watchdog", by_the_watchdog);
     let cold = Options { words: vec!["start=cold".to_string()], ..patient() };
     let mut group = Group::new(suite, cold);
     group.case("resets::a_cold_start", cold_start);
@@ -71,6 +75,28 @@ fn resumed(rig: &mut Rig, program: ProgramId, since: Nanos) -> Result<KernelId> 
             .filter(|found| found.program == program && found.cause == Cause::Reset && found.first_instruction > since);
         of_it.next().map(|found| found.to)
     })
+}
+
+/// All kernels hang at the same time.
+fn by_the_watchdog(rig: &mut Rig) -> Result<()> {
+    let counter = rig.start_protected(programs::count("watched", 1))?.program;
+    rig.settle(counter)?;
+    rig.settle(ProgramId(1))?;
+    let (since, before) = (rig.status()?.now, count(rig)?);
+    for kernel in [1, 0] {
+        rig.inject(KernelId(kernel), Fault::IrqDeadlock)?;
+    }
+    let came = resets::wait(&mut rig.control, before, Instant::now(), SOON * 2)?;
+    ensure!(came.status.reset.is_some_and(|reset| reset.at > since), "the clock has gone back");
+    resumed(rig, counter, since)?;
+    rig.counts_on("watched", 5)?;
+    let directory = rig.machine.entry().directory.clone();
+    ensure!(resets::cause(&directory) == "watchdog", "{}", resets::cause(&directory));
+    // It goes on watching, and resets nothing that is well.
+    let reset = count(rig)?;
+    rig.until(SOON, "some time without trouble", |now| (now.now > came.status.now + Nanos::secs(6)).then_some(()))?;
+    ensure!(count(rig)? == reset, "a machine that was well was reset");
+    rig.counts_on("watched", 3)
 }
 
 /// A computation and a connection go on, and what was not protected is gone.

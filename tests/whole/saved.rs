@@ -1,13 +1,15 @@
 //! Programs that go to another machine in a file.
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Error, Result, ensure};
 use shimos::{
     machine::Options,
     saved::{self, Saved},
+    status,
 };
 use shimos_abi::{
     control::{Fault, Level, Target},
     time::Nanos,
 };
+use shimos_core::inspect;
 use shimos_tests::{
     client::Client,
     clock::{self, SOON},
@@ -23,10 +25,39 @@ pub fn run(suite: &mut Suite) {
     let makings = suite.makings.clone();
     let mut group = Group::new(suite, patient());
     group.case("saved::to_another_machine", |rig| to_another(rig, &makings));
+    group.case("saved::by_an_earlier_version", by_an_earlier_version);
 }
 
 fn patient() -> Options {
     Options { heartbeat: Some(Nanos::secs(1)), ..Options::default() }
+}
+
+/// `fixtures/voyager.shimos` was written by commit b30e050 (records of that time, version 2 of images), as its program had printed a
+/// number of lines; the source of the program lies beside it. Here it lies on this machine's root image, of which it uses nothing.
+fn by_an_earlier_version(rig: &mut Rig) -> Result<()> {
+    let native = rig.start_protected(programs::count("native", 1))?;
+    let here = Saved::of_machine(&mut rig.control, Target::Pid(native.pid))?;
+    rig.control.kill(Target::Pid(native.pid), 9)?;
+    rig.until(SOON, "room for its number", |now| status::home(now, native.program).is_none().then_some(()))?;
+    let mut voyager = Saved::decode(include_bytes!("fixtures/voyager.shimos"))?;
+    let (records, pages) = voyager.front.split_at(voyager.what.records as usize);
+    let (there, _) = here.front.split_at(here.what.records as usize);
+    let moved = inspect::on_image_of(records, voyager.what.program, there, here.what.program).map_err(Error::msg)?;
+    voyager.what.records = u32::try_from(moved.len())?;
+    voyager.front = [&moved, pages].concat();
+    let restored = voyager.restore(&mut rig.control)?;
+    rig.wait_more("voyager", 5)?;
+    rig.settle(restored.program)?;
+    rig.kill_under(restored.program, Fault::Panic)?;
+    rig.wait_more("voyager", 5)?;
+    let lines = rig.lines("voyager");
+    let first = lines.first().and_then(|line| line.strip_prefix("old ")?.split_once(':')).context("no first line")?;
+    let first: u32 = first.0.parse()?;
+    ensure!(first > 1, "it began anew");
+    for (number, line) in (first..).zip(&lines) {
+        ensure!(*line == format!("old {number}: kept 12 {number}"), "it says '{line}' at {number}");
+    }
+    Ok(())
 }
 
 /// Machine after machine: the program goes on in the second one as it was in the first, and in the first as well.
@@ -88,7 +119,7 @@ fn to_another(rig: &mut Rig, makings: &Makings) -> Result<()> {
     // And the kernel looks for itself.
     let mut wrong = Saved::decode(&bytes)?;
     second.control.kill(target(), 9)?;
-    second.until(SOON, "its end", |now| shimos::status::home(now, started.program).is_none().then_some(()))?;
+    second.until(SOON, "its end", |now| status::home(now, started.program).is_none().then_some(()))?;
     for at in [3, wrong.front.len() / 3, wrong.front.len() - 5] {
         let whole = wrong.front[at];
         wrong.front[at] ^= 0x41;

@@ -63,6 +63,19 @@ pub fn read_records(bytes: &[u8], program: ProgramId) -> Result<Vec<u8>, &'stati
     Ok(records::encode(&read, Vec::new()))
 }
 
+/// The records of one program, lying on the root image of another one: as if it had been saved on that machine.
+pub fn on_image_of(
+    bytes: &[u8],
+    program: ProgramId,
+    other: &[u8],
+    other_id: ProgramId,
+) -> Result<Vec<u8>, &'static str> {
+    let mut read = records::decode_bytes(bytes, program).map_err(|bad| bad.0)?;
+    let there = records::decode_bytes(other, other_id).map_err(|bad| bad.0)?;
+    read.tree.set_image(there.tree.image().clone());
+    Ok(records::encode(&read, Vec::new()))
+}
+
 fn check<M: Machine>(resident: &Resident<M>) -> Result<(), String> {
     let program = &resident.program;
     references(program)?;

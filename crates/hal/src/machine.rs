@@ -124,6 +124,8 @@ pub trait Machine {
     fn partition(&self) -> Partition {
         Partition::None
     }
+    /// All is well: the machine's watchdog, if it has one, waits anew before it resets the machine.
+    fn kick_watchdog(&mut self) {}
     /// 64 random bits.
     fn random(&mut self) -> u64;
 

@@ -164,6 +164,9 @@ impl Machine for Bare {
     fn partition(&self) -> Partition {
         info().partition
     }
+    fn kick_watchdog(&mut self) {
+        crate::watchdog::kick();
+    }
     fn random(&mut self) -> u64 {
         random::next()
     }

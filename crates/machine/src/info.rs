@@ -116,6 +116,8 @@ pub struct Info {
     pub power: PowerInfo,
     /// What keeps kernels apart.
     pub partition: Partition,
+    /// Seconds after which the watchdog resets a machine that nobody watches; 0 if there is none.
+    pub watchdog: u64,
     /// Physical address of the shells' memory.
     pub shell: u64,
     /// Disk and network card.

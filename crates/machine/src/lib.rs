@@ -39,6 +39,7 @@ mod timer;
 mod traps;
 mod user;
 pub mod vectors;
+mod watchdog;
 mod wild;
 
 pub use bare::Bare;

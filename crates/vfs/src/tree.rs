@@ -98,6 +98,10 @@ impl Tree {
     pub fn image(&self) -> &Image {
         &self.image
     }
+    /// Lies on another root image from here on, as if it had been made there: for those who test.
+    pub fn set_image(&mut self, image: Image) {
+        self.image = image;
+    }
     /// The root directory.
     pub fn root(&self) -> NodeId {
         self.canonical(NodeId::Lower(self.image.root()))

@@ -3,5 +3,6 @@ mod base;
 mod contents;
 mod damage;
 mod death;
+mod earlier;
 mod model;
 mod program;

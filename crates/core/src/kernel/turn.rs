@@ -227,6 +227,9 @@ impl<M: Machine> Kernel<M> {
         }
         let step = self.monitor.step(&area, now);
         self.monitor_due = step.next;
+        if area.election().monitor == self.me.kernel {
+            self.services.machine.kick_watchdog();
+        }
         for action in step.actions {
             if self.monitor.permits(&action, &area) {
                 self.act(action);

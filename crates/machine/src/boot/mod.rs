@@ -22,7 +22,7 @@ use crate::{
     info::{INFO_PAGES, Info},
     layout::{LARGE, PARK_STACK_PAGES},
     paging::build::Builder,
-    park, say, serial, shell,
+    park, say, serial, shell, watchdog,
 };
 use core::ptr::NonNull;
 use memmap::Facts;
@@ -114,6 +114,7 @@ pub extern "C" fn boot_main(start: u32) -> ! {
     info.cmdline_len = facts.cmdline_len as u64;
     info.by_apic = [0xff; 256];
     info.partition = partition(facts.cmdline());
+    info.watchdog = watchdog::wanted(facts.cmdline());
     let places = tables::Places { park_idt: info.park_idt(), park_stacks: info.park_stacks(), trampoline };
     let mut io_apics = [device::IoApic { phys: 0, first: 0 }; 4];
     for (to, from) in io_apics.iter_mut().zip(info.ioapics()) {

@@ -83,7 +83,7 @@ pub unsafe fn write_common(info: &Info) {
         unsafe { core::slice::from_raw_parts_mut(at as *mut u8, pages as usize * 4096) }
     };
     permit::write_msr_map(map(info.shell, permit::MSR_PAGES));
-    permit::write_io_map(map(info.shell + permit::MSR_PAGES * 4096, permit::IO_PAGES), &permit::ports(info.power.pm1a));
+    permit::write_io_map(map(info.shell + permit::MSR_PAGES * 4096, permit::IO_PAGES), &permit::ports(info));
 }
 
 /// The general registers of a guest that the processor does not keep, in the order of the code below.
