@@ -281,7 +281,10 @@ impl State {
             .collect();
         for tid in idle {
             self.doomed.push_back(tid);
-            self.threads.remove(&tid);
+            // Until it is killed it goes on with its story, if it wakes: a story begun anew would find its own files there.
+            if let Some(runner) = self.threads.get_mut(&tid) {
+                runner.active = self.calls;
+            }
         }
         if self.random.once_in(2) {
             return call(61, &[u64::MAX, 0, 0x4000_0001, 0]);
