@@ -1,24 +1,25 @@
 //! The command line.
+mod bench;
+mod machine;
+mod verbs;
+
+pub use self::{
+    bench::{Bench, Told},
+    machine::MachineArgs,
+    verbs::{CheckpointCommand, FaultsCommand, ImageCommand, KernelArgs, KernelCommand, LevelName, PolicyCommand},
+};
 use crate::{
-    bench,
     campaign::Class,
     compat,
     faults::Injury,
-    faults::Which,
     loads,
-    machine::{Kind, Options},
     protection::ProtectionArgs,
     run_args::{ExecArgs, RunArgs, ShellArgs},
     testing,
     units::{self, Published},
-    versus,
 };
-use clap::{Args, Parser, Subcommand, ValueEnum, builder::PossibleValuesParser, error::ErrorKind};
-use shimos_abi::{
-    control::{Level, Partition, Protection, Target},
-    ids::KernelId,
-    time::Nanos,
-};
+use clap::{Parser, Subcommand, builder::PossibleValuesParser, error::ErrorKind};
+use shimos_abi::{control::Target, ids::KernelId, time::Nanos};
 use std::{ffi::OsString, path::PathBuf};
 
 /// Runs one kernel on every core; a protected program outlives its kernel.
@@ -384,347 +385,6 @@ pub enum Command {
     },
 }
 
-/// What to show of deaths.
-#[derive(Subcommand, Debug)]
-pub enum FaultsCommand {
-    /// All that the machine remembers, a line each.
-    List {
-        /// Print JSON.
-        #[arg(long)]
-        json: bool,
-    },
-    /// One of them with registers, stack and last lines.
-    Show {
-        /// Which: the last one of a kernel, like k2, or that of a certain life, like k2.1.
-        #[arg(value_parser = units::death)]
-        death: Which,
-        /// Print JSON.
-        #[arg(long)]
-        json: bool,
-    },
-}
-
-/// What happens to a program when its kernel dies.
-#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
-pub enum LevelName {
-    /// It dies as well.
-    Off,
-    /// It is started again elsewhere, from the beginning.
-    Restart,
-    /// It goes on elsewhere from its last checkpoint.
-    Checkpoint,
-}
-
-impl LevelName {
-    /// The level, with a protection where checkpoints are taken.
-    pub fn with(self, protection: Protection) -> Level {
-        match self {
-            LevelName::Off => Level::Off,
-            LevelName::Restart => Level::Restart,
-            LevelName::Checkpoint => Level::Checkpoint(protection),
-        }
-    }
-}
-
-/// What to do with a program and a file.
-#[derive(Subcommand, Debug)]
-pub enum CheckpointCommand {
-    /// Write a program as it is now to a file. It goes on.
-    Save {
-        /// A process id or a name.
-        #[arg(value_parser = units::target)]
-        target: Target,
-        /// The file.
-        file: PathBuf,
-    },
-    /// Let a program go on in the running machine as it was when the file was written. Its connections are closed.
-    Restore {
-        /// The file.
-        file: PathBuf,
-    },
-}
-
-/// What to do with a policy.
-#[derive(Subcommand, Debug)]
-pub enum PolicyCommand {
-    /// Say what is wrong with a policy file, line by line.
-    Check {
-        /// The file.
-        file: PathBuf,
-    },
-    /// Make a policy file that of the running machine.
-    Apply {
-        /// The file.
-        file: PathBuf,
-    },
-    /// Show the running machine's policy, and what its programs have.
-    Show {
-        /// Print JSON.
-        #[arg(long)]
-        json: bool,
-    },
-}
-
-/// What to do with a kernel.
-#[derive(Subcommand, Debug)]
-pub enum KernelCommand {
-    /// Move all programs and devices away from a kernel, and keep others off.
-    Drain(KernelArgs),
-    /// Let programs come to a kernel again.
-    Undrain {
-        /// Which, like k2.
-        #[arg(value_parser = units::kernel)]
-        kernel: KernelId,
-    },
-    /// Drain a kernel, then give it a fresh life.
-    Reboot(KernelArgs),
-    /// Write a kernel's memory and registers to a file that gdb opens, together with the kernel's own file.
-    ///
-    /// It is read from outside while the whole machine stands still: also that of a kernel that hangs, or is dead and not
-    /// restarted yet. Device registers are left out.
-    Dump {
-        /// Which, like k2.
-        #[arg(value_parser = units::kernel)]
-        kernel: KernelId,
-        /// Where to.
-        file: PathBuf,
-        /// With its pool: the pages of programs, their page tables, the images.
-        #[arg(long)]
-        pool: bool,
-    },
-}
-
-/// A kernel that is to be emptied.
-#[derive(Args, Debug)]
-pub struct KernelArgs {
-    /// Which, like k2.
-    #[arg(value_parser = units::kernel)]
-    pub kernel: KernelId,
-    /// How long it may take.
-    #[arg(long, value_parser = units::duration, default_value = "1m")]
-    pub timeout: Nanos,
-    /// Print JSON.
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// What to do with root images.
-#[derive(Subcommand, Debug)]
-pub enum ImageCommand {
-    /// Make an image from Debian's packages and all that they need, configured as they are on Debian.
-    Build {
-        /// The packages, with commas between them.
-        #[arg(long, required = true, value_delimiter = ',', value_name = "A,B,C")]
-        packages: Vec<String>,
-        /// What to call it; the first package's name otherwise.
-        #[arg(long)]
-        name: Option<String>,
-    },
-    /// Make an image from a directory, a tar archive, what docker save writes, or an OCI image layout.
-    Import {
-        /// The file or directory.
-        source: PathBuf,
-        /// What to call it.
-        #[arg(long)]
-        name: Option<String>,
-        /// Which one, if it holds several.
-        #[arg(long = "ref", value_name = "NAME")]
-        wanted: Option<String>,
-    },
-    /// Show the images there are.
-    List {
-        /// Print JSON.
-        #[arg(long)]
-        json: bool,
-    },
-    /// Remove an image.
-    Rm {
-        /// Its name, or its digest or the start of that.
-        image: String,
-    },
-}
-
-/// What to measure.
-#[derive(Subcommand, Debug)]
-pub enum Bench {
-    /// What the project must reach, with goal and verdict.
-    Core {
-        /// Repetitions of each death.
-        #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=1000))]
-        rounds: u32,
-        /// Print JSON.
-        #[arg(long)]
-        json: bool,
-    },
-    /// The pause of a checkpoint against dirty pages and size of the program, with the cost of each phase.
-    Checkpoint {
-        /// Programs of each kind.
-        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
-        rounds: u32,
-        /// Only programs of this size in MB; may be given several times.
-        #[arg(long, value_name = "MB", value_parser = bench::size)]
-        only: Vec<u32>,
-        /// Count instructions instead of time: the host's load does not matter then, and it takes longer.
-        #[arg(long)]
-        counted: bool,
-        /// How the figures are told.
-        #[command(flatten)]
-        told: Told,
-    },
-    /// What each step of a recovery takes, by the way in which a kernel dies and by the number of kernels.
-    Recovery {
-        /// Deaths of each kind.
-        #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=10000))]
-        rounds: u32,
-        /// Kernels of a machine; may be given several times. 4, 16 and 64 otherwise.
-        #[arg(long, value_parser = clap::value_parser!(u16).range(2..=64))]
-        kernels: Vec<u16>,
-        /// How the figures are told.
-        #[command(flatten)]
-        told: Told,
-    },
-    /// What a takeover takes against the program's size and its connections, and the memory that protection takes.
-    Takeover {
-        /// Deaths of each kind.
-        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
-        rounds: u32,
-        /// Only against size, or connections.
-        #[arg(long, value_enum, value_name = "WHAT")]
-        only: Vec<bench::Kind>,
-        /// Count instructions instead of time: the host's load does not matter then, and it takes longer. What the client
-        /// waits for is left out, as it is the host's time.
-        #[arg(long)]
-        counted: bool,
-        /// How the figures are told.
-        #[command(flatten)]
-        told: Told,
-    },
-    /// What hardware partitioning costs: machines with and without it, side by side.
-    Partition {
-        /// Machines of each kind.
-        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
-        rounds: u32,
-        /// Root image (EROFS) with the programs; one made from Debian's packages otherwise.
-        #[arg(long, value_name = "FILE")]
-        image: Option<PathBuf>,
-        /// How the figures are told.
-        #[command(flatten)]
-        told: Told,
-    },
-    /// From a reset of the machine to the first instruction of a program of 100 MB that goes on.
-    Reset {
-        /// Resets.
-        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
-        rounds: u32,
-        /// How the figures are told.
-        #[command(flatten)]
-        told: Told,
-    },
-    /// What protection costs programs that compute, at several intervals, and programs beside a protected one.
-    Influence {
-        /// How often each program is measured under each setting.
-        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
-        rounds: u32,
-        /// Only this program; may be given several times.
-        #[arg(long, value_name = "PROGRAM", value_parser = PossibleValuesParser::new(bench::names()))]
-        only: Vec<String>,
-        /// Only this interval, and nothing beside; may be given several times.
-        #[arg(long, value_name = "INTERVAL", value_parser = bench::interval)]
-        every: Vec<Nanos>,
-        /// How long each is measured at least; protected, at least for an interval.
-        #[arg(long, value_parser = units::duration, default_value = "4s")]
-        span: Nanos,
-        /// Count instructions instead of time: the host's load does not matter then, and it takes longer.
-        #[arg(long)]
-        counted: bool,
-        /// Root image (EROFS) with the programs; one made from Debian's packages otherwise.
-        #[arg(long, value_name = "FILE")]
-        image: Option<PathBuf>,
-        /// How the figures are told.
-        #[command(flatten)]
-        told: Told,
-    },
-    /// The same programs on Shimos and on Debian's Linux with one processor, in the same emulator.
-    Linux {
-        /// How often each row is measured.
-        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
-        rounds: u32,
-        /// Only this row; may be given several times.
-        #[arg(long, value_name = "ROW", value_parser = PossibleValuesParser::new(versus::names()))]
-        only: Vec<String>,
-        /// What Shimos runs its kernel in beside page tables, svm or none. Linux runs as it is, with no hypervisor below it.
-        #[arg(long, value_name = "HOW", default_value = "none", value_parser = units::partition)]
-        partition: Partition,
-        /// The emulated processor's model for both; the usual one otherwise.
-        #[arg(long, value_name = "MODEL")]
-        cpu: Option<String>,
-        /// Root image (EROFS) with the programs of the rows of whole programs, or in SHIMOS_IMAGE; one built from Debian's packages otherwise.
-        #[arg(long, value_name = "FILE")]
-        image: Option<PathBuf>,
-        /// Print JSON.
-        #[arg(long)]
-        json: bool,
-    },
-}
-
-/// How figures are told.
-#[derive(Args, Debug)]
-pub struct Told {
-    /// Print JSON.
-    #[arg(long)]
-    pub json: bool,
-    /// Draw charts into this file (SVG).
-    #[arg(long, value_name = "FILE")]
-    pub svg: Option<PathBuf>,
-}
-
-/// What machine is wanted.
-#[derive(Args, Debug)]
-pub struct MachineArgs {
-    /// Number of kernels, 1 to 64.
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
-    pub kernels: u16,
-    /// Private memory of each kernel, in MiB.
-    #[arg(long, default_value_t = 128, value_name = "MIB")]
-    pub memory: u64,
-    /// Kind of machine.
-    #[arg(long, value_enum, default_value_t = Kind::Q35)]
-    pub machine: Kind,
-    /// Interval of the timer and monitor daemons.
-    #[arg(long, value_parser = units::heartbeat)]
-    pub heartbeat: Option<Nanos>,
-    /// What keeps the kernels apart beside their page tables: svm where the processor has it, or none.
-    #[arg(long, value_name = "HOW", default_value = "svm", value_parser = units::partition)]
-    pub partition: Partition,
-    /// A watchdog resets the machine if no kernel has watched it for so many seconds, 4 to 30: what is protected goes on then.
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(4..=30))]
-    pub watchdog: Option<u64>,
-    /// Root image: a file (EROFS), or the name of one that was built or imported; one made from Debian's packages otherwise.
-    #[arg(long, value_name = "FILE")]
-    pub image: Option<PathBuf>,
-    /// A reset starts the machine anew, and the programs of before are forgotten.
-    #[arg(long)]
-    pub cold: bool,
-}
-
-impl MachineArgs {
-    /// As options of a machine.
-    pub fn options(&self, published: Vec<Published>) -> Options {
-        let words = if self.cold { vec!["start=cold".to_string()] } else { Vec::new() };
-        Options {
-            words,
-            kernels: self.kernels,
-            memory: self.memory,
-            kind: self.machine,
-            heartbeat: self.heartbeat,
-            partition: self.partition,
-            watchdog: self.watchdog,
-            published,
-            ..Options::default()
-        }
-    }
-}
-
 /// Why there is nothing to do.
 #[derive(PartialEq, Eq, Debug)]
 pub enum Refusal {
@@ -757,6 +417,7 @@ fn one_line(message: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::machine::Kind;
     use shimos_abi::control::{Generations, Integrity, OnCrash, Output};
 
     fn wrong(line: &str) -> String {
