@@ -14,6 +14,14 @@ pub use crate::state::{
     Cause, CheckpointStatus, DeathCause, DetectedBy, Evidence, FencedBy, GivenUp, KernelState, KernelStatus,
     MachineStatus, MoveStatus, Partition, Phases, ProcessStatus, ProgramStatus, Published, Recovery, Reset, Takeover,
 };
+pub use crate::{
+    fault::Fault,
+    level::{Generations, Integrity, Level, OnCrash, Output, Protection, Strictness},
+    network::{
+        GATEWAY, GATEWAY6, NAMESERVER, NETWORK, NETWORK_PREFIX, NETWORK6, NETWORK6_PREFIX, address_of, address6_of,
+        mac_of,
+    },
+};
 
 /// Version of this protocol.
 pub const VERSION: u32 = 2;
@@ -25,36 +33,6 @@ pub const PORT: u16 = 7411;
 pub const MIN_INTERVAL: Nanos = Nanos::millis(1);
 /// Longest checkpoint interval.
 pub const MAX_INTERVAL: Nanos = Nanos::secs(7 * 24 * 3600);
-
-/// The IPv4 network of the programs: 10.77.0.0/16; the emulator's gateway is .0.2, its name server .0.3.
-pub const NETWORK: [u8; 4] = [10, 77, 0, 0];
-/// Prefix length of [`NETWORK`].
-pub const NETWORK_PREFIX: u8 = 16;
-/// The gateway.
-pub const GATEWAY: [u8; 4] = [10, 77, 0, 2];
-/// The name server.
-pub const NAMESERVER: [u8; 4] = [10, 77, 0, 3];
-
-/// The IPv6 network of the programs: fec0::/64.
-pub const NETWORK6: [u8; 16] = [0xfe, 0xc0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-/// Prefix length of [`NETWORK6`].
-pub const NETWORK6_PREFIX: u8 = 64;
-/// The IPv6 gateway.
-pub const GATEWAY6: [u8; 16] = [0xfe, 0xc0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2];
-/// The IPv6 address of a program: fec0::1:p.
-pub const fn address6_of(program: ProgramId) -> [u8; 16] {
-    let [high, low] = program.0.to_be_bytes();
-    [0xfe, 0xc0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, high, low]
-}
-
-/// The IPv4 address of a program (D12: it brings its address along).
-pub const fn address_of(program: ProgramId) -> [u8; 4] {
-    [10, 77, 1, program.0 as u8]
-}
-/// The Ethernet address of a program, locally administered; the last byte names the program.
-pub const fn mac_of(program: ProgramId) -> [u8; 6] {
-    [0x52, 0x53, 0x48, 0x4d, (program.0 >> 8) as u8, program.0 as u8]
-}
 
 /// A device with an owner (paper 2.5).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Encode, Decode)]
@@ -74,210 +52,6 @@ pub enum Device {
 impl Device {
     /// All devices.
     pub const ALL: [Device; 3] = [Device::Console, Device::Block, Device::Network];
-}
-
-/// A fault to inject (paper, Table III, and the isolation tests).
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Encode, Decode)]
-#[cbor(index_only)]
-pub enum Fault {
-    /// Unable to handle kernel NULL pointer.
-    #[n(0)]
-    NullPointer,
-    /// Call of panic.
-    #[n(1)]
-    Panic,
-    /// `while (1)` in the kernel, interrupts on.
-    #[n(2)]
-    InfiniteLoop,
-    /// Deadlock with interrupts off.
-    #[n(3)]
-    IrqDeadlock,
-    /// Read a peer's private memory.
-    #[n(4)]
-    ReadPeer,
-    /// Write a peer's private memory.
-    #[n(5)]
-    WritePeer,
-    /// Write the kernel's own text.
-    #[n(6)]
-    WriteText,
-    /// Write the kernel's own read-only data.
-    #[n(7)]
-    WriteRodata,
-    /// Execute data.
-    #[n(8)]
-    ExecuteData,
-    /// Write a peer's outgoing part of the shared area.
-    #[n(9)]
-    WritePeerShared,
-    /// Overflow the kernel's stack.
-    #[n(10)]
-    StackOverflow,
-    /// Overwrite a page of the newest generation of an image, and panic.
-    #[n(11)]
-    DamagePage,
-    /// Overwrite the records of the newest generation of an image, and panic.
-    #[n(12)]
-    DamageRecords,
-    /// Never come back from an NMI.
-    #[n(14)]
-    NmiLoop,
-    /// An exception that cannot be delivered.
-    #[n(15)]
-    DoubleFault,
-    /// The core answers nothing any more. On the boot core it hangs in an NMI: INIT would reset the machine.
-    #[n(16)]
-    DeadCore,
-    /// From now on, no interrupt reaches a peer or comes from one. Nobody dies of that.
-    #[n(17)]
-    LostIpis,
-    /// Stand still much longer than is waited for, and then go on as if nothing was.
-    #[n(18)]
-    Stall,
-    /// Stand still for two heartbeats, which is not too long.
-    #[n(19)]
-    Slow,
-    /// Overwrite words of the own heap, and go on.
-    #[n(20)]
-    WildHeap,
-    /// Overwrite an entry of the own page tables, and go on.
-    #[n(21)]
-    WildTables,
-    /// Overwrite words of the own outgoing part, and go on.
-    #[n(22)]
-    WildOutgoing,
-    /// Overwrite the own queues to all peers, and go on.
-    #[n(23)]
-    WildQueue,
-    /// Overwrite a word of the commons, and go on. Every kernel uses these.
-    #[n(24)]
-    WildCommons,
-    /// Break the core so that it can report nothing any more: the machine is reset.
-    #[n(13)]
-    TripleFault,
-    /// Map a peer's private memory into the own page tables, and write there.
-    #[n(25)]
-    MapPeer,
-}
-
-/// How a program is protected.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
-pub struct Protection {
-    /// Time between checkpoints.
-    #[n(0)]
-    pub interval: Nanos,
-    /// Whether output waits for the checkpoint that covers it (D11).
-    #[n(1)]
-    pub output: Output,
-    /// What of an image carries checksums.
-    #[n(2)]
-    #[cbor(default)]
-    pub integrity: Integrity,
-    /// What is done when the program itself crashes.
-    #[n(3)]
-    #[cbor(default)]
-    pub on_crash: OnCrash,
-    /// How many committed generations are kept.
-    #[n(4)]
-    #[cbor(default)]
-    pub generations: Generations,
-}
-
-impl Protection {
-    /// Checkpoints in an interval, and all else as usual.
-    pub const fn new(interval: Nanos, output: Output) -> Protection {
-        Protection {
-            interval,
-            output,
-            integrity: Integrity::Records,
-            on_crash: OnCrash::Stop,
-            generations: Generations(Generations::MOST),
-        }
-    }
-}
-
-/// What of an image carries checksums.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Encode, Decode)]
-#[cbor(index_only)]
-pub enum Integrity {
-    /// The kernel's records, and the words of the page map.
-    #[n(0)]
-    #[default]
-    Records,
-    /// The contents of pages too.
-    #[n(1)]
-    Pages,
-}
-
-/// What is done when a program itself crashes: its first process ends by a signal that says so.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Encode, Decode)]
-pub enum OnCrash {
-    /// It has ended.
-    #[n(0)]
-    #[default]
-    Stop,
-    /// It goes back to its last generation; if it crashes again soon, to the one before.
-    #[n(1)]
-    Rollback {
-        /// So many times in a row; then it has ended.
-        #[n(0)]
-        limit: u32,
-    },
-}
-
-/// How many committed generations of an image are kept: 1 or 2.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
-#[cbor(transparent)]
-pub struct Generations(#[n(0)] pub u8);
-
-impl Generations {
-    /// As many as an entry of the page map has versions for, beside the one that is being written.
-    pub const MOST: u8 = 2;
-}
-
-impl Default for Generations {
-    fn default() -> Generations {
-        Generations(Generations::MOST)
-    }
-}
-
-/// What happens to a program when its kernel dies.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
-pub enum Level {
-    /// It dies as well.
-    #[n(0)]
-    Off,
-    /// It is started again elsewhere, from the beginning.
-    #[n(1)]
-    Restart,
-    /// It goes on elsewhere from its last checkpoint.
-    #[n(2)]
-    Checkpoint(#[n(0)] Protection),
-}
-
-/// What happens to a protected program's output.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
-#[cbor(index_only)]
-pub enum Output {
-    /// Held until the checkpoint that covers it commits.
-    #[n(0)]
-    Commit,
-    /// Leaves at once: a takeover may repeat or contradict it.
-    #[n(1)]
-    Free,
-}
-
-/// What is done if something of a program cannot be protected.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Encode, Decode)]
-#[cbor(index_only)]
-pub enum Strictness {
-    /// It is told.
-    #[n(0)]
-    #[default]
-    Tell,
-    /// The program is not protected at all, and one that is being started is not started.
-    #[n(1)]
-    Refuse,
 }
 
 /// How a program is named in a request.
