@@ -109,10 +109,10 @@ fn a_kernel_may_use_what_it_needs() {
         assert_eq!(bits(offset, msr), 2, "{msr:#x}");
     }
     let mut map = vec![0; permit::IO_PAGES as usize * 4096];
-    permit::write_io_map(&mut map, &permit::ports(0x604));
+    permit::write_io_map(&mut map, &permit::ports(0x604, 0x443..0x444));
     let open = |port: usize| map[port / 8] >> (port % 8) & 1 == 0;
-    assert!([0x3f8, 0x3fd, 0x70, 0x71, 0xf4, 0x604, 0x605].into_iter().all(open));
-    assert!([0x64, 0xcf8, 0xcf9, 0x20, 0x606, 0, 0xffff].into_iter().all(|port| !open(port)));
+    assert!([0x3f8, 0x3fd, 0x70, 0x71, 0xf4, 0x604, 0x605, 0x443].into_iter().all(open));
+    assert!([0x64, 0xcf8, 0xcf9, 0x20, 0x606, 0x442, 0x444, 0, 0xffff].into_iter().all(|port| !open(port)));
 }
 
 #[test]

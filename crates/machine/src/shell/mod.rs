@@ -20,7 +20,7 @@ use crate::{
     info::{INFO_PAGES, Info, KernelInfo, info},
     layout::{CPU_PAGE, IDT_BASE, KERNEL_CODE, KERNEL_DATA, LARGE, stack_top},
     paging::build::Builder,
-    park,
+    park, watchdog,
 };
 use core::{arch::global_asm, mem::offset_of};
 use ground::Run;
@@ -83,7 +83,8 @@ pub unsafe fn write_common(info: &Info) {
         unsafe { core::slice::from_raw_parts_mut(at as *mut u8, pages as usize * 4096) }
     };
     permit::write_msr_map(map(info.shell, permit::MSR_PAGES));
-    permit::write_io_map(map(info.shell + permit::MSR_PAGES * 4096, permit::IO_PAGES), &permit::ports(info));
+    let ports = permit::ports(info.power.pm1a, watchdog::ports(info.watchdog));
+    permit::write_io_map(map(info.shell + permit::MSR_PAGES * 4096, permit::IO_PAGES), &ports);
 }
 
 /// The general registers of a guest that the processor does not keep, in the order of the code below.

@@ -1,6 +1,5 @@
 //! Which model-specific registers and I/O ports a kernel may use: what it needs, and nothing else. The maps are the
 //! same for all kernels (AMD64 manual 2, 15.10 and 15.11).
-use crate::{info::Info, watchdog};
 use core::ops::Range;
 
 /// Pages of the map of registers.
@@ -45,10 +44,10 @@ pub fn write_io_map(map: &mut [u8], open: &[Range<u16>]) {
     }
 }
 
-/// The ports of a kernel: serial port, battery-backed clock, the emulator's debug exit, and the power register and the
-/// watchdog if there are any.
-pub fn ports(info: &Info) -> [Range<u16>; 5] {
-    let power = u16::try_from(info.power.pm1a).unwrap_or(0);
+/// The ports of a kernel: serial port, battery-backed clock, the emulator's debug exit, the power register at `power`, unless that
+/// is 0, and those of the watchdog.
+pub fn ports(power: u32, watchdog: Range<u16>) -> [Range<u16>; 5] {
+    let power = u16::try_from(power).unwrap_or(0);
     let power = if power == 0 { 0..0 } else { power..power.saturating_add(2) };
-    [0x3f8..0x400, 0x70..0x72, 0xf4..0xf8, power, watchdog::ports(info.watchdog)]
+    [0x3f8..0x400, 0x70..0x72, 0xf4..0xf8, power, watchdog]
 }
