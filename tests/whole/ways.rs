@@ -6,7 +6,7 @@ use shimos::{
     names, status,
 };
 use shimos_abi::{
-    control::{DeathCause, DetectedBy, Fault, FencedBy, KernelState},
+    control::{DeathCause, DetectedBy, Fault, FencedBy, KernelState, Partition},
     ids::{KernelId, Life},
 };
 use shimos_tests::{clock::SOON, group::Group, programs, rig::Rig, suite::Suite};
@@ -28,7 +28,7 @@ const BY_NMI: Fate = Fate::Dies(DetectedBy::Heartbeat, &[FencedBy::Message, Fenc
 const BY_ANY: Fate = Fate::Dies(DetectedBy::Heartbeat, &[FencedBy::Itself, FencedBy::Nmi, FencedBy::Init]);
 const BY_INIT: Fate = Fate::Dies(DetectedBy::Heartbeat, &[FencedBy::Init]);
 const WAYS: [(Injury, Fate); 12] = [
-    (Injury::Ordered(Fault::NmiLoop), BY_INIT),
+    (Injury::Ordered(Fault::NmiLoop), BY_NMI),
     (Injury::Ordered(Fault::DoubleFault), ITSELF),
     (Injury::Ordered(Fault::DeadCore), BY_ANY),
     (Injury::Ordered(Fault::LostIpis), Fate::Lives),
@@ -50,8 +50,17 @@ pub fn run(suite: &mut Suite) {
     let mut group = Group::new(suite, Options::default());
     for (injury, fate) in WAYS {
         let name = injury.name().replace('-', "_");
-        group.case(&format!("ways::{name}"), |rig| goes_on(rig, injury, fate));
+        group.case(&format!("ways::{name}"), |rig| goes_on(rig, HOME, injury, fate));
     }
+    // The boot core is never sent INIT: the shell of the core hears the NMI all the same.
+    for fault in [Fault::NmiLoop, Fault::DeadCore] {
+        let name = format!("ways::{}_on_core_0", names::fault(fault).replace('-', "_"));
+        group.case(&name, |rig| goes_on(rig, 0, Injury::Ordered(fault), BY_NMI));
+    }
+    drop(group);
+    let bare = Options { partition: Partition::None, ..Options::default() };
+    let mut group = Group::new(suite, bare);
+    group.case("ways::nmi_loop_without_a_shell", |rig| goes_on(rig, HOME, Injury::Ordered(Fault::NmiLoop), BY_INIT));
     drop(group);
     let makings = suite.makings.clone();
     suite.case("ways::machine_check_on_a_parked_core", || {
@@ -60,9 +69,9 @@ pub fn run(suite: &mut Suite) {
     });
 }
 
-fn goes_on(rig: &mut Rig, injury: Injury, fate: Fate) -> Result<()> {
-    let name = injury.name();
-    let program = rig.start_protected(programs::count(name, HOME))?.program;
+fn goes_on(rig: &mut Rig, kernel: u16, injury: Injury, fate: Fate) -> Result<()> {
+    let name = &format!("{}-{kernel}", injury.name());
+    let program = rig.start_protected(programs::count(name, kernel))?.program;
     let before = rig.lives()?;
     let home = rig.settle(program)?;
     let dead = rig.injure(home, injury, 1)?;

@@ -17,7 +17,7 @@ use core::{
     },
 };
 use shimos_abi::{
-    control::Fault,
+    control::{Fault, Partition},
     ids::KernelId,
     shared::{Layout, commons, outgoing},
     time::Nanos,
@@ -152,7 +152,12 @@ pub(crate) fn inject(fault: Fault, seed: u64) {
 
 fn stuck_in_nmi() {
     STUCK.store(true, SeqCst);
-    LAPIC.send(LAPIC.id(), Ipi::Nmi);
+    match info().partition {
+        Partition::None => LAPIC.send(LAPIC.id(), Ipi::Nmi),
+        // An NMI would go to the shell.
+        // SAFETY: the handler of vector 2 does not come back.
+        Partition::Svm => unsafe { asm!("int 2") },
+    }
     loop {
         pause();
     }

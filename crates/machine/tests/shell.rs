@@ -133,6 +133,7 @@ fn exits_say_what_happened() {
     assert_eq!((words[0x578 / 8], words[0x5d8 / 8], words[0x550 / 8]), (7, 8, 0x5000));
     assert_ne!(words[0x4d0 / 8] & vmcb::SVME, 0);
     for (code, first, second, exit) in [
+        (0x61, 0, 0, Exit::Nmi),
         (0x81, 0, 0, Exit::Call),
         (0x80, 0, 0, Exit::Forbidden),
         (0x7f, 0, 0, Exit::TripleFault),

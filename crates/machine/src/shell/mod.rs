@@ -3,8 +3,9 @@
 //! The shell has no life of its own. It runs when a kernel starts, when one asks for something ([`call`]), and when one
 //! did what it must not: then it writes the death record, rings the peers and parks the core, where a kernel without a
 //! shell would have reset the machine or written into a peer. Nested page tables ([`ground`]) confine the kernel to its
-//! memory; permission maps ([`permit`]) to the registers and ports that it needs. Interrupts and NMIs go straight to the
-//! kernel, and so does everything else that is not listed in [`vmcb`].
+//! memory; permission maps ([`permit`]) to the registers and ports that it needs. NMIs are probes and the order to park:
+//! the shell takes them, so that a kernel cannot be deaf to them, not even in an NMI's handler that never ends. Interrupts
+//! go straight to the kernel, and so does everything else that is not listed in [`vmcb`].
 //!
 //! The shell trusts no kernel: it reads the boot facts, its own memory, which no kernel can reach, and words of the shared
 //! area. It runs with the global interrupt flag clear, on a stack of its own, under the page tables of starting cores.
@@ -16,20 +17,24 @@ pub mod vmcb;
 
 use crate::{
     arch::{cpuid, rdmsr, wrmsr},
-    boot::image,
+    boot::{cores::mailbox, image},
     info::{INFO_PAGES, Info, KernelInfo, info},
     layout::{CPU_PAGE, IDT_BASE, KERNEL_CODE, KERNEL_DATA, LARGE, stack_top},
     paging::build::Builder,
     park, watchdog,
 };
-use core::{arch::global_asm, mem::offset_of};
+use core::{arch::global_asm, mem::offset_of, sync::atomic::Ordering::SeqCst};
 use ground::Run;
 use record::Cause;
 use shimos_abi::{
     addr::FrameRange,
     control::{Device, Partition},
     ids::{KernelId, MAX_KERNELS},
-    shared::{Layout, PAGE_WORDS, commons, outgoing},
+    shared::{
+        Layout, PAGE_WORDS,
+        commons::{self, MAILBOX_FENCE, MAILBOX_PROBE_RIP},
+        outgoing,
+    },
 };
 use vmcb::{Entry, Exit, Tables, Vmcb};
 
@@ -240,6 +245,10 @@ extern "C" fn shell_main(kernel: u32, word: u64, root: u64) -> ! {
         vmcb.control.flush = 0;
         vmcb.control.event = 0;
         match vmcb.exit() {
+            Exit::Nmi => {
+                shell.nmi(vmcb, &general);
+                vmcb.give_again();
+            }
             Exit::Call => {
                 vmcb.skip(3);
                 let answer = shell.call(vmcb.saved.rax, general.rdi);
@@ -267,6 +276,16 @@ extern "C" fn shell_main(kernel: u32, word: u64, root: u64) -> ! {
 }
 
 impl Shell {
+    /// Takes the NMI that waits: the end of the kernel, if that is ordered, else a probe.
+    fn nmi(&self, vmcb: &Vmcb, general: &General) {
+        if mailbox(self.kernel, MAILBOX_FENCE).load(SeqCst) == self.word {
+            self.end(vmcb, general, Cause::Fenced)
+        }
+        // SAFETY: the park page's handler finds the shell's stack, and a core that starts: it parks it if the order has come
+        // by now, and counts the probe otherwise.
+        unsafe { core::arch::asm!("stgi", "nop", "clgi", options(nostack)) };
+        mailbox(self.kernel, MAILBOX_PROBE_RIP).store(vmcb.saved.rip, SeqCst);
+    }
     /// The kernel's end: what is known of it, and the core's way into the park page.
     fn end(&self, vmcb: &Vmcb, general: &General, cause: Cause) -> ! {
         record::leave(self.kernel, self.word, vmcb, general, cause);

@@ -30,6 +30,8 @@ use shimos_abi::{
 /// Why a kernel was ended.
 #[derive(Clone, Copy)]
 pub enum Cause {
+    /// An NMI brought the order to park.
+    Fenced,
     /// It could not report a fault.
     TripleFault,
     /// It used memory that is not its own.
@@ -53,7 +55,7 @@ fn word(info: &Info, kernel: u32, word: usize) -> &'static AtomicU64 {
     unsafe { &*((info.shared + at as u64 * 8) as *const AtomicU64) }
 }
 
-/// Leaves the record, unless the kernel has left one itself, and rings the peers.
+/// Leaves the record, unless the kernel has left one itself, and rings the peers. Whoever ordered it to park knows.
 pub fn leave(kernel: u32, life: u64, vmcb: &Vmcb, general: &General, cause: Cause) {
     let info = info();
     let incarnation = life.wrapping_sub(1);
@@ -66,6 +68,10 @@ pub fn leave(kernel: u32, life: u64, vmcb: &Vmcb, general: &General, cause: Caus
     let mut text = Line::new();
     // A line that is full is cut off.
     let (vector, address) = match cause {
+        Cause::Fenced => {
+            let _ = write!(text, "made no progress until an NMI parked it");
+            (2, 0)
+        }
         Cause::TripleFault => {
             let _ = write!(text, "triple fault at {:#x}, stopped by the hardware partition", saved.rip);
             (8, saved.cr2)
@@ -86,7 +92,8 @@ pub fn leave(kernel: u32, life: u64, vmcb: &Vmcb, general: &General, cause: Caus
     };
     put(death::VALID, 0);
     put(death::INCARNATION, incarnation);
-    put(death::CAUSE, DeathCause::Exception as u64);
+    let kind = if matches!(cause, Cause::Fenced) { DeathCause::Hang } else { DeathCause::Exception };
+    put(death::CAUSE, kind as u64);
     put(death::TIME, now().0);
     put(death::VECTOR, vector);
     put(death::CODE, 0);
@@ -111,6 +118,9 @@ pub fn leave(kernel: u32, life: u64, vmcb: &Vmcb, general: &General, cause: Caus
     }
     put(death::MESSAGE_LEN, said.len() as u64);
     word(info, kernel, outgoing::DEATH + death::VALID).store(death::MAGIC, SeqCst);
+    if matches!(cause, Cause::Fenced) {
+        return;
+    }
     word(info, kernel, outgoing::STATE).store(3, SeqCst);
     for (peer, entry) in info.entries.iter().enumerate().take(info.kernels as usize) {
         if peer != kernel as usize {

@@ -110,13 +110,15 @@ const _: () = {
 pub const SVME: u64 = 1 << 12;
 /// What a kernel may have in EFER: SCE, LME, LMA, NXE.
 pub const EFER_OF_KERNELS: u64 = 0xd01;
+/// An event is there.
+const EVENT_VALID: u64 = 1 << 31;
 /// The exception "invalid opcode", as an event.
-pub const INVALID_OPCODE: u64 = 1 << 31 | 3 << 8 | 6;
+pub const INVALID_OPCODE: u64 = EVENT_VALID | 3 << 8 | 6;
 /// The exception "general protection", with an error code of 0, as an event.
-pub const GENERAL_PROTECTION: u64 = 1 << 31 | 1 << 11 | 3 << 8 | 13;
+pub const GENERAL_PROTECTION: u64 = EVENT_VALID | 1 << 11 | 3 << 8 | 13;
 
-/// Intercepts of the fourth word: INVLPGA, protected I/O ports, protected registers, shutdown.
-const INTERCEPTS_3: u32 = 1 << 26 | 1 << 27 | 1 << 28 | 1 << 31;
+/// Intercepts of the fourth word: NMI, INVLPGA, protected I/O ports, protected registers, shutdown.
+const INTERCEPTS_3: u32 = 1 << 1 | 1 << 26 | 1 << 27 | 1 << 28 | 1 << 31;
 /// Intercepts of the fifth word: VMRUN, VMMCALL, VMLOAD, VMSAVE, STGI, CLGI, SKINIT.
 const INTERCEPTS_4: u32 = 0x7f;
 
@@ -185,6 +187,7 @@ impl Vmcb {
     pub fn exit(&self) -> Exit {
         let [first, second] = self.control.exit_info;
         match self.control.exit_code {
+            0x61 => Exit::Nmi,
             0x81 if self.saved.cpl == 0 => Exit::Call,
             0x7a | 0x80..=0x86 => Exit::Forbidden,
             0x7b => Exit::Port((first >> 16) as u16),
@@ -193,6 +196,12 @@ impl Vmcb {
             0x7f => Exit::TripleFault,
             0x400 => Exit::Outside { address: second, access: Access::of(first) },
             code => Exit::Other(code),
+        }
+    }
+    /// The event that was on its way to the guest when it came back is given to it at the next entry (AMD64 manual 2, 15.7.2).
+    pub fn give_again(&mut self) {
+        if self.control.exit_event & EVENT_VALID != 0 {
+            self.control.event = self.control.exit_event;
         }
     }
     /// The instruction that came here is done; it was so many bytes long.
@@ -235,6 +244,8 @@ impl Access {
 /// Why a guest came back.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Exit {
+    /// A non-maskable interrupt: a probe, or the order to park.
+    Nmi,
     /// A call of the kernel.
     Call,
     /// An instruction that is the shell's alone.
