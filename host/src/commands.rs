@@ -192,7 +192,7 @@ pub fn perform(cli: Cli) -> Result<ExitCode> {
             let services: Vec<&str> = service.iter().map(String::as_str).collect();
             let services = if services.is_empty() { &campaign::SERVICES[..] } else { &services[..] };
             let made = campaign::Made {
-                options: Options { kernels, memory, ..Options::default() },
+                options: Options { kernels, memory, watchdog: Some(campaign::WATCHDOG), ..Options::default() },
                 services: services.iter().map(|name| name.to_string()).collect(),
                 protection: how.every(interval),
             };

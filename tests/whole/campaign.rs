@@ -34,7 +34,7 @@ fn sample(makings: &Makings, classes: &[&str], count: u64) -> Result<()> {
         classes: classes.concat(),
         jobs: 1,
         made: Made {
-            options: Options::default(),
+            options: Options { watchdog: Some(campaign::WATCHDOG), ..Options::default() },
             services: vec!["httpd".to_string()],
             protection: Protection::new(Nanos::millis(20), Output::Commit),
         },

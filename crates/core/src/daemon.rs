@@ -102,16 +102,6 @@ impl<M: Machine> Kernel<M> {
         }
     }
 
-    /// Has the monitor end a life that is heard no more: what lives there would wait for answers for ever.
-    pub(crate) fn accuse(&mut self, life: Life) {
-        let monitor = self.services.ikc.area().election().monitor;
-        if monitor == self.me.kernel {
-            self.monitor.condemn(life);
-        } else if monitor != life.kernel {
-            self.tell(monitor, &Message::Broken(life));
-        }
-    }
-
     /// A message has come.
     pub(crate) fn hear(&mut self, from: Life, message: Message) {
         match message {

@@ -6,6 +6,7 @@
 extern crate alloc;
 
 mod accounting;
+mod accusations;
 mod alarms;
 mod bench;
 mod blocks;

@@ -330,6 +330,28 @@ impl Endpoint {
         self.free.len()
     }
 
+    /// Whether the words by which peers know this life and its queues are what it has written. Nobody else writes there, so a
+    /// word that differs was hit by a wild write of this kernel.
+    pub fn is_intact(&self) -> bool {
+        let value = |offset| self.own(offset).map(|word| word.load(Ordering::Relaxed));
+        let queues = |(peer, at): (KernelId, &Peer)| {
+            Queue::ALL.iter().all(|&queue| {
+                let (out, from) = (&at.outgoing[queue as usize], &at.incoming[queue as usize]);
+                let sent = at.receiver.filter(|_| out.sent != 0).map(|consumer| {
+                    let word = Link { producer: self.me.incarnation, consumer }.word(out.sent);
+                    value(outgoing::head(peer, queue)) == Some(word)
+                });
+                let consumed = at.sender.filter(|_| from.consumed != 0).map(|producer| {
+                    let word = Link { producer, consumer: self.me.incarnation }.word(from.consumed);
+                    value(outgoing::tail(peer, queue)) == Some(word)
+                });
+                sent != Some(false) && consumed != Some(false)
+            })
+        };
+        let life = u64::from(self.me.incarnation.0) + 1;
+        value(outgoing::INCARNATION) == Some(life) && self.area.kernels().zip(&self.peers).all(queues)
+    }
+
     fn own(&self, offset: usize) -> Option<&'static AtomicU64> {
         self.area.word(self.area.part(self.me.kernel)? + offset)
     }

@@ -240,6 +240,36 @@ fn an_impossible_head_costs_the_link_alone() {
     assert!(take(&mut b, K0, Queue::Daemon).is_some());
 }
 
+/// What a kernel says of its queues is looked at by itself, over reboots of its peers too.
+#[test]
+fn a_kernel_sees_that_its_own_words_were_overwritten() {
+    let words = area();
+    let (mut a, mut b) = (boot(words, K0, 1), boot(words, K1, 1));
+    for incarnation in 2..5 {
+        for queue in Queue::ALL {
+            ok(a.send(K1, queue, &[b"x"]));
+            ok(b.send(K0, queue, &[b"y"]));
+            assert!(take(&mut a, K1, queue).is_some() && take(&mut b, K0, queue).is_some());
+            assert!(a.is_intact() && b.is_intact());
+        }
+        a.forget(life(K1, incarnation - 1));
+        assert!(a.is_intact());
+        b = boot(words, K1, incarnation);
+        assert!(a.is_intact() && b.is_intact());
+        ok(a.send(K1, Queue::Daemon, &[b"x"]));
+        ok(b.send(K0, Queue::Daemon, &[b"y"]));
+        assert!(take(&mut a, K1, Queue::Daemon).is_some() && a.is_intact() && b.is_intact());
+    }
+    let part = layout().outgoing(K0);
+    let places = [outgoing::INCARNATION, outgoing::head(K1, Queue::Daemon), outgoing::tail(K1, Queue::Daemon)];
+    for word in places.map(|place| &words[part + place]) {
+        let right = word.swap(0x1234_5678_9abc_def0, Ordering::Relaxed);
+        assert!(!a.is_intact());
+        word.store(right, Ordering::Relaxed);
+        assert!(a.is_intact());
+    }
+}
+
 /// Every word that the sender owns is spoilt in turn; nothing panics, nothing wrong is received, and the next life
 /// works.
 #[test]

@@ -128,10 +128,6 @@ impl Class {
         if self == Class::Flip(Part::Shared) || ordered(&[Fault::WildCommons]) {
             return Some("all kernels go by the words of the commons");
         }
-        let unreachable = matches!(outcome, Outcome::Stuck | Outcome::Machine | Outcome::ProgramLost);
-        if ordered(&[Fault::NmiLoop, Fault::DeadCore]) && unreachable {
-            return Some("nothing but INIT reaches a core in an NMI, and INIT to the boot core resets the machine");
-        }
         if !of_program {
             return None;
         }

@@ -25,6 +25,8 @@ use std::{
 
 /// The services, if nobody says others.
 pub const SERVICES: [&str; 3] = ["httpd", "redis", "nginx"];
+/// Seconds after which the watchdog resets a machine that no kernel watches.
+pub const WATCHDOG: u64 = 4;
 /// Runs on one machine at most: a fault that has not shown must not wait for ever.
 const RUNS: u32 = 40;
 /// Boots in a row that may fail.

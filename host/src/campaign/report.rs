@@ -24,6 +24,9 @@ pub enum Outcome {
     Silent,
     /// Other kernels died as well.
     Spread,
+    /// No kernel was left that could go on: the watchdog reset the machine, all programs went on from their images, and no
+    /// client noticed.
+    Reset,
     /// A core could not be brought back; all others and all their programs go on.
     Stuck,
     /// The whole machine ended or answered no more.
@@ -36,7 +39,7 @@ pub enum Outcome {
 
 impl Outcome {
     /// All of them.
-    pub const ALL: [Outcome; 12] = [
+    pub const ALL: [Outcome; 13] = [
         Outcome::Unseen,
         Outcome::Recovered,
         Outcome::WentBack,
@@ -45,6 +48,7 @@ impl Outcome {
         Outcome::ClientWrong,
         Outcome::Silent,
         Outcome::Spread,
+        Outcome::Reset,
         Outcome::Stuck,
         Outcome::Machine,
         Outcome::TwoCopies,
@@ -62,6 +66,7 @@ impl Outcome {
             Outcome::ClientWrong => "client-wrong",
             Outcome::Silent => "silent",
             Outcome::Spread => "spread",
+            Outcome::Reset => "reset",
             Outcome::Stuck => "stuck",
             Outcome::Machine => "machine",
             Outcome::TwoCopies => "two-copies",

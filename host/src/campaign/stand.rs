@@ -10,7 +10,7 @@ use crate::{
     faults::{self, Fault, Injury},
     loads::{self, Service, Work},
     machine::{Files, Machine, Options},
-    names, recovery,
+    names, recovery, resets,
     status::{self, ms},
 };
 use anyhow::{Context, Result, bail};
@@ -422,8 +422,14 @@ impl Stand {
             let old = status::kernel(&before, kernel.id).map_or(0, |old| old.incarnation);
             kernel.id != life.kernel && (kernel.incarnation != old || kernel.state != KernelState::Running)
         };
-        let spread = after.kernels.iter().filter(others).count() > 0;
-        record.contained = !spread;
+        // Then all kernels have new lives.
+        let count = |status: &MachineStatus| status.reset.map_or(0, |reset| reset.count);
+        let reset = count(&after) != count(&before);
+        let spread = !reset && after.kernels.iter().filter(others).count() > 0;
+        record.contained = !spread && !reset;
+        if reset {
+            record.said.insert(0, format!("the machine was reset: {}", resets::cause(&self.machine.entry().directory)));
+        }
         let starved = |kernel: KernelId| starved.get(kernel.index()).copied().unwrap_or_default();
         // A hang that the monitor has seen in a kernel whose processor did not run is none of the fault's.
         let slow = new.iter().filter(|fault| fault.recovery.dead.kernel != life.kernel).all(|fault| {
@@ -459,11 +465,13 @@ impl Stand {
         } else if failed || silent {
             // That connections may end is said together with how far back the program went.
             let back = record.said.iter().any(|what| what.contains("behind released output"));
-            match (died || found, back && cut && !silent) {
+            match (died || found || reset, back && cut && !silent) {
                 (_, true) => Outcome::WentBack,
                 (true, false) => Outcome::ClientWrong,
                 (false, false) => Outcome::Silent,
             }
+        } else if reset {
+            Outcome::Reset
         } else if spread {
             Outcome::Suspected
         } else if died || found {

@@ -4,6 +4,7 @@ mod programs;
 mod turn;
 
 use crate::{
+    accusations::Accusations,
     create::Starting,
     device::{claim::claim, disk::Arriving},
     drain::Emptying,
@@ -68,6 +69,7 @@ pub struct Kernel<M: Machine> {
     pub(crate) moves: Moves<M>,
     pub(crate) emptying: Emptying,
     pub(crate) transfers: Transfers,
+    pub(crate) accusations: Accusations,
     /// The request that is being answered.
     pub(crate) serving: Option<u64>,
     pub(crate) me: Life,
@@ -159,6 +161,7 @@ impl<M: Machine> Kernel<M> {
             moves: Moves::default(),
             emptying: Emptying::default(),
             transfers: Transfers::default(),
+            accusations: Accusations::default(),
             serving: None,
             me,
             arriving: Arriving::default(),

@@ -214,6 +214,8 @@ impl<M: Machine> Kernel<M> {
             self.services.ikc.set_load(runnable, free, total);
             self.services.ikc.stamp(stamp, now);
             self.publish();
+            self.press_charges();
+            assert!(self.services.ikc.is_intact(), "words of the own outgoing part were overwritten");
             self.ask_for_loans(now);
             self.fail_lost_requests();
             self.expire_transfers(now);
