@@ -158,6 +158,10 @@ pub mod outgoing {
     pub const BENCH: usize = 8;
     /// The program that runs, or that has ordered this kernel's death; 0 for none.
     pub const SUSPECT: usize = 9;
+    /// Words of shared code that the shell of this core has set right since a kernel was last told.
+    pub const MENDED: usize = 10;
+    /// Address of the first of them.
+    pub const MENDED_AT: usize = 11;
     /// Acknowledged timestamps: as monitor, the last stamp seen of each kernel.
     pub const ACKS: usize = 64;
     /// Consumed counts of incoming rings: word `peer * 4 + queue`.

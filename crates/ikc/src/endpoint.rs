@@ -221,6 +221,12 @@ impl Endpoint {
     pub fn set_suspect(&mut self, program: Option<ProgramId>) {
         self.set(outgoing::SUSPECT, program.map_or(0, |program| u64::from(program.0)), Ordering::Relaxed);
     }
+    /// How many words of shared code the shell of this core has set right since somebody asked, and where.
+    pub fn take_mended(&mut self) -> Option<(u64, u64)> {
+        let words = self.own(outgoing::MENDED)?.swap(0, Ordering::Relaxed);
+        let at = self.own(outgoing::MENDED_AT)?.load(Ordering::Relaxed);
+        (words != 0).then_some((words, at))
+    }
     /// Sets the word that measurements use.
     pub fn set_bench(&mut self, value: u64) {
         self.set(outgoing::BENCH, value, Ordering::Release);

@@ -11,6 +11,8 @@ mod paging {
 }
 #[path = "../src/shell/ground.rs"]
 mod ground;
+#[path = "../src/shell/mend.rs"]
+mod mend;
 #[path = "../src/shell/permit.rs"]
 mod permit;
 #[path = "../src/shell/vmcb.rs"]
@@ -113,6 +115,16 @@ fn a_kernel_may_use_what_it_needs() {
     let open = |port: usize| map[port / 8] >> (port % 8) & 1 == 0;
     assert!([0x3f8, 0x3fd, 0x70, 0x71, 0xf4, 0x604, 0x605, 0x443].into_iter().all(open));
     assert!([0x64, 0xcf8, 0xcf9, 0x20, 0x606, 0x442, 0x444, 0, 0xffff].into_iter().all(|port| !open(port)));
+}
+
+#[test]
+fn what_differs_is_set_right() {
+    let words = |values: [u64; 4]| values.map(std::sync::atomic::AtomicU64::new);
+    let original = words([1, 2, 3, 4]);
+    assert_eq!(mend::mend(&words([1, 2, 3, 4]), &original), None);
+    let now = words([1, 6, 3, 0]);
+    assert_eq!(mend::mend(&now, &original), Some(mend::Mended { first: 1, words: 2 }));
+    assert_eq!(now.map(std::sync::atomic::AtomicU64::into_inner), [1, 2, 3, 4]);
 }
 
 #[test]

@@ -115,6 +115,11 @@ impl Class {
         }
     }
 
+    /// Whether what is hit belongs to all kernels, and not to the one that was chosen.
+    pub fn hits_all(self) -> bool {
+        matches!(self, Class::Flip(Part::Text) | Class::Ordered(Injury::Ordered(Fault::WildCommons)))
+    }
+
     /// Why this outcome may come of it, if it may; [`Outcome::good`] ones may always.
     pub fn excuse(self, outcome: Outcome) -> Option<&'static str> {
         let of_program = matches!(outcome, Outcome::ProgramLost | Outcome::ClientWrong | Outcome::Silent);

@@ -418,9 +418,13 @@ impl Stand {
                 "programs": fault.takeovers.iter().map(|it| it.program.0).collect::<Vec<_>>(),
             }));
         }
+        // Of what belongs to all, the first that dies is the victim.
+        let first = new.iter().min_by_key(|fault| fault.recovery.detected).filter(|_| plan.class.hits_all());
+        let victim = first.map_or(life, |fault| fault.recovery.dead);
+        record.kernel = Some(victim.kernel.0);
         let others = |kernel: &&shimos_abi::control::KernelStatus| {
             let old = status::kernel(&before, kernel.id).map_or(0, |old| old.incarnation);
-            kernel.id != life.kernel && (kernel.incarnation != old || kernel.state != KernelState::Running)
+            kernel.id != victim.kernel && (kernel.incarnation != old || kernel.state != KernelState::Running)
         };
         // Then all kernels have new lives.
         let count = |status: &MachineStatus| status.reset.map_or(0, |reset| reset.count);
@@ -432,12 +436,12 @@ impl Stand {
         }
         let starved = |kernel: KernelId| starved.get(kernel.index()).copied().unwrap_or_default();
         // A hang that the monitor has seen in a kernel whose processor did not run is none of the fault's.
-        let slow = new.iter().filter(|fault| fault.recovery.dead.kernel != life.kernel).all(|fault| {
+        let slow = new.iter().filter(|fault| fault.recovery.dead.kernel != victim.kernel).all(|fault| {
             let it = &fault.recovery;
             it.detected_by == DetectedBy::Heartbeat && starved(it.dead.kernel)
         });
         if spread {
-            let others = new.iter().filter(|fault| fault.recovery.dead.kernel != life.kernel);
+            let others = new.iter().filter(|fault| fault.recovery.dead.kernel != victim.kernel);
             record.said.splice(
                 ..0,
                 others.map(|fault| {
@@ -449,8 +453,9 @@ impl Stand {
                 }),
             );
         }
-        let stuck = after.kernels.iter().any(|kernel| kernel.id == life.kernel && kernel.state != KernelState::Running)
-            || status::recovery(&after, life).is_some_and(|it| it.fenced.0 == 0 && it.detected.0 != 0);
+        let stuck =
+            after.kernels.iter().any(|kernel| kernel.id == victim.kernel && kernel.state != KernelState::Running)
+                || status::recovery(&after, victim).is_some_and(|it| it.fenced.0 == 0 && it.detected.0 != 0);
         let lost = self.services.iter().any(|(service, _)| status::home(&after, service.program).is_none());
         let died = !new.is_empty();
         let found = record.said.iter().any(|what| FOUND.iter().any(|word| what.contains(word)));

@@ -137,6 +137,9 @@ impl<M: Machine> Kernel<M> {
         if area.is_quarantined(me.kernel) {
             services.log(&format!("a device may still write here: drives none, and gives {given_up} frames up"));
         }
+        if let Some((words, at)) = services.ikc.take_mended() {
+            services.log(&format!("shared code was set right in {words} words, at {at:#x} first"));
+        }
         if !retained.images.is_empty() || !retained.damages.is_empty() {
             services.log(&format!("kept {} images, {} damages", retained.images.len(), retained.damages.len()));
         }

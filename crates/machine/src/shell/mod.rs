@@ -11,6 +11,8 @@
 //! area. It runs with the global interrupt flag clear, on a stack of its own, under the page tables of starting cores.
 pub mod call;
 pub mod ground;
+pub mod mend;
+mod original;
 pub mod permit;
 mod record;
 pub mod vmcb;
@@ -44,8 +46,10 @@ const VM_HSAVE_PA: u32 = 0xc001_0117;
 /// VM_CR: SVM is locked off.
 const SVM_DISABLED: u64 = 1 << 4;
 
-/// Pages at the start of the shells' memory that all use: the permission maps.
-const COMMON_PAGES: u64 = permit::MSR_PAGES + permit::IO_PAGES;
+/// Pages at the start of the shells' memory that all use: the permission maps, and the copy of the image.
+fn common_pages() -> u64 {
+    permit::MSR_PAGES + permit::IO_PAGES + original::pages()
+}
 /// Pages of one shell before its tables: the guest's block, what the processor saves of the host, the stack.
 const OWN_PAGES: u64 = 2 + STACK_PAGES;
 const STACK_PAGES: u64 = 4;
@@ -74,7 +78,7 @@ fn pages_each(info: &Info, kernels: u64) -> u64 {
 pub fn bytes(info: &Info, kernels: u64) -> u64 {
     match info.partition {
         Partition::None => 0,
-        Partition::Svm => (COMMON_PAGES + kernels * pages_each(info, kernels)) * 4096,
+        Partition::Svm => (common_pages() + kernels * pages_each(info, kernels)) * 4096,
     }
 }
 
@@ -90,6 +94,7 @@ pub unsafe fn write_common(info: &Info) {
     permit::write_msr_map(map(info.shell, permit::MSR_PAGES));
     let ports = permit::ports(info.power.pm1a, watchdog::ports(info.watchdog));
     permit::write_io_map(map(info.shell + permit::MSR_PAGES * 4096, permit::IO_PAGES), &ports);
+    original::keep(info);
 }
 
 /// The general registers of a guest that the processor does not keep, in the order of the code below.
@@ -193,7 +198,7 @@ pub unsafe fn start(kernel: u32, word: u64, root: u64) -> ! {
 }
 
 fn own_memory(info: &Info, kernel: u32) -> u64 {
-    info.shell + (COMMON_PAGES + u64::from(kernel) * pages_each(info, info.kernels.into())) * 4096
+    info.shell + (common_pages() + u64::from(kernel) * pages_each(info, info.kernels.into())) * 4096
 }
 
 /// One core's shell, while its kernel runs.
@@ -219,6 +224,7 @@ extern "C" fn shell_main(kernel: u32, word: u64, root: u64) -> ! {
         let end = own + pages_each(info, info.kernels.into()) * 4096;
         (&mut *(own as *mut Vmcb), Builder::nested(tables, end))
     };
+    original::mend_before(kernel, word);
     let mut shell = Shell { kernel, word, tables, devices: 0 };
     ground_of(info, kernel, &mut |run| run.map(&mut shell.tables));
     vmcb.set_up(
@@ -292,6 +298,7 @@ impl Shell {
         self.park()
     }
     fn park(&self) -> ! {
+        original::mend_after(self.kernel, self.word);
         // SAFETY: nothing of the guest runs after this; what came meanwhile finds the park page's handlers.
         unsafe {
             core::arch::asm!("stgi", options(nomem, nostack));

@@ -49,7 +49,7 @@ pub enum Cause {
 }
 
 /// A word of a kernel's outgoing part.
-fn word(info: &Info, kernel: u32, word: usize) -> &'static AtomicU64 {
+pub fn word(info: &Info, kernel: u32, word: usize) -> &'static AtomicU64 {
     let at = Layout::new(info.kernels as usize).outgoing(KernelId(kernel as u16)) + word;
     // SAFETY: inside the shared area, which starting cores have mapped one to one and everyone accesses as atomic words.
     unsafe { &*((info.shared + at as u64 * 8) as *const AtomicU64) }
