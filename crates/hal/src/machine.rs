@@ -126,6 +126,8 @@ pub trait Machine {
     }
     /// All is well: the machine's watchdog, if it has one, waits anew before it resets the machine.
     fn kick_watchdog(&mut self) {}
+    /// Compares a part of the code that all kernels share with what it was, if the machine has kept that: work for idle time.
+    fn scrub(&mut self) {}
     /// 64 random bits.
     fn random(&mut self) -> u64;
 

@@ -167,6 +167,9 @@ impl Machine for Bare {
     fn kick_watchdog(&mut self) {
         crate::watchdog::kick();
     }
+    fn scrub(&mut self) {
+        let _ = ask(Call::Scrub);
+    }
     fn random(&mut self) -> u64 {
         random::next()
     }

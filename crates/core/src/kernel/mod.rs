@@ -80,6 +80,7 @@ pub struct Kernel<M: Machine> {
     loans_due: Nanos,
     background_due: Nanos,
     monitor_due: Nanos,
+    scrub_due: Nanos,
     /// The program whose thread ran last: the others come first now.
     last_run: ProgramId,
     pending_init: Option<Start>,
@@ -137,9 +138,6 @@ impl<M: Machine> Kernel<M> {
         if area.is_quarantined(me.kernel) {
             services.log(&format!("a device may still write here: drives none, and gives {given_up} frames up"));
         }
-        if let Some((words, at)) = services.ikc.take_mended() {
-            services.log(&format!("shared code was set right in {words} words, at {at:#x} first"));
-        }
         if !retained.images.is_empty() || !retained.damages.is_empty() {
             services.log(&format!("kept {} images, {} damages", retained.images.len(), retained.damages.len()));
         }
@@ -174,6 +172,7 @@ impl<M: Machine> Kernel<M> {
             loans_due,
             background_due: Nanos(0),
             monitor_due: Nanos(0),
+            scrub_due: Nanos(0),
             last_run: ProgramId(0),
             pending_init: if begins { config.init } else { None },
             image_refused: false,

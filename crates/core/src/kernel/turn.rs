@@ -15,6 +15,8 @@ use shimos_memory::space::Progress;
 
 /// How long background work waits for a kernel that has programs to run.
 const BACKGROUND_GAP: Nanos = Nanos::millis(10);
+/// How long an idle kernel waits before it has the next part of the shared code looked at.
+const SCRUB_GAP: Nanos = Nanos::millis(50);
 /// Packets taken in one turn.
 const PACKETS: usize = 128;
 
@@ -65,7 +67,20 @@ impl<M: Machine> Kernel<M> {
         let until = self.next_event();
         // A packet that came meanwhile is looked at first.
         if !self.services.ikc.end_polling() {
+            self.scrub();
             self.services.machine.idle(until);
+        }
+    }
+
+    /// Has a part of the shared code looked at, now and then.
+    fn scrub(&mut self) {
+        let now = self.services.machine.now();
+        if now >= self.scrub_due {
+            self.scrub_due = now + SCRUB_GAP;
+            self.services.machine.scrub();
+            if let Some((words, at)) = self.services.ikc.take_mended() {
+                self.services.log(&format!("shared code was set right in {words} words, at {at:#x} first"));
+            }
         }
     }
 

@@ -1,5 +1,5 @@
 //! What a kernel may ask its shell for, and whether it is granted: both sides.
-use super::{Shell, pool_of_peer, registers_of};
+use super::{Shell, original, pool_of_peer, registers_of};
 use crate::{
     boot::cores::{commons_word, mailbox},
     info::info,
@@ -10,6 +10,9 @@ use shimos_abi::{
     ids::{KernelId, MAX_PROGRAMS},
     shared::commons::{DEVICE_TAKERS, HOMES, MAILBOX_PARKED, MAILBOX_RUNNING},
 };
+
+/// The number of the call that changes no tables.
+pub const SCRUB: u64 = 5;
 
 /// What can be asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -24,6 +27,8 @@ pub enum Call {
     ShowDevice(Device),
     /// The end of that.
     HideDevice(Device),
+    /// A look at the next part of the code that all kernels share.
+    Scrub,
 }
 
 /// What the shell says.
@@ -46,6 +51,7 @@ pub fn ask(call: Call) -> Answer {
         Call::HidePeer(peer) => (2, peer.0.into()),
         Call::ShowDevice(device) => (3, device as u64),
         Call::HideDevice(device) => (4, device as u64),
+        Call::Scrub => (SCRUB, 0),
     };
     let answer: u64;
     // SAFETY: a kernel of a partitioned machine is a guest; the shell changes RAX alone, and no memory.
@@ -68,6 +74,10 @@ impl Shell {
             2 => peer.map(|peer| pool_of_peer(info, peer).hidden().map(&mut self.tables)),
             3 => device(argument).filter(|device| self.may_have(*device)).map(|device| self.show(device)),
             4 => device(argument).map(|device| self.hide(device)),
+            SCRUB => {
+                original::scrub(self.kernel, &mut self.scrubbed);
+                Some(())
+            }
             _ => None,
         };
         granted.is_some().into()

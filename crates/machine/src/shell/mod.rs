@@ -209,6 +209,8 @@ struct Shell {
     tables: Builder,
     /// The devices whose registers the kernel has, one bit each.
     devices: u8,
+    /// The page of the image that is compared next.
+    scrubbed: u64,
 }
 
 extern "C" fn shell_main(kernel: u32, word: u64, root: u64) -> ! {
@@ -224,8 +226,9 @@ extern "C" fn shell_main(kernel: u32, word: u64, root: u64) -> ! {
         let end = own + pages_each(info, info.kernels.into()) * 4096;
         (&mut *(own as *mut Vmcb), Builder::nested(tables, end))
     };
-    original::mend_before(kernel, word);
-    let mut shell = Shell { kernel, word, tables, devices: 0 };
+    // Each core begins elsewhere, and somewhere else each time.
+    let scrubbed = (u64::from(kernel) * 5 + word * 7) % original::PARTS * original::part();
+    let mut shell = Shell { kernel, word, tables, devices: 0, scrubbed };
     ground_of(info, kernel, &mut |run| run.map(&mut shell.tables));
     vmcb.set_up(
         &Entry {
@@ -257,9 +260,9 @@ extern "C" fn shell_main(kernel: u32, word: u64, root: u64) -> ! {
             }
             Exit::Call => {
                 vmcb.skip(3);
-                let answer = shell.call(vmcb.saved.rax, general.rdi);
-                vmcb.saved.rax = answer;
-                vmcb.control.flush = 1;
+                let number = vmcb.saved.rax;
+                vmcb.saved.rax = shell.call(number, general.rdi);
+                vmcb.control.flush = (number != call::SCRUB).into();
             }
             Exit::RegisterWrite if general.rcx as u32 == EFER => {
                 let value = general.rdx << 32 | vmcb.saved.rax & 0xffff_ffff;

@@ -1,7 +1,7 @@
 //! A copy of what all kernels share of the image, code and constants, where no kernel reaches it. A bit that flips in shared code
 //! kills one kernel after the other; so whoever dies has the code that it was in set right first, before its core parks.
 //!
-//! All of the image at once would take as long as a takeover: an eighth of it is looked at when a kernel starts.
+//! And while a kernel is idle, its shell looks through all of it, a part at a time.
 use super::{
     mend::{Mended, mend},
     permit,
@@ -17,8 +17,8 @@ use core::{
 };
 use shimos_abi::shared::{death, outgoing};
 
-/// Starts after which all of the image has been looked at.
-const STARTS: u64 = 8;
+/// Parts of the image. One takes some microseconds.
+pub const PARTS: u64 = 32;
 const PAGE_BYTES: u64 = 4096;
 
 /// Pages that all kernels share: code, constants, and the pattern of initialised data.
@@ -63,11 +63,16 @@ pub fn mend_after(kernel: u32, life: u64) {
     }
 }
 
-/// Sets the part of the image right whose turn it is with this life.
-pub fn mend_before(kernel: u32, life: u64) {
-    let each = pages().div_ceil(STARTS);
-    let first = life % STARTS * each;
-    mend_pages(kernel, first.min(pages())..(first + each).min(pages()));
+/// Sets the next part of the image right, from page `next` on.
+pub fn scrub(kernel: u32, next: &mut u64) {
+    let end = (*next + part()).min(pages());
+    mend_pages(kernel, (*next).min(end)..end);
+    *next = if end == pages() { 0 } else { end };
+}
+
+/// Pages of a part.
+pub fn part() -> u64 {
+    pages().div_ceil(PARTS)
 }
 
 fn mend_pages(kernel: u32, range: Range<u64>) {
