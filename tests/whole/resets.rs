@@ -1,9 +1,11 @@
 //! The machine is reset: its memory stays, and protected programs go on.
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use shimos::{counter, events, machine::Options, recovery, resets, status};
+use shimos::{counter, events, faults, machine::Options, recovery, resets, status};
 use shimos_abi::{
-    control::{Cause, Fault, Integrity, KernelState, Level, Partition, Protection, Reset, Strictness, Target},
+    control::{
+        Cause, Fault, Integrity, KernelState, Level, MachineStatus, Partition, Protection, Reset, Strictness, Target,
+    },
     ids::{KernelId, ProgramId},
     time::Nanos,
 };
@@ -37,6 +39,7 @@ pub fn run(suite: &mut Suite) {
     }
     group.case("resets::just_after_a_takeover", just_after_a_takeover);
     group.case("resets::in_a_row", in_a_row);
+    group.case("resets::deaths_are_remembered", deaths_are_remembered);
     let single = Options { kernels: 1, ..patient() };
     let mut group = Group::new(suite, single);
     group.case("resets::the_only_kernel_is_dead", |rig| only_kernel(rig, Fault::NullPointer, None));
@@ -137,6 +140,26 @@ fn goes_on(rig: &mut Rig, by: Option<KernelId>, cause: &str) -> Result<()> {
     rig.settle(counter.program)?;
     rig.kill_under(counter.program, Fault::Panic)?;
     rig.counts_on(&name, 3)
+}
+
+/// The record of a death outlives the kernel that led the recovery, and the machine's reset.
+fn deaths_are_remembered(rig: &mut Rig) -> Result<()> {
+    let program = rig.start_protected(programs::count("remembers", 2))?.program;
+    let home = rig.settle(program)?;
+    let dead = rig.inject(home, Fault::NullPointer)?;
+    let record = rig.recovered(dead)?;
+    let known = |now: &MachineStatus| {
+        let fault = faults::all(now).into_iter().find(|fault| fault.recovery.dead == dead);
+        fault.is_some_and(|it| {
+            it.recovery.rejoined == record.rejoined && it.recovery.fenced == record.fenced && !it.takeovers.is_empty()
+        })
+    };
+    rig.settle(ProgramId(1))?;
+    rig.kill_kernel(record.monitor, Fault::Panic)?;
+    rig.until(SOON, "the record, from the monitor's next life", |now| known(now).then_some(()))?;
+    reset(rig, None)?;
+    rig.until(SOON, "the record, after a reset", |now| known(now).then_some(()))?;
+    rig.counts_on("remembers", 3)
 }
 
 /// Pages and image may still lie in the kernel that died.

@@ -41,6 +41,7 @@ mod names;
 mod netlink;
 mod notice;
 mod numbered;
+mod past;
 mod pending;
 mod pipe;
 mod policy;

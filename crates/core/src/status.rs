@@ -16,15 +16,19 @@ impl<M: Machine> Kernel<M> {
     pub(crate) fn publish(&mut self) {
         self.published = self.services.machine.now();
         let mut published = self.own_status();
-        // What does not fit is shortened: first the processes, then the histories.
-        for step in 0..3 {
+        // What does not fit is shortened: first what earlier lives told, then the processes, then the histories.
+        for step in 0..4 {
             let Ok(bytes) = minicbor::to_vec(&published) else { return };
             if bytes.len() <= Endpoint::PUBLISHED_BYTES && self.services.ikc.publish(&bytes) {
                 return;
             }
             match step {
-                0 => published.programs.iter_mut().for_each(|program| program.processes.truncate(1)),
-                1 => {
+                0 => {
+                    published.recoveries.drain(..self.past.recoveries.len());
+                    published.takeovers.drain(..self.past.takeovers.len());
+                }
+                1 => published.programs.iter_mut().for_each(|program| program.processes.truncate(1)),
+                2 => {
                     published.recoveries.clear();
                     published.takeovers.clear();
                     published.moves.clear();
@@ -39,8 +43,8 @@ impl<M: Machine> Kernel<M> {
         Published {
             build: crate::BUILD.to_string(),
             programs: self.residents.values().map(|resident| program_status(resident, self.serving)).collect(),
-            recoveries: self.monitor.recoveries().cloned().collect(),
-            takeovers: self.takeovers.iter().cloned().collect(),
+            recoveries: self.past.recoveries.iter().chain(self.monitor.recoveries()).cloned().collect(),
+            takeovers: self.past.takeovers.iter().chain(&self.takeovers).cloned().collect(),
             moves: self.moves.told().collect(),
             given_up: self.given_up.iter().cloned().collect(),
             trouble: self.emptying_due().and_then(|_| self.emptying.trouble.clone()),

@@ -10,6 +10,7 @@ use crate::{
     drain::Emptying,
     join::Joining,
     moves::Moves,
+    past::Past,
     reset,
     resident::Resident,
     services::Services,
@@ -70,6 +71,7 @@ pub struct Kernel<M: Machine> {
     pub(crate) emptying: Emptying,
     pub(crate) transfers: Transfers,
     pub(crate) accusations: Accusations,
+    pub(crate) past: Past,
     /// The request that is being answered.
     pub(crate) serving: Option<u64>,
     pub(crate) me: Life,
@@ -97,6 +99,7 @@ impl<M: Machine> Kernel<M> {
         let mut ikc = Endpoint::new(machine.shared(), machine.layout(), me);
         ikc.set_state(KernelState::Booting);
         let area = ikc.area();
+        let past = Past::of(area, me.kernel);
         let mut frames = Frames::new(identity.pool);
         frames.set_reserve(crate::pressure::reserve(frames.total()));
         let mut given_up = 0_usize;
@@ -163,6 +166,7 @@ impl<M: Machine> Kernel<M> {
             emptying: Emptying::default(),
             transfers: Transfers::default(),
             accusations: Accusations::default(),
+            past,
             serving: None,
             me,
             arriving: Arriving::default(),

@@ -12,6 +12,7 @@ use alloc::{format, vec::Vec};
 use shimos_abi::{control::Device, ids::ProgramId, shared::Queue, time::Nanos};
 use shimos_hal::{Events, Machine};
 use shimos_memory::space::Progress;
+use shimos_monitor::Action;
 
 /// How long background work waits for a kernel that has programs to run.
 const BACKGROUND_GAP: Nanos = Nanos::millis(10);
@@ -247,10 +248,15 @@ impl<M: Machine> Kernel<M> {
         if area.election().monitor == self.me.kernel {
             self.services.machine.kick_watchdog();
         }
+        // What is worth a line is worth a record that outlives this kernel.
+        let told = step.actions.iter().any(|action| matches!(action, Action::Log(_)));
         for action in step.actions {
             if self.monitor.permits(&action, &area) {
                 self.act(action);
             }
+        }
+        if told {
+            self.publish();
         }
     }
 
@@ -266,17 +272,18 @@ impl<M: Machine> Kernel<M> {
         self.last_run = id;
         let now = self.services.machine.now();
         let until = self.next_event().min(now + self.slice(id, now));
-        if let Some(takeover) = self.takeovers.iter_mut().rev().find(|takeover| takeover.program == id)
-            && takeover.first_instruction == Nanos(0)
-        {
-            takeover.first_instruction = now;
-        }
+        let takeover = self.takeovers.iter_mut().rfind(|takeover| takeover.program == id);
+        let begins = takeover.filter(|takeover| takeover.first_instruction == Nanos(0));
+        let begins = begins.map(|takeover| takeover.first_instruction = now).is_some();
         // Peers ring from here on; what came before is looked at in the next turn.
         let pending = self.services.ikc.end_polling();
         self.count_for(Some(id));
         self.services.ikc.set_suspect(Some(id));
         self.run_threads(id, now, if pending { now } else { until });
         self.services.ikc.set_suspect(None);
+        if begins {
+            self.publish();
+        }
         true
     }
 
