@@ -175,6 +175,7 @@ pub fn perform(cli: Cli) -> Result<ExitCode> {
             seed,
             class,
             within,
+            first,
             only,
             jobs,
             service,
@@ -197,9 +198,8 @@ pub fn perform(cli: Cli) -> Result<ExitCode> {
                 protection: how.every(interval),
             };
             let wanted = campaign::Wanted {
-                count,
+                numbers: only.map_or(first..first.saturating_add(count), |only| only..only.saturating_add(1)),
                 within: within.map(|time| Duration::from_nanos(time.0)),
-                only,
                 seed,
                 classes,
                 jobs,

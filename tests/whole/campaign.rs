@@ -27,9 +27,8 @@ fn sample(makings: &Makings, classes: &[&str], count: u64) -> Result<()> {
     let named = |word: &&str| Class::named(word).map_err(anyhow::Error::msg).context(word.to_string());
     let classes: Vec<Vec<Class>> = classes.iter().map(named).collect::<Result<_>>()?;
     let wanted = Wanted {
-        count,
+        numbers: 0..count,
         within: Some(WITHIN),
-        only: None,
         seed: SEED,
         classes: classes.concat(),
         jobs: 1,

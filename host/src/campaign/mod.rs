@@ -15,6 +15,7 @@ pub use report::{Outcome, Record, Report};
 pub use stand::Made;
 use stand::Stand;
 use std::{
+    ops::Range,
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -35,12 +36,10 @@ const BOOTS: u32 = 3;
 /// What is wanted.
 #[derive(Clone, Debug)]
 pub struct Wanted {
-    /// How many runs.
-    pub count: u64,
+    /// The numbers of its runs.
+    pub numbers: Range<u64>,
     /// No run begins later than this after the start.
     pub within: Option<Duration>,
-    /// Only this one.
-    pub only: Option<u64>,
     /// What all follows from.
     pub seed: u64,
     /// The classes that take turns.
@@ -54,14 +53,13 @@ pub struct Wanted {
 /// Runs them. `told` is called with every run as it ends.
 pub fn run(paths: &Paths, files: &Files, wanted: &Wanted, told: &(dyn Fn(&Record) + Sync)) -> Result<Report> {
     wanted.made.options.check()?;
-    let (first, end) = wanted.only.map_or((0, wanted.count), |only| (only, only.saturating_add(1)));
-    let next = AtomicU64::new(first);
+    let next = AtomicU64::new(wanted.numbers.start);
     let until = wanted.within.map(|within| Instant::now() + within);
     let records = Mutex::new(Vec::new());
     thread::scope(|scope| {
         for _ in 0..wanted.jobs.max(1) {
             scope.spawn(|| {
-                worker(paths, files, wanted, (&next, end, until), &|record: Record| {
+                worker(paths, files, wanted, (&next, until), &|record: Record| {
                     told(&record);
                     records.lock().unwrap_or_else(PoisonError::into_inner).push(record);
                 })
@@ -94,13 +92,13 @@ fn worker(
     paths: &Paths,
     files: &Files,
     wanted: &Wanted,
-    (next, end, until): (&AtomicU64, u64, Option<Instant>),
+    (next, until): (&AtomicU64, Option<Instant>),
     done: &dyn Fn(Record),
 ) {
     let mut used: Option<(Stand, u32, Vec<Record>)> = None;
     loop {
         let number = next.fetch_add(1, Ordering::Relaxed);
-        if number >= end || until.is_some_and(|until| Instant::now() >= until) {
+        if number >= wanted.numbers.end || until.is_some_and(|until| Instant::now() >= until) {
             break;
         }
         let plan = Plan::new(wanted.seed, number, &wanted.classes);

@@ -268,8 +268,11 @@ pub enum Command {
         /// Begin no run after this time.
         #[arg(long, value_name = "TIME", value_parser = units::duration)]
         within: Option<Nanos>,
+        /// The number of the first run: goes on with a campaign that was cut off; seed and classes as before.
+        #[arg(long, value_name = "NUMBER", default_value_t = 0)]
+        first: u64,
         /// Only the run of this number; seed and classes as before.
-        #[arg(long, value_name = "NUMBER")]
+        #[arg(long, value_name = "NUMBER", conflicts_with_all = ["first", "count"])]
         only: Option<u64>,
         /// Machines at a time.
         #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
