@@ -6,6 +6,7 @@ use shimos_abi::{
     time::Nanos,
 };
 use shimos_ikc::{Area, Drained, Election, Home, Rebooting};
+use shimos_monitor::View;
 use shimos_soft::{Phase, SharedSnapshot, World};
 use std::collections::BTreeMap;
 
@@ -135,6 +136,10 @@ impl Checks {
         }
         for (program, home) in self.area.programs() {
             text += &format!("{program}: {home:?}\n");
+        }
+        text += &format!("{:?}\n", self.area.election());
+        for kernel in self.area.kernels() {
+            text += &format!("{kernel}: {:?}\n", View::kernel(&self.area, kernel));
         }
         text
     }

@@ -64,12 +64,13 @@ fn main() -> ExitCode {
                 .map(|k| format!(" --kill {}:{}:{}", k.kernel.0, k.step, format!("{:?}", k.crash).to_lowercase()))
                 .collect();
             let under = if options.under == plan::Under::Daemons { " --daemons" } else { "" };
+            let short = if options.pace == plan::Pace::Short { " --short" } else { "" };
             let crashes = options.crashes.map_or(String::new(), |n| format!(" --crashes {n}"));
             let drains = if options.drains > 0 { format!(" --drains {}", options.drains) } else { String::new() };
             let flips = if plan.flips == 0 { String::new() } else { format!(" --flip {}", plan.flips) };
             let every = options.crash_every.map_or(String::new(), |n| format!(" --crash-every {n}"));
             println!(
-                "  replay: shimos-sim{under} --seed {} --steps {} --kernels {}{crashes}{drains}{flips}{every}{kills} --verbose; failed at turn {}",
+                "  replay: shimos-sim{under}{short} --seed {} --steps {} --kernels {}{crashes}{drains}{flips}{every}{kills} --verbose; failed at turn {}",
                 plan.seed, plan.steps, plan.kernels, outcome.turns
             );
             if options.verbose {

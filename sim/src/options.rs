@@ -1,5 +1,5 @@
 //! The command line.
-use crate::plan::{Kill, Under};
+use crate::plan::{Kill, Pace, Under};
 use shimos_abi::ids::KernelId;
 use shimos_soft::Crash;
 use std::process::exit;
@@ -11,6 +11,8 @@ pub struct Options {
     pub under: Under,
     /// The (first) seed.
     pub seed: u64,
+    /// How long each part of a run is.
+    pub pace: Pace,
     /// Turns of kernels in one run, at most.
     pub steps: u64,
     /// How many kernels; left to the seed otherwise.
@@ -55,11 +57,12 @@ usage: shimos-sim [options]
   --runs R          how many seeds, from the first on (default 1)
   --steps N         turns of kernels in a run, at most (default 400000)
   --kernels K       how many kernels (default: from the seed, 3 to 5)
+  --short           few kernels and programs, and the next death soon after the last: for very many deaths
   --crashes N       how many kernels die in a run (default: from the seed, 0 to 4)
   --drains N        empty a kernel, fill it again or give it a fresh life, N times, at any time (default 0)
   --resets N        reset the whole machine N times, at any time; programs go on from memory (default 0)
   --crash-every N   let a kernel die whenever N turns have passed
-  --kill K:STEP:HOW let kernel K die in its STEP-th step; HOW is panic, exception, hang or deaf
+  --kill K:STEP:HOW let kernel K die in its STEP-th step; HOW is panic, exception, hang, deaf or scribble
   --flip N          flip N bits in the memory of every kernel that dies; programs may be lost, other kernels not
   --daemons         run the daemons alone, with toy programs, instead of whole kernels
   --schedules       short schedules of the daemons, one for each of --runs: kernels die, stall, scribble and fail to boot until all is well
@@ -86,6 +89,7 @@ fn kill(text: &str) -> Option<Kill> {
         "exception" => Crash::Exception,
         "hang" => Crash::Hang,
         "deaf" => Crash::Deaf,
+        "scribble" => Crash::Scribble,
         _ => return None,
     };
     Some(Kill { kernel, step, crash })
@@ -97,6 +101,7 @@ impl Options {
         let mut options = Options {
             under: Under::Kernel,
             seed: 1,
+            pace: Pace::Long,
             steps: 400_000,
             kernels: None,
             crashes: None,
@@ -136,6 +141,7 @@ impl Options {
                 "--crash-every" => options.crash_every = Some(number().max(1)),
                 "--flip" => options.flips = number().min(10_000) as u32,
                 "--runs" => options.runs = number(),
+                "--short" => options.pace = Pace::Short,
                 "--daemons" => options.under = Under::Daemons,
                 "--schedules" => options.schedules = true,
                 "--scale" => options.scale = Some(number().clamp(4, 4096) as usize),

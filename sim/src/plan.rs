@@ -35,6 +35,8 @@ pub struct Plan {
     pub seed: u64,
     /// What runs.
     pub under: Under,
+    /// How long its parts are.
+    pub pace: Pace,
     /// Turns at most.
     pub steps: u64,
     /// How many kernels.
@@ -59,6 +61,46 @@ pub struct Plan {
     pub rough: Rough,
 }
 
+/// How long the parts of a run are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Pace {
+    /// Much happens between two deaths.
+    Long,
+    /// As many deaths as can be.
+    Short,
+}
+
+impl Pace {
+    /// Longest calm before a death is ordered.
+    pub fn calm(self) -> Nanos {
+        match self {
+            Pace::Long => Nanos::millis(300),
+            Pace::Short => Nanos::millis(10),
+        }
+    }
+    /// In how many of its steps, at most, a kernel dies then.
+    pub fn steps(self) -> u64 {
+        match self {
+            Pace::Long => 3_000,
+            Pace::Short => 600,
+        }
+    }
+    /// Shortest pause of a program that does something all the time.
+    fn pause(self) -> u64 {
+        match self {
+            Pace::Long => 100_000,
+            Pace::Short => 1_000_000,
+        }
+    }
+    /// Lines that a program must show after the last death.
+    pub fn lines(self) -> u64 {
+        match self {
+            Pace::Long => 3,
+            Pace::Short => 1,
+        }
+    }
+}
+
 /// How rough the machine is with its kernels.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Rough {
@@ -72,11 +114,13 @@ impl Plan {
     /// The plan for a seed.
     pub fn new(seed: u64, options: &Options) -> Plan {
         let mut rng = Random::new(seed ^ 0x005e_ed0f_9a11);
-        let kernels = options.kernels.unwrap_or(rng.between(3, 5) as usize);
+        let most = if options.pace == Pace::Short { (2, 4) } else { (3, 5) };
+        let kernels = options.kernels.unwrap_or(rng.between(most.0, most.1) as usize);
         let crashes = options.crashes.unwrap_or(rng.below(5) as u32);
         let all = b"CDPTE";
         let start = rng.below(all.len() as u64) as usize;
         let count = rng.between(2, all.len() as u64) as usize;
+        let count = if options.pace == Pace::Short { 2 } else { count };
         let programs = (0..count).map(|i| all[(start + i) % all.len()]).collect();
         let programs = match options.under {
             Under::Kernel => programs,
@@ -85,6 +129,7 @@ impl Plan {
         Plan {
             seed,
             under: options.under,
+            pace: options.pace,
             steps: options.steps,
             kernels,
             crashes: if options.crash_every.is_some() || !options.kills.is_empty() { 0 } else { crashes },
@@ -142,8 +187,8 @@ impl Plan {
             let name = format!("prog-{}", (*letter as char).to_ascii_lowercase());
             let elf = match letter {
                 b'C' => programs::counter(*letter, 2_000_000),
-                b'D' => programs::counter(*letter, 100_000),
-                b'P' => programs::ping_pong(*letter),
+                b'D' => programs::counter(*letter, self.pace.pause()),
+                b'P' => programs::ping_pong(*letter, 2 * self.pace.pause()),
                 b'T' => programs::toucher(*letter, 48),
                 _ => programs::echo_server(*letter),
             };

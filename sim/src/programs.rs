@@ -117,7 +117,7 @@ pub fn counter(letter: u8, pause: u64) -> Vec<u8> {
 }
 
 /// Two processes and two pipes: the parent sends x, the child answers 3x + 1, many times.
-pub fn ping_pong(letter: u8) -> Vec<u8> {
+pub fn ping_pong(letter: u8, pause: u64) -> Vec<u8> {
     let mut p = Program::new(letter);
     let there = p.asm.data(&[0; 8]);
     let back = p.asm.data(&[0; 8]);
@@ -141,7 +141,7 @@ pub fn ping_pong(letter: u8) -> Vec<u8> {
     p.asm.set(Rdx, 15).and(Rdx, Rbx, Rdx).set(Rax, 0).if_different(Rdx, Rax, again);
     p.asm.shr(R12, Rbx, 4);
     p.print(R12);
-    p.sleep(200_000);
+    p.sleep(pause);
     p.asm.jump(again);
     p.asm.bind(child).set(Rbp, word).set(R15, 3);
     let again = p.asm.here();

@@ -4,7 +4,7 @@ use crate::{
     client::Client,
     daemons::{self, Toys},
     kernel,
-    plan::{Kill, Plan, Rough, Under},
+    plan::{Kill, Pace, Plan, Rough, Under},
 };
 use shimos_abi::{ids::KernelId, time::Nanos};
 use shimos_ikc::{Area, warm};
@@ -16,8 +16,6 @@ use std::collections::BTreeMap;
 const PATIENCE: Nanos = Nanos::secs(20);
 /// Turns between two resets, on average.
 const RESET_GAP: u64 = 4_000;
-/// Lines that a program must show after the last death.
-const LINES: u64 = 3;
 
 /// How a run went.
 #[derive(Clone, Debug, Default)]
@@ -105,7 +103,7 @@ pub fn run(plan: &Plan, verbose: bool) -> Outcome {
         resets_left: plan.resets,
         drain_at: Nanos(0),
         since: Nanos(0),
-        goals: plan.programs.iter().map(|letter| (*letter, LINES)).collect(),
+        goals: plan.programs.iter().map(|letter| (*letter, plan.pace.lines())).collect(),
         suspected: BTreeMap::new(),
         outcome: Outcome::default(),
         toys: Toys::default(),
@@ -220,6 +218,10 @@ impl Run<'_> {
         match end {
             End::Crashed(crash) => {
                 self.disturb();
+                if crash == Crash::Scribble {
+                    // As the console's owner it may have said that lines are printed which are not.
+                    self.checks.disturb(self.world.now());
+                }
                 self.outcome.deaths.push((self.world.now(), kernel, self.world.steps(kernel), crash));
                 self.outcome.steps_at_death = self.steps();
                 self.world.flip(kernel, self.plan.flips);
@@ -256,7 +258,7 @@ impl Run<'_> {
     fn aim(&mut self) {
         let counts = self.counts();
         for (letter, goal) in &mut self.goals {
-            *goal = counts.get(letter).copied().unwrap_or(0) + LINES;
+            *goal = counts.get(letter).copied().unwrap_or(0) + self.plan.pace.lines();
         }
     }
 
@@ -329,7 +331,7 @@ impl Run<'_> {
                     {
                         return Ok(true);
                     }
-                    self.stage = Stage::Calm(now + Nanos::micros(self.rng.below(300_000)));
+                    self.stage = Stage::Calm(now + Nanos(self.rng.below(self.plan.pace.calm().0)));
                 } else if now > self.since + PATIENCE {
                     return Err(self.waiting());
                 }
@@ -340,6 +342,8 @@ impl Run<'_> {
                         // Nothing dies any more: all must go on through the moves that are left.
                         self.since = now;
                         self.stage = Stage::Calm(now + Nanos::millis(20));
+                    } else if self.kills_left > 0 && self.is_short_of_kernels(now) {
+                        return Ok(true);
                     } else if self.kills_left == 0 || !self.order() {
                         self.since = now;
                         self.aim();
@@ -359,6 +363,13 @@ impl Run<'_> {
         Ok(false)
     }
 
+    /// Cores whose kernels died soon after each boot are retired, and the last kernel must live.
+    fn is_short_of_kernels(&self, now: Nanos) -> bool {
+        let died = self.outcome.deaths.last().map_or(Nanos(0), |(time, ..)| *time);
+        let living = (0..self.plan.kernels as u16).filter(|kernel| self.alive(KernelId(*kernel))).count();
+        living < 2 && now > died + PATIENCE
+    }
+
     fn alive(&self, kernel: KernelId) -> bool {
         matches!(self.world.phase(kernel), Phase::Running | Phase::Idle(_))
     }
@@ -376,14 +387,27 @@ impl Run<'_> {
             2 | 3 => Crash::Exception,
             // Nothing wakes core 0 from there: INIT would reset the machine.
             4 if kernel != KernelId(0) => Crash::Deaf,
+            5 => Crash::Scribble,
             _ => Crash::Hang,
         };
-        let step = self.world.steps(kernel) + 1 + self.rng.below(3_000);
+        let step = self.world.steps(kernel) + 1 + self.near(self.plan.pace.steps());
         self.say(&format!("{kernel} is to die at its step {step}: {crash:?}"));
         self.world.kill_at(kernel, step, crash);
         self.since = self.world.now();
         self.stage = Stage::Ordered(kernel);
         true
+    }
+
+    /// A number below `most`; in short runs a small one is as likely as a great one.
+    fn near(&mut self, most: u64) -> u64 {
+        match self.plan.pace {
+            Pace::Long => self.rng.below(most),
+            Pace::Short => {
+                let bits = u64::from(u64::BITS - most.leading_zeros());
+                let end = 1 << self.rng.below(bits);
+                self.rng.below(end)
+            }
+        }
     }
 
     fn steps(&self) -> Vec<u64> {
@@ -475,6 +499,15 @@ mod tests {
             let outcome = run(&plan, false);
             assert_eq!(outcome.failure, None, "{}", outcome.line(&plan));
             assert_eq!(outcome.deaths.len(), 2);
+        }
+    }
+
+    #[test]
+    fn programs_survive_very_many_deaths() {
+        for seed in [2, 7, 8] {
+            let plan = plan(seed, &["--short", "--crashes", "80", "--steps", "3000000"]);
+            let outcome = run(&plan, false);
+            assert_eq!(outcome.failure, None, "{}", outcome.line(&plan));
         }
     }
 

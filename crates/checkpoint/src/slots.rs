@@ -36,6 +36,8 @@ pub struct Held {
 pub struct Retained {
     /// The images that are kept.
     pub images: Vec<ProgramId>,
+    /// Where they are.
+    pub(crate) slots: Vec<usize>,
     /// References to frames that they hold.
     pub references: usize,
     /// Damage found on the way; what lies behind it is not kept.
@@ -96,7 +98,8 @@ pub fn slots_of<M: Machine>(machine: &M, pool: FrameRange) -> Result<Vec<(usize,
 }
 
 /// Finds every frame of `pool` that the images for which `keep` is true need: nodes and versions of the page map and the
-/// records of kept generations. `mark` is called once for every reference. Reads only.
+/// records of kept generations. `mark` is called once for every reference. Reads only. An image without a committed epoch is of
+/// no use to anybody.
 pub fn retained<M: Machine>(
     machine: &M,
     pool: FrameRange,
@@ -105,8 +108,10 @@ pub fn retained<M: Machine>(
 ) -> Result<Retained, ImageError> {
     let mut result = Retained::default();
     for (slot, held) in slots_of(machine, pool)? {
-        if keep(held.program) {
+        let committed = machine.read_word(pool.first, slot_start(slot) + SLOT_COMMIT) != 0;
+        if committed && keep(held.program) {
             result.images.push(held.program);
+            result.slots.push(slot);
             references(machine, pool, slot, held.program, &mut |frame| {
                 result.references += 1;
                 mark(frame);
@@ -206,7 +211,7 @@ impl Slots {
                     let (state, program) = decode_state(word);
                     let new = match state {
                         SlotState::Free => SlotState::Free,
-                        _ if kept.images.contains(&program) => SlotState::Lent,
+                        _ if kept.slots.contains(&slot) => SlotState::Lent,
                         _ => SlotState::Free,
                     };
                     machine.write_word(head, at, encode_state(new, program));
@@ -247,6 +252,11 @@ impl Slots {
     /// The images in this reserved memory.
     pub fn held<M: Machine>(&self, machine: &M) -> Vec<Held> {
         slots_of(machine, self.pool).unwrap_or_default().into_iter().map(|(_, held)| held).collect()
+    }
+
+    /// Whether one more image finds a slot.
+    pub fn has_room<M: Machine>(&self, machine: &M) -> bool {
+        slots_of(machine, self.pool).is_ok_and(|used| used.len() < SLOTS)
     }
 
     /// A loan came back: the slot is free at once, its frames after the returned work. `None` if nothing was lent.

@@ -107,7 +107,7 @@ impl<M: Machine> Kernel<M> {
         }
         let id =
             self.services.ikc.area().allocate_program(self.me).ok_or("the machine has no room for more programs")?;
-        self.forget_images(id);
+        self.loan_returned(id);
         let since = self.services.machine.now();
         self.starting.push(Starting { id, start, asker, since, again: None });
         Ok(())

@@ -196,6 +196,10 @@ impl<M: Machine> Kernel<M> {
         if head.protection.is_some_and(|protection| protection.integrity == Integrity::Pages) {
             image.check_contents();
         }
+        // A rollback gives one up itself.
+        if head.protection.is_some() && cause != Cause::Rollback && !self.slots.has_room(&self.services.machine) {
+            return Err(Refusal::NoRoom.into());
+        }
         for owner in head.loans.iter().filter(|owner| **owner != me.kernel && **owner != from.kernel) {
             self.services.machine.map_lent(*owner);
         }
@@ -300,6 +304,8 @@ impl<M: Machine> Kernel<M> {
         protect::release_held(&mut resident, &mut self.services);
         if let Err(error) = protect::resume(&mut resident, &mut self.services, &self.slots, (image, newest)) {
             self.services.log(&format!("program {id}: runs without protection: {error:?}"));
+            // What nobody will commit must not wait for it.
+            self.teardowns.extend(protect::unprotect(&mut resident, &mut self.services));
         }
         protect::flush_network(&mut resident, &mut self.services);
         let note = (!handover.notes.is_empty()).then(|| handover.notes.join("; "));

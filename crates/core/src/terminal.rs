@@ -7,6 +7,9 @@ use shimos_abi::ids::Life;
 /// Bytes of output that may wait to be printed.
 pub const UNPRINTED_LIMIT: usize = 1 << 20;
 
+/// Bytes that a stream may be behind what was printed of it.
+const FARTHEST: u64 = 1 << 40;
+
 /// A console.
 #[derive(Clone, Debug, Encode, Decode)]
 pub struct Terminal {
@@ -57,9 +60,9 @@ impl Terminal {
         self.unprinted.0.len() < UNPRINTED_LIMIT
     }
 
-    /// What is before `place` was printed, whatever this stream says.
+    /// What is before `place` was printed, whatever this stream says; but a place that nobody can have come to is nonsense.
     pub fn skip_to(&mut self, place: u64) {
-        if place > self.written {
+        if place > self.written && place - self.written <= FARTHEST {
             self.unprinted.0.clear();
             self.written = place;
         }

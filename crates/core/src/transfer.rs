@@ -198,7 +198,7 @@ impl<M: Machine> Kernel<M> {
         if program.0 == 0 || self.services.ikc.area().move_home(program, Home::Free, Home::Held(self.me)).is_err() {
             return failed(format!("a program with its number, {program}, runs here: end that first"));
         }
-        self.forget_images(program);
+        self.loan_returned(program);
         let used = self.services.machine.now();
         let import = Import { what, front: Vec::new(), frames: Vec::new(), got: 0, used };
         self.transfers.imports.insert(program, import);

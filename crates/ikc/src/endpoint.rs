@@ -497,6 +497,8 @@ impl Endpoint {
         }
         let count = incoming.consumed;
         match ring.next(link, count) {
+            // What a life sent that is over, or no more says who it is, is never received: nobody waits for it.
+            Ok(Some(_)) if self.area.incarnation(kernel) != Some(link.producer) => None,
             Ok(descriptor) => Some((link, descriptor?, count)),
             Err(_) => {
                 fence(Ordering::Acquire);

@@ -319,6 +319,19 @@ fn an_area_of_noise_is_survived() {
 }
 
 #[test]
+fn nobody_waits_for_packets_of_one_that_says_no_more_who_it_is() {
+    let words = area();
+    let (mut a, mut b) = (boot(words, K0, 1), boot(words, K1, 1));
+    ok(a.send(K1, Queue::Daemon, &[b"first"]));
+    assert!(take(&mut b, K0, Queue::Daemon).is_some());
+    ok(a.send(K1, Queue::Daemon, &[b"second"]));
+    assert!(b.pending());
+    words[layout().outgoing(K0) + outgoing::INCARNATION].store(77, Ordering::Relaxed);
+    assert_eq!(take(&mut b, K0, Queue::Daemon), None);
+    assert!(!b.pending());
+}
+
+#[test]
 fn status_log_and_death_record_are_read_back() {
     let words = area();
     let mut a = boot(words, K0, 1);

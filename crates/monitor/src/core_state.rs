@@ -127,7 +127,11 @@ impl CoreState {
             }
             (Stage::Fenced { .. }, Phase::Parked(_)) => self.restart(life, seen, x),
             (_, Phase::Parked(_)) => self.fenced(life, x),
-            (Stage::Watching(watch), Phase::Running(i)) => {
+            (Stage::Watching(watch), Phase::Booting(i)) if watch.incarnation() != i => {
+                self.stage = Stage::Booting { life, since: x.now };
+            }
+            // One that ran does not boot again as the same life, whatever it says: its stamps count.
+            (Stage::Watching(watch), Phase::Running(i) | Phase::Booting(i)) => {
                 if watch.incarnation() != i {
                     *watch = Watch::new(i, seen.stamp, x.now);
                 }
@@ -139,7 +143,6 @@ impl CoreState {
                 }
             }
             (Stage::Watching(_), Phase::Dead(_)) => self.died(life, Belief::Panicked, seen, "left a death record", x),
-            (Stage::Watching(_), Phase::Booting(_)) => self.stage = Stage::Booting { life, since: x.now },
             // Somebody else has fenced and restarted it.
             (Stage::Fencing(ladder), _) if life.incarnation > ladder.life().incarnation => {
                 self.stage = Stage::Booting { life, since: x.now };

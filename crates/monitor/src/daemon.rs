@@ -9,7 +9,7 @@ use crate::{
 use alloc::vec::Vec;
 use shimos_abi::{
     control::Recovery,
-    ids::{KernelId, Life},
+    ids::{Incarnation, KernelId, Life},
     time::Nanos,
 };
 
@@ -34,6 +34,8 @@ pub struct MonitorDaemon {
     election: Option<Election>,
     /// One entry a kernel while active, empty in a shadow. What is in it can all be found again in the shared words.
     cores: Vec<CoreState>,
+    /// The life of each kernel that was seen to run last, by a shadow too: a dead one may say that it still boots.
+    ran: Vec<Option<Incarnation>>,
     works: WorkList,
     history: History,
     /// Lives that are to end although they work.
@@ -54,6 +56,7 @@ impl MonitorDaemon {
             config,
             election: None,
             cores: Vec::new(),
+            ran: Vec::new(),
             works: WorkList::default(),
             history: History::default(),
             condemned: Vec::new(),
@@ -109,13 +112,6 @@ impl MonitorDaemon {
         let patient = self.patient(interval, now);
         let election = view.election();
         let before = self.election.replace(election);
-        if election.monitor != self.me.kernel {
-            self.cores.clear();
-            self.works.clear();
-            self.condemned.clear();
-            self.due = Nanos::NEVER;
-            return Step { actions: Vec::new(), next: now + interval.min(LONGEST) };
-        }
         let kernels = view.kernels();
         let seen: Vec<KernelView> = (0..kernels as u16).map(|k| view.kernel(KernelId(k))).collect();
         let phases: Vec<Phase> =
@@ -126,11 +122,29 @@ impl MonitorDaemon {
                     if k == self.me.kernel { Phase::Running(self.me.incarnation) } else { seen.phase(|| view.death(k)) }
                 })
                 .collect();
+        self.ran.resize(kernels, None);
+        for (ran, phase) in self.ran.iter_mut().zip(&phases) {
+            if let Phase::Running(incarnation) = phase {
+                *ran = Some(*incarnation);
+            }
+        }
+        if election.monitor != self.me.kernel {
+            self.cores.clear();
+            self.works.clear();
+            self.condemned.clear();
+            self.due = Nanos::NEVER;
+            return Step { actions: Vec::new(), next: now + interval.min(LONGEST) };
+        }
         if before != Some(election) || self.cores.len() != kernels {
             let failed = before.map(|e| e.monitor).filter(|k| *k != self.me.kernel);
-            let kernel = |k: usize| KernelId(k as u16);
-            let cores = seen.iter().zip(&phases).enumerate();
-            self.cores = cores.map(|(k, (s, p))| CoreState::new(kernel(k), s, *p, failed, now, &self.config)).collect();
+            let known = |(ran, phase): (&Option<Incarnation>, &Phase)| match phase {
+                Phase::Booting(incarnation) if *ran == Some(*incarnation) => Phase::Running(*incarnation),
+                phase => *phase,
+            };
+            let cores = seen.iter().zip(self.ran.iter().zip(&phases).map(known)).enumerate();
+            self.cores = cores
+                .map(|(k, (seen, phase))| CoreState::new(KernelId(k as u16), seen, phase, failed, now, &self.config))
+                .collect();
             self.works.clear();
             self.due = now;
         }

@@ -111,6 +111,8 @@ impl KernelView {
         let now = dealt_with.max(self.command).or(self.incarnation).unwrap_or(Incarnation(1));
         match self.state {
             KernelState::Panicked if death().is_some_and(|record| record.incarnation == now) => Phase::Dead(now),
+            // A life that has stamped has come up, whatever it says since.
+            _ if self.incarnation == Some(now) && self.stamp != 0 => Phase::Running(now),
             KernelState::Running if self.incarnation == Some(now) => Phase::Running(now),
             _ => Phase::Booting(now),
         }
@@ -156,5 +158,34 @@ impl View for Area {
     }
     fn is_quarantined(&self, kernel: KernelId) -> bool {
         Area::is_quarantined(*self, kernel)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_life_that_has_stamped_has_come_up_whatever_it_says() {
+        let seen = |state, stamp, incarnation| KernelView {
+            incarnation: Some(Incarnation(incarnation)),
+            state,
+            stamp,
+            stamp_time: Nanos(0),
+            load: 0,
+            free_frames: 0,
+            parked: None,
+            command: Some(Incarnation(4)),
+            probed: 0,
+            claim: Claim::default(),
+            drained: Drained::No,
+        };
+        let phase = |state, stamp, incarnation| seen(state, stamp, incarnation).phase(|| None);
+        for state in [KernelState::Down, KernelState::Booting, KernelState::Panicked, KernelState::Running] {
+            assert_eq!(phase(state, 9, 4), Phase::Running(Incarnation(4)), "{state:?}");
+            // These are the words of the life before.
+            assert_eq!(phase(state, 9, 3), Phase::Booting(Incarnation(4)), "{state:?}");
+        }
+        assert_eq!(phase(KernelState::Booting, 0, 4), Phase::Booting(Incarnation(4)));
     }
 }

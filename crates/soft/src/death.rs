@@ -18,6 +18,8 @@ pub enum Crash {
     Hang,
     /// Makes no more progress and takes no NMI; only INIT parks it.
     Deaf,
+    /// Fills what it tells its peers with nonsense, then hangs.
+    Scribble,
 }
 
 impl From<Fault> for Crash {

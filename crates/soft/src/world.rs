@@ -10,7 +10,7 @@ use shimos_abi::{
     addr::{Frame, FrameRange},
     control::DeathCause,
     ids::{Incarnation, KernelId, Life},
-    shared::{LAYOUT_VERSION, Layout, MASTER_MAGIC, commons, master},
+    shared::{LAYOUT_VERSION, Layout, MASTER_MAGIC, commons, master, outgoing},
     time::Nanos,
 };
 use shimos_hal::Events;
@@ -445,8 +445,25 @@ impl Inner {
                 }
                 self.park(core);
             }
+            Crash::Scribble => {
+                self.scribble(life.kernel);
+                self.cores[core].phase = Phase::Hung;
+            }
             Crash::Hang => self.cores[core].phase = Phase::Hung,
             Crash::Deaf => self.cores[core].phase = Phase::Deaf,
+        }
+    }
+    /// Nonsense takes the place of some words of a kernel's outgoing part, but for packets.
+    fn scribble(&mut self, kernel: KernelId) {
+        let part = self.layout.outgoing(kernel);
+        let words = outgoing::packets(self.layout.kernels());
+        for word in self.shared.get(part..part + words).unwrap_or_default() {
+            match self.rng.below(4) {
+                0 => word.store(self.rng.bits(), Ordering::SeqCst),
+                // Small numbers make more sense, and so may do more harm.
+                1 => word.store(self.rng.below(300), Ordering::SeqCst),
+                _ => {}
+            }
         }
     }
     /// Random time from a range of nanoseconds.

@@ -213,6 +213,8 @@ fn a_reboot_keeps_what_is_wanted_and_a_returned_loan_frees_it() {
     program.write(1, 7, 77);
     program.checkpoint();
     program.slots.create(&mut program.machine, other, Epoch(0)).unwrap();
+    // One that died before its first commit is of no use to anybody.
+    program.slots.create(&mut program.machine, PROGRAM, Epoch(2)).unwrap();
     let Program { mut machine, committed, .. } = program;
     let life = Life { incarnation: Incarnation(2), ..super::program::LIFE };
     let mut frames = Frames::new(POOL);

@@ -49,13 +49,24 @@ enum Packet {
         /// Which stream of this program id it is: when the program started.
         #[n(4)]
         stream: u64,
-        /// What is before this place is known to be printed.
+        /// What the sender knows of it.
         #[n(5)]
-        printed: u64,
+        known: Known,
     },
     /// The stream of a program has ended.
     #[n(2)]
     End(#[n(0)] ProgramId),
+}
+
+/// What the sender of a piece knows of its stream.
+#[derive(Clone, Copy, Debug, Encode, Decode)]
+struct Known {
+    /// What is before this place is printed.
+    #[n(0)]
+    printed: u64,
+    /// Nothing was ever written from this place on.
+    #[n(1)]
+    written: u64,
 }
 
 /// What the owner of the console keeps.
@@ -94,8 +105,8 @@ impl ConsoleOwner {
     fn take(&mut self, packet: Packet, ikc: &Endpoint) {
         match packet {
             Packet::Kernel(line) => self.put(line.as_bytes()),
-            Packet::Output { program, name, at, bytes, stream, printed } => {
-                self.take_output(program, (stream, name), (at, &bytes), printed, ikc);
+            Packet::Output { program, name, at, bytes, stream, known } => {
+                self.take_output(program, (stream, name), (at, &bytes), known, ikc);
             }
             Packet::End(program) => {
                 if let Some(mut stream) = self.streams.remove(&program) {
@@ -113,20 +124,22 @@ impl ConsoleOwner {
         program: ProgramId,
         (id, name): (u64, String),
         (at, bytes): (u64, &[u8]),
-        sender_knows: u64,
+        known: Known,
         ikc: &Endpoint,
     ) {
-        let printed = ikc.area().printed(ikc.me().kernel, program, id);
+        // An owner that died may have left nonsense.
+        let told = ikc.area().printed(ikc.me().kernel, program, id);
+        let printed = if told <= known.written { told } else { known.printed };
         let mut stream = self.streams.remove(&program).unwrap_or_default();
         if stream.id != id || stream.next == 0 {
             stream = Stream { id, name, next: printed, line: Vec::new() };
         }
         // Owners before this one have printed what the sender has forgotten.
-        stream.next = stream.next.max(sender_knows);
+        stream.next = stream.next.max(known.printed);
         // What is further on was on its way to the owner before; all of it comes again.
         if at <= stream.next {
-            let known = (stream.next - at).min(bytes.len() as u64) as usize;
-            for byte in &bytes[known..] {
+            let old = (stream.next - at).min(bytes.len() as u64) as usize;
+            for byte in &bytes[old..] {
                 stream.next += 1;
                 stream.line.push(*byte);
                 if *byte == b'\n' || stream.line.len() >= LINE_LIMIT {
@@ -260,7 +273,7 @@ fn next_packet(program: &mut Program) -> Option<Packet> {
         at,
         bytes,
         stream: program.head.started.0,
-        printed: program.terminal.printed(),
+        known: Known { printed: program.terminal.printed(), written: program.terminal.written },
     })
 }
 

@@ -53,16 +53,11 @@ impl<M: Machine> Kernel<M> {
         }
     }
 
-    /// Gives up what is here of an earlier program with this number: a new one has taken it.
-    pub(crate) fn forget_images(&mut self, program: ProgramId) {
+    /// Nothing that was lent for a program is needed any more: it may be several images, if it was here and was taken over
+    /// several times. Or it is of an earlier program of this number.
+    pub(crate) fn loan_returned(&mut self, program: ProgramId) {
         while let Some(teardown) = self.slots.returned(&mut self.services.machine, program) {
             self.teardowns.push(teardown);
         }
-    }
-
-    /// A loan of this kernel's frames came back.
-    pub(crate) fn loan_returned(&mut self, program: ProgramId) {
-        let teardown = self.slots.returned(&mut self.services.machine, program);
-        self.teardowns.extend(teardown);
     }
 }
