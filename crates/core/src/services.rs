@@ -19,7 +19,7 @@ use shimos_abi::{
     ids::{KernelId, Pid, ProgramId},
     shared::Queue,
 };
-use shimos_hal::Machine;
+use shimos_hal::{Machine, Scrub};
 use shimos_ikc::{Endpoint, Notify, SendError};
 use shimos_memory::Frames;
 use shimos_vfs::Image;
@@ -135,6 +135,14 @@ impl<M: Machine> Services<M> {
         self.ikc.log(format!("{} {text}\n", self.machine.now()).as_bytes());
         let line = format!("[{kernel}] {text}\n");
         crate::device::console::kernel_line(self, &line);
+    }
+
+    /// Has the code that all kernels share looked at, and says what was wrong with it.
+    pub fn scrub(&mut self, scrub: Scrub) {
+        self.machine.scrub(scrub);
+        if let Some((words, at)) = self.ikc.take_mended() {
+            self.log(&format!("shared code was set right in {words} words, at {at:#x} first"));
+        }
     }
 
     /// Notes a call that is not implemented, once for each number.

@@ -21,7 +21,7 @@ use shimos_abi::{
     time::Nanos,
 };
 use shimos_checkpoint::{Image, ImageError};
-use shimos_hal::Machine;
+use shimos_hal::{Machine, Scrub};
 use shimos_ikc::Home;
 use shimos_monitor::Refusal;
 
@@ -94,6 +94,10 @@ impl<M: Machine> Kernel<M> {
         }
         if life != from {
             return Err(Refusal::Busy);
+        }
+        if let Home::Protected { falls: 1.., .. } = seen {
+            // It had no checkpoint since it was taken over last: code that kills whoever executes it is one reason for that.
+            self.services.scrub(Scrub::All);
         }
         // The proof, from the parked core itself; or this very core was that kernel and has booted since.
         if from.kernel != me.kernel {

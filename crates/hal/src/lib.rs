@@ -12,4 +12,4 @@ pub mod machine;
 
 pub use cpu::{Access, Fpu, Regs, Trap};
 pub use fence::Fenced;
-pub use machine::{Events, FrameSource, Identity, Machine, Mapping, OutOfFrames, Rights, UserClock};
+pub use machine::{Events, FrameSource, Identity, Machine, Mapping, OutOfFrames, Rights, Scrub, UserClock};

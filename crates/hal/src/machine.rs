@@ -53,6 +53,15 @@ bitflags! {
     }
 }
 
+/// How much of the shared code is looked at, at once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Scrub {
+    /// The next part, in some microseconds: work for idle time.
+    Part,
+    /// All of it.
+    All,
+}
+
 /// One page of an address space.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Mapping {
@@ -126,8 +135,8 @@ pub trait Machine {
     }
     /// All is well: the machine's watchdog, if it has one, waits anew before it resets the machine.
     fn kick_watchdog(&mut self) {}
-    /// Compares a part of the code that all kernels share with what it was, if the machine has kept that: work for idle time.
-    fn scrub(&mut self) {}
+    /// Compares the code that all kernels share with what it was, if the machine has kept that, and sets it right.
+    fn scrub(&mut self, _scrub: Scrub) {}
     /// 64 random bits.
     fn random(&mut self) -> u64;
 

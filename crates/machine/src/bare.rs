@@ -36,7 +36,7 @@ use shimos_abi::{
     time::Nanos,
 };
 use shimos_hal::{
-    Events, Fenced, Fpu, FrameSource, Identity, Machine, Mapping, OutOfFrames, Regs, Rights, Trap, UserClock,
+    Events, Fenced, Fpu, FrameSource, Identity, Machine, Mapping, OutOfFrames, Regs, Rights, Scrub, Trap, UserClock,
     machine::DeviceError,
 };
 
@@ -167,8 +167,8 @@ impl Machine for Bare {
     fn kick_watchdog(&mut self) {
         crate::watchdog::kick();
     }
-    fn scrub(&mut self) {
-        let _ = ask(Call::Scrub);
+    fn scrub(&mut self, scrub: Scrub) {
+        let _ = ask(Call::Scrub(scrub));
     }
     fn random(&mut self) -> u64 {
         random::next()

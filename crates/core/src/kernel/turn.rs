@@ -10,7 +10,7 @@ use crate::{
 };
 use alloc::{format, vec::Vec};
 use shimos_abi::{control::Device, ids::ProgramId, shared::Queue, time::Nanos};
-use shimos_hal::{Events, Machine};
+use shimos_hal::{Events, Machine, Scrub};
 use shimos_memory::space::Progress;
 use shimos_monitor::Action;
 
@@ -78,10 +78,7 @@ impl<M: Machine> Kernel<M> {
         let now = self.services.machine.now();
         if now >= self.scrub_due {
             self.scrub_due = now + SCRUB_GAP;
-            self.services.machine.scrub();
-            if let Some((words, at)) = self.services.ikc.take_mended() {
-                self.services.log(&format!("shared code was set right in {words} words, at {at:#x} first"));
-            }
+            self.services.scrub(Scrub::Part);
         }
     }
 

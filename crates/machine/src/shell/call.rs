@@ -10,6 +10,7 @@ use shimos_abi::{
     ids::{KernelId, MAX_PROGRAMS},
     shared::commons::{DEVICE_TAKERS, HOMES, MAILBOX_PARKED, MAILBOX_RUNNING},
 };
+use shimos_hal::Scrub;
 
 /// The number of the call that changes no tables.
 pub const SCRUB: u64 = 5;
@@ -27,8 +28,8 @@ pub enum Call {
     ShowDevice(Device),
     /// The end of that.
     HideDevice(Device),
-    /// A look at the next part of the code that all kernels share.
-    Scrub,
+    /// A look at the code that all kernels share.
+    Scrub(Scrub),
 }
 
 /// What the shell says.
@@ -51,7 +52,8 @@ pub fn ask(call: Call) -> Answer {
         Call::HidePeer(peer) => (2, peer.0.into()),
         Call::ShowDevice(device) => (3, device as u64),
         Call::HideDevice(device) => (4, device as u64),
-        Call::Scrub => (SCRUB, 0),
+        Call::Scrub(Scrub::Part) => (SCRUB, 0),
+        Call::Scrub(Scrub::All) => (SCRUB, 1),
     };
     let answer: u64;
     // SAFETY: a kernel of a partitioned machine is a guest; the shell changes RAX alone, and no memory.
@@ -75,7 +77,8 @@ impl Shell {
             3 => device(argument).filter(|device| self.may_have(*device)).map(|device| self.show(device)),
             4 => device(argument).map(|device| self.hide(device)),
             SCRUB => {
-                original::scrub(self.kernel, &mut self.scrubbed);
+                let parts = if argument == 0 { 1 } else { original::PARTS };
+                (0..parts).for_each(|_| original::scrub(self.kernel, &mut self.scrubbed));
                 Some(())
             }
             _ => None,
