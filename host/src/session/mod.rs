@@ -16,8 +16,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long whoever connects may take to say who it is.
-const GREETING: Duration = Duration::from_secs(3);
+/// Connections that are listened to at once until one of them says the right word; the oldest makes room.
+const CALLERS: usize = 64;
 
 /// A port of this host that an agent is to connect to.
 #[derive(Debug)]
@@ -45,16 +45,25 @@ impl Waiting {
     /// Waits for the agent. `trouble` is asked now and then why it cannot come.
     pub fn accept(self, within: Duration, mut trouble: impl FnMut() -> Option<anyhow::Error>) -> Result<Session> {
         let end = Instant::now() + within;
+        let mut callers: Vec<Caller> = Vec::new();
         let mut turns = 0_u32;
         loop {
             match self.listener.accept() {
                 Ok((stream, _)) => {
-                    if let Some(session) = self.greet(stream)? {
-                        return Ok(session);
+                    if callers.len() == CALLERS {
+                        callers.remove(0);
                     }
+                    callers.push(Caller::new(stream)?);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Err(error).context("nobody can connect"),
+            }
+            for mut caller in std::mem::take(&mut callers) {
+                match caller.greet() {
+                    Greeting::Unfinished => callers.push(caller),
+                    Greeting::Hello { version, token } if token == self.token => return caller.enter(version),
+                    Greeting::Hello { .. } | Greeting::Nonsense => {}
+                }
             }
             turns += 1;
             if turns.is_multiple_of(100)
@@ -68,37 +77,57 @@ impl Waiting {
             thread::sleep(Duration::from_millis(5));
         }
     }
+}
 
-    /// Hears who connects; none if it is somebody else.
-    fn greet(&self, mut stream: TcpStream) -> Result<Option<Session>> {
-        stream.set_nonblocking(false)?;
+/// Who has connected and has not said yet who it is. The agent's kernel may die before its greeting is sent, and then seconds
+/// go by until the network has repeated what was lost; so nobody is sent away for being slow.
+struct Caller {
+    stream: TcpStream,
+    receiver: Receiver,
+}
+
+/// What a caller has said.
+enum Greeting {
+    Unfinished,
+    Hello {
+        version: u32,
+        token: String,
+    },
+    /// Something else, or it has hung up.
+    Nonsense,
+}
+
+impl Caller {
+    fn new(stream: TcpStream) -> Result<Caller> {
+        stream.set_nonblocking(true)?;
         stream.set_nodelay(true)?;
-        let mut receiver = Receiver::default();
+        Ok(Caller { stream, receiver: Receiver::default() })
+    }
+
+    fn greet(&mut self) -> Greeting {
         let mut buffer = [0; 4096];
-        let end = Instant::now() + GREETING;
-        let hello = loop {
-            match receiver.take() {
-                Ok(Some(frame)) => break frame,
+        loop {
+            match self.receiver.take() {
+                Ok(Some(Frame::Hello { version, token })) => return Greeting::Hello { version, token },
                 Ok(None) => {}
-                Err(_) => return Ok(None),
+                Ok(Some(_)) | Err(_) => return Greeting::Nonsense,
             }
-            let left = end.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-            stream.set_read_timeout(Some(left))?;
-            match stream.read(&mut buffer) {
-                Ok(0) | Err(_) => return Ok(None),
-                Ok(count) => receiver.feed(buffer.get(..count).unwrap_or_default()),
+            match self.stream.read(&mut buffer) {
+                Ok(0) => return Greeting::Nonsense,
+                Ok(count) => self.receiver.feed(buffer.get(..count).unwrap_or_default()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Greeting::Unfinished,
+                Err(_) => return Greeting::Nonsense,
             }
-        };
-        stream.set_read_timeout(None)?;
-        match hello {
-            Frame::Hello { version, token } if token == self.token => match version {
-                VERSION => Ok(Some(Session { stream, receiver })),
-                _ => bail!(
-                    "the agent inside speaks version {version} of the protocol, this tool {VERSION}; rebuild both"
-                ),
-            },
-            _ => Ok(None),
         }
+    }
+
+    /// The session of an agent that knew the token.
+    fn enter(self, version: u32) -> Result<Session> {
+        if version != VERSION {
+            bail!("the agent inside speaks version {version} of the protocol, this tool {VERSION}; rebuild both");
+        }
+        self.stream.set_nonblocking(false)?;
+        Ok(Session { stream: self.stream, receiver: self.receiver })
     }
 }
 
@@ -154,6 +183,23 @@ mod tests {
         let session = waiting.accept(Duration::from_secs(20), || None).expect("comes");
         assert_eq!(session.stream.peer_addr().ok(), friend.local_addr().ok());
         drop(strangers);
+    }
+
+    #[test]
+    fn who_says_nothing_for_long_neither_holds_up_nor_is_sent_away() {
+        let waiting = Waiting::open().expect("a port");
+        let words = waiting.words().expect("words");
+        let hello = encode(&Frame::Hello { version: VERSION, token: words[1].clone() }).expect("short");
+        let silent = knock(&words, b"");
+        let mut slow = knock(&words, &hello[..1]);
+        let port = slow.local_addr().expect("connected").port();
+        let greeter = thread::spawn(move || {
+            thread::sleep(Duration::from_secs(4));
+            slow.write_all(&hello[1..]).map(|()| slow)
+        });
+        let session = waiting.accept(Duration::from_secs(60), || None).expect("comes");
+        assert_eq!(session.stream.peer_addr().map(|peer| peer.port()).ok(), Some(port));
+        drop((silent, greeter.join()));
     }
 
     #[test]

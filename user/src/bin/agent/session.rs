@@ -56,11 +56,7 @@ type Signals = SignalDelivery<UnixStream, SignalOnly>;
 /// Serves one session; returns how the command ended.
 pub fn serve(place: Place, address: &str, token: &str) -> io::Result<Ending> {
     let mut signals = watch_signals()?;
-    let mut socket = connect(address)?;
-    socket.set_nodelay(true)?;
-    socket.write_all(&encoded(&Frame::Hello { version: VERSION, token: token.to_string() })?)?;
-    let mut receiver = Receiver::default();
-    let begin = first_words(&mut socket, &mut receiver)?;
+    let (socket, receiver, begin) = reach(address, token)?;
     socket.set_read_timeout(None)?;
     socket.set_nonblocking(true)?;
     let mut session = match start(place, &begin) {
@@ -93,16 +89,26 @@ fn watch_signals() -> io::Result<Signals> {
     SignalDelivery::with_pipe(read, write, SignalOnly, numbers.collect::<Vec<i32>>())
 }
 
-fn connect(address: &str) -> io::Result<TcpStream> {
-    let mut last = None;
+/// Reaches the tool and hears what is to be run. The connection may break before that, and then another one will do.
+fn reach(address: &str, token: &str) -> io::Result<(TcpStream, Receiver, Begin)> {
+    let mut last = io::ErrorKind::NotConnected.into();
     for _ in 0..ATTEMPTS.0 {
-        match TcpStream::connect(address) {
-            Ok(stream) => return Ok(stream),
-            Err(error) => last = Some(error),
+        match greet(address, token) {
+            Err(error) if error.kind() != io::ErrorKind::InvalidData => last = error,
+            reached => return reached,
         }
         sleep(ATTEMPTS.1);
     }
-    Err(last.unwrap_or_else(|| io::ErrorKind::NotConnected.into()))
+    Err(last)
+}
+
+fn greet(address: &str, token: &str) -> io::Result<(TcpStream, Receiver, Begin)> {
+    let mut socket = TcpStream::connect(address)?;
+    socket.set_nodelay(true)?;
+    socket.write_all(&encoded(&Frame::Hello { version: VERSION, token: token.to_string() })?)?;
+    let mut receiver = Receiver::default();
+    let begin = first_words(&mut socket, &mut receiver)?;
+    Ok((socket, receiver, begin))
 }
 
 /// Waits for what is to be run.
