@@ -4,6 +4,7 @@ use shimos::{counter, machine::Options, names, status};
 use shimos_abi::{
     control::{DeathCause, DetectedBy, Fault, Start, Target},
     ids::KernelId,
+    time::Nanos,
 };
 use shimos_tests::{clock, clock::SOON, group::Group, programs, rig::Rig, suite::Suite};
 
@@ -60,6 +61,7 @@ pub fn run(suite: &mut Suite) {
     }
     group.case("takeover::own_pages_beside_those_of_a_file", beside_a_file);
     group.case("takeover::all_at_once", all_at_once);
+    group.case("takeover::very_many_programs", very_many);
     group.case("takeover::sleeping", sleeping);
     group.case("takeover::reading_from_a_pipe", reading_from_a_pipe);
     group.case("takeover::files_and_traps", files_and_traps);
@@ -134,6 +136,30 @@ fn all_at_once(rig: &mut Rig) -> Result<()> {
             in_order(name, &rig.lines(name))?;
         }
         left = rig.home(started[0].0)?;
+    }
+    Ok(())
+}
+
+/// More than the images of earlier versions had room for in one kernel.
+fn very_many(rig: &mut Rig) -> Result<()> {
+    let mut started = Vec::new();
+    for number in 0..20 {
+        let name = format!("many-{number}");
+        let text = "n=0; while :; do n=$((n+1)); echo $n; sleep 1; done";
+        let one = rig.start(programs::script(&name, VICTIM, text))?;
+        rig.protect(&one, programs::every(Nanos::millis(200)))?;
+        started.push((one.program, name));
+    }
+    for _ in 0..2 {
+        for (program, _) in &started {
+            rig.settle(*program)?;
+        }
+        let home = rig.home(started[0].0)?;
+        rig.kill_kernel(home, Fault::Panic)?;
+        for (_, name) in &started {
+            rig.wait_more(name, 2)?;
+            in_order(name, &rig.lines(name))?;
+        }
     }
     Ok(())
 }

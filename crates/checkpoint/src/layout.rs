@@ -5,11 +5,12 @@ use shimos_abi::{
     ids::ProgramId,
 };
 use shimos_hal::Machine;
+use shimos_memory::frames::HEAD_FRAMES;
 
 /// First word of a valid head.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"SHIMIMG\x01");
 /// Version of the format.
-pub const VERSION: u64 = 3;
+pub const VERSION: u64 = 4;
 /// The oldest version that is read.
 pub const OLDEST: u64 = 1;
 /// Words in a frame.
@@ -25,9 +26,11 @@ pub const HEAD_LIFE: usize = 2;
 pub const HEAD_SUMS: usize = 8;
 /// How many there are.
 pub const SUM_DIRECTORIES: usize = 8;
-/// Slots in the head.
-pub const SLOTS: usize = 15;
-/// Words of a slot; slot `s` starts at word `(s + 1) * SLOT_WORDS`.
+/// Slots in the head, as many as its frames hold.
+pub const SLOTS: usize = HEAD_FRAMES as usize * WORDS / SLOT_WORDS - 1;
+/// Slots before version 4: those of the first frame.
+pub const FEW_SLOTS: usize = WORDS / SLOT_WORDS - 1;
+/// Words of a slot; slot `s` starts at word `(s + 1) * SLOT_WORDS` of the head. None lies in two frames.
 pub const SLOT_WORDS: usize = 32;
 /// Word of a slot: state and program.
 pub const SLOT_STATE: usize = 0;
@@ -75,9 +78,47 @@ pub enum SlotState {
     Lent,
 }
 
-/// The word of the head where a slot starts.
-pub const fn slot_start(slot: usize) -> usize {
-    (slot + 1) * SLOT_WORDS
+/// Where a slot of a head is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SlotPlace {
+    frame: Frame,
+    start: usize,
+}
+
+impl SlotPlace {
+    /// The place of slot number `slot`, below [`SLOTS`].
+    pub fn of(head: Frame, slot: usize) -> SlotPlace {
+        let word = (slot + 1) * SLOT_WORDS;
+        SlotPlace { frame: Frame(head.0.wrapping_add((word / WORDS) as u32)), start: word % WORDS }
+    }
+    /// The frame and the word in it of a word of the slot.
+    pub fn word(self, word: usize) -> (Frame, usize) {
+        (self.frame, self.start + word)
+    }
+    /// Reads a word of the slot.
+    pub fn read<M: Machine>(self, machine: &M, word: usize) -> u64 {
+        machine.read_word(self.frame, self.start + word)
+    }
+    /// Writes a word of the slot.
+    pub fn write<M: Machine>(self, machine: &mut M, word: usize, value: u64) {
+        machine.write_word(self.frame, self.start + word, value);
+    }
+}
+
+/// How many slots a valid head has.
+pub fn slots_in<M: Machine>(machine: &M, head: Frame) -> usize {
+    if version_of(machine, head) < 4 { FEW_SLOTS } else { SLOTS }
+}
+
+/// The version word of a head. Since version 4 the high half is the complement of the low one.
+pub const fn encode_version(version: u64) -> u64 {
+    version | !version << 32
+}
+
+/// The version of a head, also with one bit of the word flipped if it is the present one.
+fn version_of<M: Machine>(machine: &M, head: Frame) -> u64 {
+    let word = machine.read_word(head, HEAD_VERSION);
+    if (word ^ encode_version(VERSION)).count_ones() <= 1 { VERSION } else { word & u64::from(u32::MAX) }
 }
 
 /// The state word of a slot; the high half is a check.
@@ -112,7 +153,9 @@ pub fn check_head<M: Machine>(machine: &M, pool: FrameRange) -> Result<Frame, Im
     if pool.count == 0 || !machine.readable(head) || (machine.read_word(head, HEAD_MAGIC) ^ MAGIC).count_ones() > 1 {
         return Err(ImageError::NoHead);
     }
-    match machine.read_word(head, HEAD_VERSION) {
+    let whole = pool.count >= HEAD_FRAMES && machine.readable(Frame(head.0.saturating_add(HEAD_FRAMES - 1)));
+    match version_of(machine, head) {
+        VERSION if !whole => Err(ImageError::NoHead),
         OLDEST..=VERSION => Ok(head),
         version => Err(ImageError::Version(version)),
     }
@@ -410,22 +453,21 @@ impl Descriptor {
         }
         hasher.finalize()
     }
-    /// The word of the head where the descriptor of `epoch` starts.
-    pub const fn start(slot: usize, epoch: u32) -> usize {
-        slot_start(slot) + SLOT_DESCRIPTORS + (epoch % GENERATIONS) as usize * DESCRIPTOR_WORDS
+    /// The word of a slot where the descriptor of `epoch` starts.
+    pub const fn start(epoch: u32) -> usize {
+        SLOT_DESCRIPTORS + (epoch % GENERATIONS) as usize * DESCRIPTOR_WORDS
     }
     /// Reads descriptor number `number` of a slot.
     pub fn read<M: Machine>(
         machine: &M,
-        head: Frame,
-        slot: usize,
+        slot: SlotPlace,
         number: u32,
         program: ProgramId,
     ) -> Option<(Descriptor, u64)> {
-        let start = Self::start(slot, number);
+        let start = Self::start(number);
         let mut words = [0; DESCRIPTOR_WORDS];
         for (at, word) in words.iter_mut().enumerate() {
-            *word = machine.read_word(head, start + at);
+            *word = slot.read(machine, start + at);
         }
         // A descriptor in another's place is not valid.
         let descriptor =

@@ -2,8 +2,8 @@
 use crate::{
     error::ImageError,
     layout::{
-        Base, Descriptor, Entry, PageKey, SLOT_ROOT, SLOT_STATE, SLOTS, SlotState, Tree, Version, check_head,
-        decode_state, slot_start,
+        Base, Descriptor, Entry, PageKey, SLOT_ROOT, SLOT_STATE, SlotPlace, SlotState, Tree, Version, check_head,
+        decode_state, slots_in,
     },
     record::Records,
     record_frames::load,
@@ -116,12 +116,14 @@ impl Image {
         // The living copy before one that went elsewhere and came to nothing there.
         slots.sort_by_key(|(_, held)| (held.state != SlotState::Active, core::cmp::Reverse(held.epoch)));
         let mut reason = ImageError::NoSlot;
-        let newest = slots.iter().map(|(slot, _)| generations(machine, head, *slot, program).newest).max();
+        let newest =
+            slots.iter().map(|(slot, _)| generations(machine, SlotPlace::of(head, *slot), program).newest).max();
         if below.is_some() {
             slots.sort_by_key(|(_, held)| core::cmp::Reverse(held.epoch));
         }
         for (slot, held) in slots {
-            let found = generations(machine, head, slot, program);
+            let place = SlotPlace::of(head, slot);
+            let found = generations(machine, place, program);
             let mut passed_over = found.damage;
             let mut error = found.damage.unwrap_or(ImageError::NoGeneration);
             let kept = found.kept.into_iter();
@@ -136,7 +138,7 @@ impl Image {
                             slot,
                             layers: [Layer {
                                 pool,
-                                root: machine.read_word(head, slot_start(slot) + SLOT_ROOT),
+                                root: place.read(machine, SLOT_ROOT),
                                 epoch: descriptor.epoch,
                                 pages: descriptor.pages,
                             }]
@@ -181,16 +183,17 @@ impl Image {
         let pool = core::iter::once(self.pool).chain(self.lent.iter().copied()).find(|pool| pool.first == base.head)?;
         let head = check_head(machine, pool).ok()?;
         let slot = usize::from(base.slot);
-        if slot >= SLOTS {
+        if slot >= slots_in(machine, head) {
             return None;
         }
-        let (state, program) = decode_state(machine.read_word(head, slot_start(slot) + SLOT_STATE));
+        let place = SlotPlace::of(head, slot);
+        let (state, program) = decode_state(place.read(machine, SLOT_STATE));
         if state == SlotState::Free || program != self.program {
             return None;
         }
-        let kept = generations(machine, head, slot, program).kept;
+        let kept = generations(machine, place, program).kept;
         let descriptor = kept.into_iter().find(|descriptor| descriptor.epoch == base.epoch)?;
-        let root = machine.read_word(head, slot_start(slot) + SLOT_ROOT);
+        let root = place.read(machine, SLOT_ROOT);
         Some((Layer { pool, root, epoch: base.epoch, pages: descriptor.pages }, descriptor.base))
     }
 

@@ -3,8 +3,8 @@ use crate::{
     error::{ImageError, WriteError},
     layout::{
         DESCRIPTOR_WORDS, Descriptor, GENERATIONS, HEAD_LIFE, HEAD_MAGIC, HEAD_VERSION, MAGIC, SLOT_COMMIT,
-        SLOT_DESCRIPTORS, SLOT_ROOT, SLOT_STATE, SLOTS, SlotState, Tree, VERSION, check_head, decode_state,
-        encode_state, slot_start,
+        SLOT_DESCRIPTORS, SLOT_ROOT, SLOT_STATE, SLOTS, SlotPlace, SlotState, Tree, VERSION, check_head, decode_state,
+        encode_state, encode_version, slots_in,
     },
     record_frames::frames_of,
     sums,
@@ -18,7 +18,7 @@ use shimos_abi::{
     ids::{Epoch, Life, ProgramId},
 };
 use shimos_hal::Machine;
-use shimos_memory::Frames;
+use shimos_memory::{Frames, frames::HEAD_FRAMES};
 
 /// An image in some kernel's reserved memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -53,10 +53,10 @@ pub(crate) struct Generations {
     pub damage: Option<ImageError>,
 }
 
-pub(crate) fn generations<M: Machine>(machine: &M, head: Frame, slot: usize, program: ProgramId) -> Generations {
-    let commit = machine.read_word(head, slot_start(slot) + SLOT_COMMIT);
+pub(crate) fn generations<M: Machine>(machine: &M, slot: SlotPlace, program: ProgramId) -> Generations {
+    let commit = slot.read(machine, SLOT_COMMIT);
     let mut found: Vec<(Descriptor, u64)> =
-        (0..GENERATIONS).filter_map(|number| Descriptor::read(machine, head, slot, number, program)).collect();
+        (0..GENERATIONS).filter_map(|number| Descriptor::read(machine, slot, number, program)).collect();
     found.sort_by_key(|(descriptor, _)| core::cmp::Reverse(descriptor.epoch));
     if commit == 0 {
         // Nothing is committed yet.
@@ -87,10 +87,11 @@ pub(crate) fn generations<M: Machine>(machine: &M, head: Frame, slot: usize, pro
 pub fn slots_of<M: Machine>(machine: &M, pool: FrameRange) -> Result<Vec<(usize, Held)>, ImageError> {
     let head = check_head(machine, pool)?;
     let mut slots = Vec::new();
-    for slot in 0..SLOTS {
-        let (state, program) = decode_state(machine.read_word(head, slot_start(slot) + SLOT_STATE));
+    for slot in 0..slots_in(machine, head) {
+        let place = SlotPlace::of(head, slot);
+        let (state, program) = decode_state(place.read(machine, SLOT_STATE));
         if state != SlotState::Free {
-            let epoch = generations(machine, head, slot, program).kept.first().map(|newest| Epoch(newest.epoch));
+            let epoch = generations(machine, place, program).kept.first().map(|newest| Epoch(newest.epoch));
             slots.push((slot, Held { program, state, epoch }));
         }
     }
@@ -108,11 +109,12 @@ pub fn retained<M: Machine>(
 ) -> Result<Retained, ImageError> {
     let mut result = Retained::default();
     for (slot, held) in slots_of(machine, pool)? {
-        let committed = machine.read_word(pool.first, slot_start(slot) + SLOT_COMMIT) != 0;
+        let place = SlotPlace::of(pool.first, slot);
+        let committed = place.read(machine, SLOT_COMMIT) != 0;
         if committed && keep(held.program) {
             result.images.push(held.program);
             result.slots.push(slot);
-            references(machine, pool, slot, held.program, &mut |frame| {
+            references(machine, pool, place, held.program, &mut |frame| {
                 result.references += 1;
                 mark(frame);
             })
@@ -133,7 +135,7 @@ pub fn retained<M: Machine>(
 fn references<M: Machine>(
     machine: &M,
     pool: FrameRange,
-    slot: usize,
+    slot: SlotPlace,
     program: ProgramId,
     mark: &mut dyn FnMut(Frame),
 ) -> Vec<ImageError> {
@@ -142,7 +144,7 @@ fn references<M: Machine>(
     for frame in record_references(machine, pool, slot, program, &mut damages) {
         mark(frame);
     }
-    let root = machine.read_word(head, slot_start(slot) + SLOT_ROOT);
+    let root = slot.read(machine, SLOT_ROOT);
     match Walk::new(pool, Tree::Directory, root) {
         Err(error) => damages.push(error),
         Ok(mut walk) => {
@@ -169,18 +171,23 @@ fn references<M: Machine>(
 fn record_references<M: Machine>(
     machine: &M,
     pool: FrameRange,
-    slot: usize,
+    slot: SlotPlace,
     program: ProgramId,
     damages: &mut Vec<ImageError>,
 ) -> Vec<Frame> {
     let mut frames = Vec::new();
-    for descriptor in generations(machine, pool.first, slot, program).kept {
+    for descriptor in generations(machine, slot, program).kept {
         let found = frames_of(machine, pool, &descriptor, |part| frames.push(part.frame()));
         if let Err(error) = found {
             damages.push(error);
         }
     }
     frames
+}
+
+/// Clears what earlier versions did not have of the head.
+fn zero_further<M: Machine>(machine: &mut M, head: Frame) {
+    (1..HEAD_FRAMES).for_each(|at| machine.zero_frame(Frame(head.0.saturating_add(at))));
 }
 
 /// The head of this kernel's own reserved memory.
@@ -205,19 +212,22 @@ impl Slots {
         let life = u64::from(life.incarnation.0) << 32 | u64::from(life.kernel.0);
         match kept {
             Ok(kept) => {
-                for slot in 0..SLOTS {
-                    let at = slot_start(slot) + SLOT_STATE;
-                    let word = machine.read_word(head, at);
-                    let (state, program) = decode_state(word);
+                for slot in 0..slots_in(machine, head) {
+                    let place = SlotPlace::of(head, slot);
+                    let (state, program) = decode_state(place.read(machine, SLOT_STATE));
                     let new = match state {
                         SlotState::Free => SlotState::Free,
                         _ if kept.slots.contains(&slot) => SlotState::Lent,
                         _ => SlotState::Free,
                     };
-                    machine.write_word(head, at, encode_state(new, program));
+                    place.write(machine, SLOT_STATE, encode_state(new, program));
                 }
-                machine.write_word(head, HEAD_VERSION, VERSION);
                 if kept.images.is_empty() {
+                    // One of an earlier version goes on with the slots it has until nothing in it is needed any more.
+                    if slots_in(machine, head) < SLOTS {
+                        zero_further(machine, head);
+                    }
+                    machine.write_word(head, HEAD_VERSION, encode_version(VERSION));
                     sums::clear(machine, head);
                 }
                 machine.write_word(head, HEAD_LIFE, life);
@@ -225,7 +235,8 @@ impl Slots {
             }
             Err(_) => {
                 machine.zero_frame(head);
-                machine.write_word(head, HEAD_VERSION, VERSION);
+                zero_further(machine, head);
+                machine.write_word(head, HEAD_VERSION, encode_version(VERSION));
                 machine.write_word(head, HEAD_LIFE, life);
                 // Last: a head that is valid is complete.
                 machine.write_word(head, HEAD_MAGIC, MAGIC);
@@ -237,15 +248,16 @@ impl Slots {
     /// Starts an image of a program. Its first epoch is the one after `after`.
     pub fn create<M: Machine>(&self, machine: &mut M, program: ProgramId, after: Epoch) -> Result<Writer, WriteError> {
         let head = self.pool.first;
-        let state = |slot: usize| decode_state(machine.read_word(head, slot_start(slot) + SLOT_STATE)).0;
-        let slot = (0..SLOTS).find(|slot| state(*slot) == SlotState::Free).ok_or(WriteError::NoSlot)?;
-        let start = slot_start(slot);
-        machine.write_word(head, start + SLOT_COMMIT, 0);
-        machine.write_word(head, start + SLOT_ROOT, 0);
+        let is_free =
+            |slot: &usize| decode_state(SlotPlace::of(head, *slot).read(machine, SLOT_STATE)).0 == SlotState::Free;
+        let slot = (0..slots_in(machine, head)).find(is_free).ok_or(WriteError::NoSlot)?;
+        let place = SlotPlace::of(head, slot);
+        place.write(machine, SLOT_COMMIT, 0);
+        place.write(machine, SLOT_ROOT, 0);
         for word in 0..GENERATIONS as usize * DESCRIPTOR_WORDS {
-            machine.write_word(head, start + SLOT_DESCRIPTORS + word, 0);
+            place.write(machine, SLOT_DESCRIPTORS + word, 0);
         }
-        machine.write_word(head, start + SLOT_STATE, encode_state(SlotState::Active, program));
+        place.write(machine, SLOT_STATE, encode_state(SlotState::Active, program));
         Ok(Writer::new(self.pool, slot, program, after))
     }
 
@@ -256,7 +268,7 @@ impl Slots {
 
     /// Whether one more image finds a slot.
     pub fn has_room<M: Machine>(&self, machine: &M) -> bool {
-        slots_of(machine, self.pool).is_ok_and(|used| used.len() < SLOTS)
+        slots_of(machine, self.pool).is_ok_and(|used| used.len() < slots_in(machine, self.pool.first))
     }
 
     /// A loan came back: the slot is free at once, its frames after the returned work. `None` if nothing was lent.
@@ -264,11 +276,11 @@ impl Slots {
         let slots = slots_of(machine, self.pool).ok()?;
         let lent = |held: &Held| held.program == program && held.state == SlotState::Lent;
         let (slot, _) = slots.into_iter().find(|(_, held)| lent(held))?;
-        let head = self.pool.first;
-        let records = record_references(machine, self.pool, slot, program, &mut Vec::new());
-        let root = machine.read_word(head, slot_start(slot) + SLOT_ROOT);
-        machine.write_word(head, slot_start(slot) + SLOT_STATE, encode_state(SlotState::Free, program));
-        machine.write_word(head, slot_start(slot) + SLOT_ROOT, 0);
+        let place = SlotPlace::of(self.pool.first, slot);
+        let records = record_references(machine, self.pool, place, program, &mut Vec::new());
+        let root = place.read(machine, SLOT_ROOT);
+        place.write(machine, SLOT_STATE, encode_state(SlotState::Free, program));
+        place.write(machine, SLOT_ROOT, 0);
         Some(Teardown::new(self.pool, Tree::Directory, root, records))
     }
 }

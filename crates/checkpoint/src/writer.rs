@@ -2,8 +2,8 @@
 use crate::{
     error::WriteError,
     layout::{
-        Base, DESCRIPTOR_WORDS, Descriptor, MAX_PAGE, PageKey, SLOT_COMMIT, SLOT_ROOT, SLOT_STATE, SlotState, Sum,
-        Tree, encode_state, slot_start,
+        Base, DESCRIPTOR_WORDS, Descriptor, MAX_PAGE, PageKey, SLOT_COMMIT, SLOT_ROOT, SLOT_STATE, SlotPlace,
+        SlotState, Sum, Tree, encode_state,
     },
     page_map::{Beneath, Effect, PageMap, Place, Swept},
     record_frames::{Stored, store},
@@ -35,9 +35,8 @@ struct Under {
 /// `begin`, any number of `page`, `records`, then `commit`: until the one store in it, the two last generations are
 /// whole; after it, this one and the one before. `sweep` gives back what no kept generation needs.
 pub struct Writer {
-    head: Frame,
     pool: FrameRange,
-    slot: usize,
+    slot: SlotPlace,
     program: ProgramId,
     first: u32,
     committed: u32,
@@ -68,9 +67,9 @@ pub struct Writer {
 impl Writer {
     /// For a slot that was just made active, empty.
     pub(crate) fn new(pool: FrameRange, slot: usize, program: ProgramId, after: Epoch) -> Writer {
-        let head = pool.first;
+        let slot = SlotPlace::of(pool.first, slot);
+        let (frame, word) = slot.word(SLOT_ROOT);
         Writer {
-            head,
             pool,
             slot,
             program,
@@ -79,7 +78,7 @@ impl Writer {
             kept: Generations::default(),
             integrity: Integrity::default(),
             writing: None,
-            map: PageMap::new(Place { frame: head, word: slot_start(slot) + SLOT_ROOT }),
+            map: PageMap::new(Place { frame, word }),
             pages_of: BTreeMap::new(),
             pages: 0,
             superseding: Vec::new(),
@@ -257,11 +256,11 @@ impl Writer {
             base: self.under.map(|under| under.base),
         };
         let words = descriptor.words(self.program);
-        let start = Descriptor::start(self.slot, epoch);
+        let start = Descriptor::start(epoch);
         for (at, word) in words.iter().enumerate() {
-            machine.write_word(self.head, start + at, *word);
+            self.slot.write(machine, start + at, *word);
         }
-        machine.write_word(self.head, slot_start(self.slot) + SLOT_COMMIT, descriptor.commit_word(&words));
+        self.slot.write(machine, SLOT_COMMIT, descriptor.commit_word(&words));
 
         self.committed = epoch;
         if self.under.is_some() {
@@ -270,8 +269,8 @@ impl Writer {
         self.kept_records.push_back((epoch, stored));
         if self.oldest() == epoch {
             // The one before is none any more, before anything of it is given back.
-            let before = Descriptor::start(self.slot, epoch.wrapping_sub(1));
-            machine.write_word(self.head, before + DESCRIPTOR_WORDS - 1, 0);
+            let before = Descriptor::start(epoch.wrapping_sub(1));
+            self.slot.write(machine, before + DESCRIPTOR_WORDS - 1, 0);
         }
         while let Some((old, _)) = self.kept_records.front()
             && *old < self.oldest()
@@ -392,15 +391,13 @@ impl Writer {
     /// The program goes on in another kernel, from this image: it stays as it is, and nothing of the kept generations is
     /// freed until the loan comes back. What no generation needs any more is the returned work.
     pub fn lend<M: Machine>(mut self, machine: &mut M) -> Option<Teardown> {
-        let start = slot_start(self.slot);
-        machine.write_word(self.head, start + SLOT_STATE, encode_state(SlotState::Lent, self.program));
+        self.slot.write(machine, SLOT_STATE, encode_state(SlotState::Lent, self.program));
         self.teardown.take()
     }
 
     /// Ends the image: the slot is free at once, its frames after the returned work.
     pub fn close<M: Machine>(mut self, machine: &mut M) -> Teardown {
-        let start = slot_start(self.slot);
-        machine.write_word(self.head, start + SLOT_STATE, encode_state(SlotState::Free, self.program));
+        self.slot.write(machine, SLOT_STATE, encode_state(SlotState::Free, self.program));
         let mut kept: Vec<Frame> = Vec::new();
         for (_, stored) in self.kept_records.drain(..) {
             kept.extend(stored.frames);
@@ -408,8 +405,8 @@ impl Writer {
         if let Some(stored) = self.new_records.take() {
             kept.extend(stored.frames);
         }
-        let root = machine.read_word(self.head, start + SLOT_ROOT);
-        machine.write_word(self.head, start + SLOT_ROOT, 0);
+        let root = self.slot.read(machine, SLOT_ROOT);
+        self.slot.write(machine, SLOT_ROOT, 0);
         let mut teardown = Teardown::new(self.pool, Tree::Directory, root, kept);
         // A dropped tree that was already taken out of the directory is not found from the root.
         if let Some(dropped) = self.teardown.take() {

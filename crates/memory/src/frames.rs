@@ -47,8 +47,11 @@ struct Account {
     limit: usize,
 }
 
+/// Frames at the beginning of a pool that are the head of the reserved memory.
+pub const HEAD_FRAMES: u32 = 16;
+
 impl Frames {
-    /// All frames of the pool are free but the first: that is the head of the reserved memory.
+    /// All frames of the pool are free but the first ones: the head of the reserved memory.
     pub fn new(pool: FrameRange) -> Frames {
         let count = pool.count as usize;
         let mut free = vec![u64::MAX; count.div_ceil(64)];
@@ -72,7 +75,7 @@ impl Frames {
             reserve: 0,
             refused: 0,
         };
-        frames.reserve(pool.first);
+        (0..HEAD_FRAMES).for_each(|at| frames.reserve(Frame(pool.first.0.saturating_add(at))));
         frames
     }
 

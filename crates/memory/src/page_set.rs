@@ -136,29 +136,44 @@ impl PageSet {
             *word |= new;
         }
     }
+    /// Adds the members of a chunk.
+    pub fn insert_chunk(&mut self, chunk: &Chunk) {
+        self.add(chunk.base / CHUNK, &chunk.words);
+    }
     /// Adds the members of another set.
     pub fn merge(&mut self, other: &PageSet) {
         for (key, words) in &other.chunks {
-            let own = self.chunks.entry(*key).or_default();
-            for (own, word) in own.iter_mut().zip(words) {
-                self.len += (word & !*own).count_ones() as usize;
-                *own |= word;
-            }
+            self.add(*key, words);
         }
+    }
+    fn add(&mut self, key: u64, words: &[u64; WORDS]) {
+        if words.iter().all(|word| *word == 0) {
+            return;
+        }
+        let own = self.chunks.entry(key).or_default();
+        for (own, word) in own.iter_mut().zip(words) {
+            self.len += (word & !*own).count_ones() as usize;
+            *own |= word;
+        }
+    }
+    fn take_out(&mut self, key: u64, words: &[u64; WORDS]) -> usize {
+        let Some(own) = self.chunks.get_mut(&key) else { return 0 };
+        let (mut removed, mut empty) = (0, true);
+        for (own, word) in own.iter_mut().zip(words) {
+            removed += (word & *own).count_ones() as usize;
+            *own &= !word;
+            empty &= *own == 0;
+        }
+        if empty {
+            self.chunks.remove(&key);
+        }
+        self.len -= removed;
+        removed
     }
     /// Removes the members of another set.
     pub fn subtract(&mut self, other: &PageSet) {
         for (key, words) in &other.chunks {
-            let Some(own) = self.chunks.get_mut(key) else { continue };
-            let mut empty = true;
-            for (own, word) in own.iter_mut().zip(words) {
-                self.len -= (word & *own).count_ones() as usize;
-                *own &= !word;
-                empty &= *own == 0;
-            }
-            if empty {
-                self.chunks.remove(key);
-            }
+            self.take_out(*key, words);
         }
     }
     /// The first member at or above `page`.
@@ -215,19 +230,9 @@ impl PageSet {
         let mut removed = 0;
         let mut from = first;
         while let Some(chunk) = self.chunk_from(from, end) {
-            let key = chunk.base / CHUNK;
-            let mut empty = true;
-            for (own, word) in self.chunks.get_mut(&key).into_iter().flatten().zip(chunk.words) {
-                removed += word.count_ones() as usize;
-                *own &= !word;
-                empty &= *own == 0;
-            }
-            if empty {
-                self.chunks.remove(&key);
-            }
+            removed += self.take_out(chunk.base / CHUNK, &chunk.words);
             from = chunk.base.saturating_add(CHUNK);
         }
-        self.len -= removed;
         removed
     }
 

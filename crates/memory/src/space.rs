@@ -391,9 +391,7 @@ impl AddressSpace {
         if self.tracking == Tracking::On
             && let Some(chunk) = self.owned.chunk_from(first.0, end.0)
         {
-            for page in chunk.iter() {
-                self.changed.insert(page);
-            }
+            self.changed.insert_chunk(&chunk);
         }
         self.peak = self.peak();
         self.owned.remove_range(first.0, end.0);

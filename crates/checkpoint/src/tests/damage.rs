@@ -2,7 +2,10 @@
 use super::program::{POOL, PROGRAM, Program, TOTAL};
 use crate::{
     error::ImageError,
-    layout::{Descriptor, HEAD_VERSION, SLOT_COMMIT, SLOT_ROOT, SLOT_STATE, Sum, VERSION, slot_start},
+    layout::{
+        Descriptor, HEAD_VERSION, SLOT_COMMIT, SLOT_ROOT, SLOT_STATE, SLOT_WORDS, SlotPlace, Sum, VERSION,
+        encode_version,
+    },
     reader::Image,
     record::{RecordWriter, Records},
     slots::{Slots, retained},
@@ -14,7 +17,7 @@ use shimos_abi::{
     ids::{Incarnation, Life},
 };
 use shimos_hal::Machine;
-use shimos_memory::{Frames, space::Progress};
+use shimos_memory::{Frames, frames::HEAD_FRAMES, space::Progress};
 
 fn image() -> Program {
     let mut program = Program::new(u64::MAX);
@@ -82,7 +85,7 @@ proptest! {
         let (slots, _) = Slots::start(&mut program.machine, &mut frames, life, |_| true);
         if let Some(mut teardown) = slots.returned(&mut program.machine, PROGRAM) {
             while teardown.step(&program.machine, &mut frames, 100) == Progress::More {}
-            assert_eq!((frames.free_count(), frames.mistakes()), (frames.total() - 1, 0));
+            assert_eq!((frames.free_count(), frames.mistakes()), (frames.total() - HEAD_FRAMES as usize, 0));
         }
     }
 
@@ -107,22 +110,25 @@ fn a_damaged_newest_generation_is_passed_over() {
         Image::open(&program.machine, POOL, &[], PROGRAM).map(|image| (image.epoch().0, image.passed_over()))
     };
     assert_eq!(open(&program), Ok((4, None)));
-    let descriptor = Descriptor::start(0, 4) * 8;
+    let descriptor = (SLOT_WORDS + Descriptor::start(4)) * 8;
     program.machine.corrupt(POOL.first, descriptor + 10, 1);
     assert_eq!(open(&program), Ok((3, Some(ImageError::Descriptor))));
     program.machine.corrupt(POOL.first, descriptor + 10, 1);
     // Its records.
-    let list = Frame(program.machine.read_word(POOL.first, Descriptor::start(0, 4) + 1) as u32);
+    let list = Frame(program.machine.read_word(POOL.first, SLOT_WORDS + Descriptor::start(4) + 1) as u32);
     let data = Frame(program.machine.read_word(list, 1) as u32);
     program.machine.corrupt(data, 100, 1);
     assert_eq!(open(&program), Ok((3, Some(ImageError::RecordChecksum))));
     program.machine.corrupt(data, 100, 1);
     // The commit word: the newest descriptor is whole.
-    program.machine.corrupt(POOL.first, (slot_start(0) + SLOT_COMMIT) * 8, 1);
+    program.machine.corrupt(POOL.first, (SLOT_WORDS + SLOT_COMMIT) * 8, 1);
     assert_eq!(open(&program), Ok((4, Some(ImageError::Descriptor))));
-    program.machine.corrupt(POOL.first, (slot_start(0) + SLOT_COMMIT) * 8, 1);
+    program.machine.corrupt(POOL.first, (SLOT_WORDS + SLOT_COMMIT) * 8, 1);
     // What stands once may have one flipped bit.
-    for (word, error) in [(slot_start(0) + SLOT_STATE, ImageError::NoSlot), (0, ImageError::NoHead)] {
+    let version = ImageError::Version(VERSION ^ 3);
+    for (word, error) in
+        [(SLOT_WORDS + SLOT_STATE, ImageError::NoSlot), (0, ImageError::NoHead), (HEAD_VERSION, version)]
+    {
         program.machine.corrupt(POOL.first, word * 8, 1);
         assert_eq!(open(&program), Ok((4, None)));
         program.machine.corrupt(POOL.first, word * 8, 2);
@@ -176,7 +182,7 @@ fn one_flipped_bit_of_the_page_map_is_set_right() {
     }
     assert!(mended > 200 && ambiguous * 50 < mended, "{mended} {ambiguous}");
     // Two bits of one word are damage, and said to be.
-    let root = Frame(program.machine.read_word(POOL.first, slot_start(0) + SLOT_ROOT) as u32);
+    let root = Frame(program.machine.read_word(POOL.first, SLOT_WORDS + SLOT_ROOT) as u32);
     program.machine.corrupt(root, 0, 0x11);
     assert!(pages(&program, &open(&program)).is_err());
 }
@@ -202,7 +208,7 @@ fn damaged_records_end_the_reading() {
 fn an_image_of_the_version_before_is_read() {
     let mut program = image();
     let (newest, _) = (0..3)
-        .filter_map(|number| Descriptor::read(&program.machine, POOL.first, 0, number, PROGRAM))
+        .filter_map(|number| Descriptor::read(&program.machine, SlotPlace::of(POOL.first, 0), number, PROGRAM))
         .max_by_key(|(descriptor, _)| descriptor.epoch)
         .unwrap();
     assert_eq!(newest.sum, Sum::Headers);
@@ -217,18 +223,18 @@ fn an_image_of_the_version_before_is_read() {
     let old = Descriptor { sum: Sum::Bytes, record_crc: crc32fast::hash(&records), ..newest };
     let words = old.words(PROGRAM);
     assert_eq!(words[2] >> 32, 0);
-    let start = Descriptor::start(0, old.epoch);
+    let start = SLOT_WORDS + Descriptor::start(old.epoch);
     for (at, word) in words.iter().enumerate() {
         program.machine.write_word(POOL.first, start + at, *word);
     }
-    program.machine.write_word(POOL.first, slot_start(0) + SLOT_COMMIT, old.commit_word(&words));
-    for version in [1, 2] {
+    program.machine.write_word(POOL.first, SLOT_WORDS + SLOT_COMMIT, old.commit_word(&words));
+    for version in [1, 2, 3] {
         program.machine.write_word(POOL.first, HEAD_VERSION, version);
         assert_eq!(read(&program).as_ref(), Ok(&pages));
     }
     assert_eq!(Image::open(&program.machine, POOL, &[], PROGRAM).unwrap().passed_over(), None);
     // A later one is refused rather than guessed at.
-    program.machine.write_word(POOL.first, HEAD_VERSION, VERSION + 1);
+    program.machine.write_word(POOL.first, HEAD_VERSION, encode_version(VERSION + 1));
     assert_eq!(read(&program), Err(ImageError::Version(VERSION + 1)));
 }
 

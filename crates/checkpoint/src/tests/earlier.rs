@@ -1,14 +1,21 @@
 //! An image that an earlier version of the format has written is read as it was meant.
 //!
-//! `images/version-2.bin` is the memory after [`history`], as the last commit with that version left it: runs of equal words, each as frame,
+//! `images/version-N.bin` is the memory after [`history`], as the last commit with that version left it: runs of equal words, each as frame,
 //! first word, number of words (32 bits each) and value (64 bits), little-endian. All other bytes are those of a fresh [`Fake`].
-use super::program::{POOL, Program, TOTAL, check_image};
+use super::program::{LIFE, POOL, PROGRAM, Program, TOTAL, check_image};
 use crate::{
+    error::WriteError,
     fake::Fake,
-    layout::{Descriptor, HEAD_VERSION},
+    layout::{Descriptor, FEW_SLOTS, HEAD_VERSION, SLOT_WORDS, SLOTS},
+    slots::Slots,
 };
-use shimos_abi::addr::Frame;
+use alloc::vec::Vec;
+use shimos_abi::{
+    addr::Frame,
+    ids::{Epoch, Incarnation, Life, ProgramId},
+};
 use shimos_hal::Machine;
+use shimos_memory::Frames;
 
 /// What the program did: pages written, rewritten, taken away; a space that ended; a checkpoint that was given up.
 fn history() -> Program {
@@ -31,10 +38,13 @@ fn history() -> Program {
     program
 }
 
-/// The memory in the file.
-fn memory() -> Fake {
+/// The versions of which there is a file.
+const FILES: [(u64, &[u8]); 2] =
+    [(2, include_bytes!("images/version-2.bin")), (3, include_bytes!("images/version-3.bin"))];
+
+/// The memory in a file.
+fn memory(bytes: &[u8]) -> Fake {
     const RUN: usize = 20;
-    let bytes = include_bytes!("images/version-2.bin");
     let mut machine = Fake::new(TOTAL, POOL);
     assert_eq!(bytes.len() % RUN, 0);
     for run in bytes.chunks_exact(RUN) {
@@ -48,19 +58,46 @@ fn memory() -> Fake {
 }
 
 #[test]
-fn an_image_of_version_2_is_read_as_it_was_meant() {
-    let machine = memory();
-    assert_eq!(machine.read_word(POOL.first, HEAD_VERSION), 2);
+fn images_of_earlier_versions_are_read_as_they_were_meant() {
     let expected = history();
     let (epoch, contents) = expected.committed.iter().next_back().unwrap();
-    check_image(&machine, contents, *epoch);
+    for (version, bytes) in FILES {
+        let machine = memory(bytes);
+        assert_eq!(machine.read_word(POOL.first, HEAD_VERSION), version);
+        check_image(&machine, contents, *epoch);
+    }
 }
 
 #[test]
 fn the_generation_before_is_there_as_well() {
     let expected = history();
     let (newest, _) = expected.committed.iter().next_back().unwrap();
-    let mut machine = memory();
-    machine.corrupt(POOL.first, Descriptor::start(0, *newest) * 8 + 3, 1);
-    check_image(&machine, &expected.committed[&(newest - 1)], newest - 1);
+    for (_, bytes) in FILES {
+        let mut machine = memory(bytes);
+        machine.corrupt(POOL.first, (SLOT_WORDS + Descriptor::start(*newest)) * 8 + 3, 1);
+        check_image(&machine, &expected.committed[&(newest - 1)], newest - 1);
+    }
+}
+
+#[test]
+fn a_kept_image_of_an_earlier_version_keeps_its_head_until_it_is_returned() {
+    for (_, bytes) in FILES {
+        let mut machine = memory(bytes);
+        let mut frames = Frames::new(POOL);
+        let life = |incarnation| Life { incarnation: Incarnation(incarnation), ..LIFE };
+        let (slots, kept) = Slots::start(&mut machine, &mut frames, life(2), |_| true);
+        assert_eq!((kept.images, kept.damages), (alloc::vec![PROGRAM], Vec::new()));
+        // There is room for as many as that version had.
+        for more in 1..FEW_SLOTS {
+            slots.create(&mut machine, ProgramId(100 + more as u16), Epoch(0)).unwrap();
+        }
+        assert_eq!(slots.create(&mut machine, ProgramId(99), Epoch(0)).err(), Some(WriteError::NoSlot));
+        let expected = history();
+        let (epoch, contents) = expected.committed.iter().next_back().unwrap();
+        check_image(&machine, contents, *epoch);
+        let (slots, _) = Slots::start(&mut machine, &mut Frames::new(POOL), life(3), |_| false);
+        for more in 0..SLOTS {
+            slots.create(&mut machine, ProgramId(more as u16), Epoch(0)).unwrap();
+        }
+    }
 }

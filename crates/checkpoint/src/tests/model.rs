@@ -2,7 +2,7 @@
 use super::program::{KEYS, LENT, POOL, PROGRAM, Program, check_image};
 use crate::{
     error::{ImageError, WriteError},
-    layout::{Descriptor, PageKey, SLOTS},
+    layout::{Descriptor, PageKey, SLOT_WORDS, SLOTS},
     reader::Image,
     record::Records,
     slots::Slots,
@@ -13,7 +13,7 @@ use shimos_abi::{
     addr::Frame,
     ids::{Epoch, Incarnation, Life, ProgramId},
 };
-use shimos_memory::{Frames, space::Progress};
+use shimos_memory::{Frames, frames::HEAD_FRAMES, space::Progress};
 
 #[derive(Clone, Debug)]
 pub enum Op {
@@ -43,7 +43,7 @@ pub fn ops() -> impl Strategy<Value = Vec<Op>> {
 
 /// The generation before the newest is whole as well: it is what a reader falls back to.
 fn check_previous(program: &mut Program, epoch: u32) {
-    let at = Descriptor::start(0, epoch) * 8 + 3;
+    let at = (SLOT_WORDS + Descriptor::start(epoch)) * 8 + 3;
     program.machine.corrupt(POOL.first, at, 1);
     match program.committed.get(&(epoch - 1)) {
         Some(expected) => {
@@ -92,7 +92,7 @@ proptest! {
         let Program { mut machine, mut frames, writer, pages, .. } = program;
         let mut teardown = writer.close(&mut machine);
         while teardown.step(&machine, &mut frames, 7) == Progress::More {}
-        assert_eq!(frames.free_count(), frames.total() - 1 - pages.len());
+        assert_eq!(frames.free_count(), frames.total() - HEAD_FRAMES as usize - pages.len());
         assert!(pages.values().all(|frame| frames.exclusive(*frame)));
         assert_eq!(frames.mistakes(), 0);
     }
@@ -198,7 +198,11 @@ fn an_image_is_lent_while_its_kernel_lives() {
         check_image(&machine, &committed[&3], 3);
         let mut returned = slots.returned(&mut machine, PROGRAM).expect("it is lent");
         while returned.step(&machine, &mut frames, 7) == Progress::More {}
-        assert_eq!((frames.free_count(), frames.mistakes()), (frames.total() - 1, 0), "swept {swept}");
+        assert_eq!(
+            (frames.free_count(), frames.mistakes()),
+            (frames.total() - HEAD_FRAMES as usize, 0),
+            "swept {swept}"
+        );
     }
 }
 
@@ -226,5 +230,5 @@ fn a_reboot_keeps_what_is_wanted_and_a_returned_loan_frees_it() {
     let mut teardown = slots.returned(&mut machine, PROGRAM).unwrap();
     assert!(slots.returned(&mut machine, PROGRAM).is_none());
     while teardown.step(&machine, &mut frames, 11) == Progress::More {}
-    assert_eq!((frames.free_count(), frames.mistakes()), (frames.total() - 1, 0));
+    assert_eq!((frames.free_count(), frames.mistakes()), (frames.total() - HEAD_FRAMES as usize, 0));
 }

@@ -3,7 +3,7 @@ use crate::{
     backing::{Backing, BackingError, NoBacking},
     fake::{Fake, FakeSpace},
     fault::{MemoryFault, Segv},
-    frames::Frames,
+    frames::{Frames, HEAD_FRAMES},
     mappings::Mappings,
     objects::Objects,
     page_set::PageSet,
@@ -74,17 +74,18 @@ fn frames_are_handed_out_once_and_come_back() {
     let mut frames = Frames::new(POOL);
     let mut seen = BTreeSet::new();
     while let Some(frame) = frames.take() {
-        assert!(POOL.contains(frame) && frame != POOL.first && seen.insert(frame));
+        assert!(POOL.contains(frame) && frame.0 >= POOL.first.0 + HEAD_FRAMES && seen.insert(frame));
     }
-    assert_eq!((seen.len(), frames.free_count()), (199, 0));
-    frames.share(Frame(9));
-    frames.release(Frame(9));
-    assert!(frames.exclusive(Frame(9)));
-    frames.release(Frame(9));
-    assert_eq!(frames.take(), Some(Frame(9)));
-    frames.release(Frame(9));
+    assert_eq!((seen.len(), frames.free_count()), (200 - HEAD_FRAMES as usize, 0));
+    let one = Frame(40);
+    frames.share(one);
+    frames.release(one);
+    assert!(frames.exclusive(one));
+    frames.release(one);
+    assert_eq!(frames.take(), Some(one));
+    frames.release(one);
     assert_eq!(frames.mistakes(), 0);
-    frames.release(Frame(9));
+    frames.release(one);
     assert_eq!(frames.mistakes(), 1);
     frames.share(Frame(3));
     frames.release(Frame(3));
@@ -94,11 +95,13 @@ fn frames_are_handed_out_once_and_come_back() {
 #[test]
 fn reserved_frames_are_not_handed_out() {
     let mut frames = Frames::new(POOL);
-    frames.reserve(Frame(20));
-    frames.reserve(Frame(20));
-    assert_eq!((frames.references(Frame(20)), frames.free_count()), (2, 198));
-    for _ in 0..198 {
-        assert_ne!(frames.take(), Some(Frame(20)));
+    let held = Frame(40);
+    frames.reserve(held);
+    frames.reserve(held);
+    let left = 199 - HEAD_FRAMES as usize;
+    assert_eq!((frames.references(held), frames.free_count()), (2, left));
+    for _ in 0..left {
+        assert_ne!(frames.take(), Some(held));
     }
 }
 

@@ -2,7 +2,7 @@
 use crate::{
     backing::NoBacking,
     fake::{Fake, FakeSpace},
-    frames::Frames,
+    frames::{Frames, HEAD_FRAMES},
     objects::{ObjectId, Objects},
     space::{AddressSpace, Context, MapRequest, Place, Progress, RemapTo, Tracking},
     vma::{Prot, Sharing, Source},
@@ -400,7 +400,7 @@ impl World {
         let zero = self.frames.zero_frame(&mut self.machine);
         assert!(zero.is_some());
         // The head and the frame of zeros.
-        assert_eq!(self.frames.free_count(), self.frames.total() - 2);
+        assert_eq!(self.frames.free_count(), self.frames.total() - HEAD_FRAMES as usize - 1);
     }
 }
 
