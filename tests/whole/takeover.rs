@@ -145,7 +145,7 @@ fn very_many(rig: &mut Rig) -> Result<()> {
     let mut started = Vec::new();
     for number in 0..20 {
         let name = format!("many-{number}");
-        let text = "n=0; while :; do n=$((n+1)); echo $n; sleep 1; done";
+        let text = "n=0; while :; do n=$((n+1)); echo $n; sleep 0.2; done";
         let one = rig.start(programs::script(&name, VICTIM, text))?;
         rig.protect(&one, programs::every(Nanos::millis(200)))?;
         started.push((one.program, name));

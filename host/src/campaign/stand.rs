@@ -16,7 +16,7 @@ use crate::{
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 use shimos_abi::{
-    control::{DetectedBy, Device, KernelState, MachineStatus, Protection},
+    control::{DetectedBy, Device, KernelState, MachineStatus, Protection, Recovery},
     ids::{KernelId, Life, ProgramId},
 };
 use std::{
@@ -453,9 +453,11 @@ impl Stand {
                 }),
             );
         }
+        // A reset ends what the monitor had begun.
+        let unfenced = |it: &Recovery| it.fenced.0 == 0 && it.detected.0 != 0 && !reset;
         let stuck =
             after.kernels.iter().any(|kernel| kernel.id == victim.kernel && kernel.state != KernelState::Running)
-                || status::recovery(&after, victim).is_some_and(|it| it.fenced.0 == 0 && it.detected.0 != 0);
+                || status::recovery(&after, victim).is_some_and(unfenced);
         let lost = self.services.iter().any(|(service, _)| status::home(&after, service.program).is_none());
         let died = !new.is_empty();
         let found = record.said.iter().any(|what| FOUND.iter().any(|word| what.contains(word)));

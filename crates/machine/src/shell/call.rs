@@ -77,8 +77,10 @@ impl Shell {
             3 => device(argument).filter(|device| self.may_have(*device)).map(|device| self.show(device)),
             4 => device(argument).map(|device| self.hide(device)),
             SCRUB => {
-                let parts = if argument == 0 { 1 } else { original::PARTS };
-                (0..parts).for_each(|_| original::scrub(self.kernel, &mut self.scrubbed));
+                match argument {
+                    0 => original::scrub(self.kernel, &mut self.scrubbed),
+                    _ => original::scrub_all(self.kernel, &mut self.scrubbed),
+                }
                 Some(())
             }
             _ => None,

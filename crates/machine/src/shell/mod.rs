@@ -34,7 +34,7 @@ use shimos_abi::{
     ids::{KernelId, MAX_KERNELS},
     shared::{
         Layout, PAGE_WORDS,
-        commons::{self, MAILBOX_FENCE, MAILBOX_PROBE_RIP},
+        commons::{self, MAILBOX_FENCE, MAILBOX_PARKED, MAILBOX_PROBE_RIP},
         outgoing,
     },
 };
@@ -286,7 +286,7 @@ extern "C" fn shell_main(kernel: u32, word: u64, root: u64) -> ! {
 
 impl Shell {
     /// Takes the NMI that waits: the end of the kernel, if that is ordered, else a probe.
-    fn nmi(&self, vmcb: &Vmcb, general: &General) {
+    fn nmi(&mut self, vmcb: &Vmcb, general: &General) {
         if mailbox(self.kernel, MAILBOX_FENCE).load(SeqCst) == self.word {
             self.end(vmcb, general, Cause::Fenced)
         }
@@ -296,12 +296,16 @@ impl Shell {
         mailbox(self.kernel, MAILBOX_PROBE_RIP).store(vmcb.saved.rip, SeqCst);
     }
     /// The kernel's end: what is known of it, and the core's way into the park page.
-    fn end(&self, vmcb: &Vmcb, general: &General, cause: Cause) -> ! {
+    fn end(&mut self, vmcb: &Vmcb, general: &General, cause: Cause) -> ! {
         record::leave(self.kernel, self.word, vmcb, general, cause);
         self.park()
     }
-    fn park(&self) -> ! {
+    fn park(&mut self) -> ! {
         original::mend_after(self.kernel, self.word);
+        // The proof: nothing of the kernel runs any more. Its end may have another place in the code than its cause, so all of it
+        // is looked at, and whoever waits for the proof does not wait for that.
+        mailbox(self.kernel, MAILBOX_PARKED).store(self.word, SeqCst);
+        original::scrub_all(self.kernel, &mut self.scrubbed);
         // SAFETY: nothing of the guest runs after this; what came meanwhile finds the park page's handlers.
         unsafe {
             core::arch::asm!("stgi", options(nomem, nostack));

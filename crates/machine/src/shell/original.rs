@@ -1,7 +1,8 @@
 //! A copy of what all kernels share of the image, code and constants, where no kernel reaches it. A bit that flips in shared code
 //! kills one kernel after the other; so whoever dies has the code that it was in set right first, before its core parks.
 //!
-//! And while a kernel is idle, its shell looks through all of it, a part at a time; before a program is taken over again, all at once.
+//! Then the shell looks through the rest. While a kernel is idle, its shell looks through all of it, a part at a time; before a program
+//! is taken over again, all at once.
 use super::{
     mend::{Mended, mend},
     permit,
@@ -68,6 +69,11 @@ pub fn scrub(kernel: u32, next: &mut u64) {
     let end = (*next + part()).min(pages());
     mend_pages(kernel, (*next).min(end)..end);
     *next = if end == pages() { 0 } else { end };
+}
+
+/// Sets all of it right, from page `next` on and around.
+pub fn scrub_all(kernel: u32, next: &mut u64) {
+    (0..=PARTS).for_each(|_| scrub(kernel, next));
 }
 
 /// Pages of a part.
