@@ -5,7 +5,7 @@ use shimos::{
     machine::Options,
 };
 use shimos_abi::{
-    control::{Output, Protection},
+    control::{Integrity, Output, Protection},
     time::Nanos,
 };
 use shimos_tests::{makings::Makings, suite::Suite};
@@ -21,12 +21,13 @@ pub fn run(suite: &mut Suite) {
     suite.case("campaign::flips", || sample(&makings, &["flips"], RUNS));
     suite.case("campaign::ordered", || sample(&makings, &["ordered"], RUNS));
     suite.case("campaign::wild_commons", || sample(&makings, &["wild-commons"], 3));
+    suite.case("campaign::flipped_pages_with_checksums", || flipped_pages(&makings));
 }
 
-fn sample(makings: &Makings, classes: &[&str], count: u64) -> Result<()> {
+fn wanted(classes: &[&str], count: u64, protection: Protection) -> Result<Wanted> {
     let named = |word: &&str| Class::named(word).map_err(anyhow::Error::msg).context(word.to_string());
     let classes: Vec<Vec<Class>> = classes.iter().map(named).collect::<Result<_>>()?;
-    let wanted = Wanted {
+    Ok(Wanted {
         numbers: 0..count,
         within: Some(WITHIN),
         seed: SEED,
@@ -35,9 +36,15 @@ fn sample(makings: &Makings, classes: &[&str], count: u64) -> Result<()> {
         made: Made {
             options: Options { watchdog: Some(campaign::WATCHDOG), ..Options::default() },
             services: vec!["httpd".to_string()],
-            protection: Protection::new(Nanos::millis(20), Output::Commit),
+            protection,
         },
-    };
+    })
+}
+
+const USUAL: Protection = Protection::new(Nanos::millis(20), Output::Commit);
+
+fn sample(makings: &Makings, classes: &[&str], count: u64) -> Result<()> {
+    let wanted = wanted(classes, count, USUAL)?;
     let report = campaign::run(&makings.paths, &makings.files, &wanted, &campaign::tell)?;
     let tried = report.records.iter().filter(|record| record.outcome != Outcome::Invalid).count();
     ensure!(tried * 2 >= report.records.len(), "most could not be tried:\n{}", report.table());
@@ -51,5 +58,15 @@ fn sample(makings: &Makings, classes: &[&str], count: u64) -> Result<()> {
     });
     ensure!(bad.count() == 0, "what must never happen:\n{}", report.table());
     eprintln!("        ({tried} faults)");
+    Ok(())
+}
+
+/// With checksums of contents a flipped bit does not excuse anything that a client notices.
+fn flipped_pages(makings: &Makings) -> Result<()> {
+    let wanted = wanted(&["flip-page"], 5, Protection { integrity: Integrity::Pages, ..USUAL })?;
+    let report = campaign::run(&makings.paths, &makings.files, &wanted, &campaign::tell)?;
+    let noticed = |outcome| matches!(outcome, Outcome::ProgramLost | Outcome::ClientWrong | Outcome::Silent);
+    ensure!(!report.records.iter().any(|record| noticed(record.outcome)), "wrong pages:\n{}", report.table());
+    ensure!(report.records.iter().any(|record| record.outcome != Outcome::Invalid), "{}", report.table());
     Ok(())
 }

@@ -14,6 +14,7 @@ mod page_map;
 pub mod reader;
 pub mod record;
 mod record_frames;
+pub mod saved_page;
 pub mod slots;
 mod sums;
 pub mod teardown;
@@ -28,8 +29,9 @@ mod tests;
 
 pub use error::{ImageError, WriteError};
 pub use layout::{Base, PageKey, SlotState};
-pub use reader::Image;
+pub use reader::{Image, Mend};
 pub use record::{Record, RecordWriter, Records};
+pub use saved_page::SavedPage;
 pub use slots::{Held, Retained, Slots, retained};
 pub use teardown::Teardown;
 pub use writer::Writer;

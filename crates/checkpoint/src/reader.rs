@@ -7,12 +7,13 @@ use crate::{
     },
     record::Records,
     record_frames::load,
+    saved_page::SavedPage,
     slots::{generations, slots_of},
     sums,
     walk::{Event, Walk},
 };
 use alloc::vec::Vec;
-use core::cell::Cell;
+use core::{cell::Cell, fmt};
 use shimos_abi::{
     addr::{Frame, FrameRange},
     ids::{Epoch, ProgramId},
@@ -37,12 +38,30 @@ pub struct Image {
     mended: Cell<Mended>,
 }
 
-/// Flipped bits of a page map that were set right.
+/// Where a flipped bit was set right.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mend {
+    /// In a node of the page map.
+    Node(Frame),
+    /// In a page.
+    Page(Frame),
+}
+
+impl fmt::Display for Mend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (what, frame) = match self {
+            Mend::Node(frame) => ("page-map node", frame),
+            Mend::Page(frame) => ("the page in frame", frame),
+        };
+        write!(f, "a flipped bit in {what} {:#x} was set right", frame.0)
+    }
+}
+
+/// Whether somebody was told that a flipped bit was set right.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Mended {
     None,
-    /// One was found in this node, which nobody was told of.
-    New(Frame),
+    New(Mend),
     Told,
 }
 
@@ -238,16 +257,21 @@ impl Image {
         self.contents = Contents::Checked;
     }
     fn note_mended(&self, walk: &Walk) {
-        if let (Some(node), Mended::None) = (walk.mended, self.mended.get()) {
-            self.mended.set(Mended::New(node));
+        if let Some(node) = walk.mended {
+            self.note(Mend::Node(node));
         }
     }
-    /// A node of the page map in which a flipped bit was set right, if one was found; once.
-    pub fn take_mended(&self) -> Option<Frame> {
+    fn note(&self, mend: Mend) {
+        if self.mended.get() == Mended::None {
+            self.mended.set(Mended::New(mend));
+        }
+    }
+    /// Where a flipped bit was set right, if one was found; once.
+    pub fn take_mended(&self) -> Option<Mend> {
         match self.mended.get() {
-            Mended::New(node) => {
+            Mended::New(mend) => {
                 self.mended.set(Mended::Told);
-                Some(node)
+                Some(mend)
             }
             Mended::None | Mended::Told => None,
         }
@@ -275,19 +299,20 @@ impl Image {
             && machine.readable(frame)
     }
 
-    /// Whether the page in `frame` is what it was.
-    fn check<M: Machine>(&self, machine: &M, frame: Frame) -> Result<Frame, ImageError> {
+    /// The page in `frame`, if it is what it was, or differs in one bit.
+    fn check<M: Machine>(&self, machine: &M, frame: Frame) -> Result<SavedPage, ImageError> {
         if !self.allows(machine, frame) {
             return Err(ImageError::Outside(frame));
         }
-        let whole = |pool: &FrameRange| sums::is_whole(machine, *pool, frame, self.program);
         let mut pools = core::iter::once(&self.pool).chain(&self.lent);
-        match self.contents {
-            Contents::Checked if !pools.find(|pool| pool.contains(frame)).is_none_or(whole) => {
-                Err(ImageError::Page(frame))
-            }
-            _ => Ok(frame),
+        let (Contents::Checked, Some(pool)) = (self.contents, pools.find(|pool| pool.contains(frame))) else {
+            return Ok(SavedPage { frame, flip: None });
+        };
+        let page = sums::compare(machine, *pool, frame, self.program).ok_or(ImageError::Page(frame))?;
+        if page.flip.is_some() {
+            self.note(Mend::Page(frame));
         }
+        Ok(page)
     }
 
     /// The pages of one key. The first damage ends it.
@@ -295,8 +320,8 @@ impl Image {
         Ok(Pages { cursor: self.cursor(machine, key)?, image: self, machine })
     }
 
-    /// The frame of one page of a key.
-    pub fn page<M: Machine>(&self, machine: &M, key: PageKey, page: u64) -> Result<Option<Frame>, ImageError> {
+    /// One page of a key.
+    pub fn page<M: Machine>(&self, machine: &M, key: PageKey, page: u64) -> Result<Option<SavedPage>, ImageError> {
         for layer in self.layers()? {
             if let Some(version) = layer.version(machine, self, (key, page))? {
                 return version.page().map(|frame| self.check(machine, frame)).transpose();
@@ -363,8 +388,8 @@ impl PageCursor {
         self.layer
     }
 
-    /// The next page and its frame.
-    pub fn next<M: Machine>(&mut self, machine: &M, image: &Image) -> Option<Result<(u64, Frame), ImageError>> {
+    /// The next page, by its number.
+    pub fn next<M: Machine>(&mut self, machine: &M, image: &Image) -> Option<Result<(u64, SavedPage), ImageError>> {
         let found = self.step(machine, image).transpose();
         if let Some(Err(_)) = found {
             self.walk = None;
@@ -372,7 +397,7 @@ impl PageCursor {
         found
     }
 
-    fn step<M: Machine>(&mut self, machine: &M, image: &Image) -> Result<Option<(u64, Frame)>, ImageError> {
+    fn step<M: Machine>(&mut self, machine: &M, image: &Image) -> Result<Option<(u64, SavedPage)>, ImageError> {
         while let Some(walk) = self.walk.as_mut() {
             let event = walk.next(machine);
             image.note_mended(walk);
@@ -383,7 +408,7 @@ impl PageCursor {
                     if self.is_hidden(machine, image, page)? {
                         continue;
                     }
-                    return image.check(machine, frame).map(|frame| Some((page, frame)));
+                    return image.check(machine, frame).map(|saved| Some((page, saved)));
                 }
                 Some(Event::Damaged(error)) => return Err(error),
                 Some(Event::Enter(_) | Event::Leave(_)) => {}
@@ -405,7 +430,7 @@ pub struct Pages<'a, M: Machine> {
 }
 
 impl<M: Machine> Iterator for Pages<'_, M> {
-    type Item = Result<(u64, Frame), ImageError>;
+    type Item = Result<(u64, SavedPage), ImageError>;
     fn next(&mut self) -> Option<Self::Item> {
         self.cursor.next(self.machine, self.image)
     }

@@ -6,6 +6,7 @@
 use crate::{
     error::WriteError,
     layout::{HEAD_SUMS, SUM_DIRECTORIES, WORDS, mix},
+    saved_page::{Flip, SavedPage},
 };
 use shimos_abi::{
     addr::{Frame, FrameRange, PAGE},
@@ -101,13 +102,27 @@ fn make<M: Machine>(
     Ok(frame)
 }
 
-/// Whether a frame holds what it held when a program's image took it, as far as that is known.
-pub(crate) fn is_whole<M: Machine>(machine: &M, pool: FrameRange, frame: Frame, program: ProgramId) -> bool {
-    let Some((directory, place, at)) = place_of(pool, frame) else { return true };
-    let Some(chunk) = chunk(machine, pool, directory, place) else { return true };
+/// The page in a frame as a program's image took it, as far as that is known. `None` if the frame holds something else by more
+/// than a bit.
+pub(crate) fn compare<M: Machine>(
+    machine: &M,
+    pool: FrameRange,
+    frame: Frame,
+    program: ProgramId,
+) -> Option<SavedPage> {
+    let as_it_is = SavedPage { frame, flip: None };
+    let Some((directory, place, at)) = place_of(pool, frame) else { return Some(as_it_is) };
+    let Some(chunk) = chunk(machine, pool, directory, place) else { return Some(as_it_is) };
     let known = machine.read_word(chunk, at);
+    let saved = known as u32;
     // A word that is not for this program and frame is of an earlier use of the frame.
-    known != word(known as u32, frame, program) || known as u32 == of_frame(machine, frame)
+    if known != word(saved, frame, program) {
+        return Some(as_it_is);
+    }
+    match of_frame(machine, frame) {
+        found if found == saved => Some(as_it_is),
+        found => Flip::between(saved, found).map(|flip| SavedPage { frame, flip: Some(flip) }),
+    }
 }
 
 /// Visits the frames of the table.

@@ -33,6 +33,6 @@ impl<M: Machine> Kernel<M> {
         let (key, page) = resident.guard.writer.as_ref()?.newest_page()?;
         let machine = &self.services.machine;
         let image = Image::open(machine, machine.identity().pool, &[], resident.program.head.id).ok()?;
-        image.page(machine, key, page).ok().flatten()
+        image.page(machine, key, page).ok().flatten().map(|page| page.frame)
     }
 }

@@ -6,8 +6,8 @@ use shimos_abi::{
     addr::{Frame, UserPage},
     ids::Epoch,
 };
-use shimos_checkpoint::{Image, ImageError, reader::PageCursor};
-use shimos_hal::Machine;
+use shimos_checkpoint::{Image, ImageError, Mend, SavedPage, reader::PageCursor};
+use shimos_hal::{FrameSource, Machine};
 use shimos_memory::{AddressSpace, Adopted, Frames, MemoryFault, PageSet, space::Progress};
 
 /// The pages of one address space that are still to be mapped.
@@ -64,8 +64,8 @@ pub struct PendingPages {
     spaces: Vec<Pending>,
     /// A page that cannot be had: the program must not go on without it.
     damage: Option<Damage>,
-    /// A node of an image in which a flipped bit was set right, and that was not told yet.
-    mended: Option<Frame>,
+    /// Where in an image a flipped bit was set right, and that was not told yet.
+    mended: Option<Mend>,
 }
 
 impl PendingPages {
@@ -81,8 +81,8 @@ impl PendingPages {
         self.damage
     }
 
-    /// A node of an image in which a flipped bit was set right; once.
-    pub fn take_mended(&mut self) -> Option<Frame> {
+    /// Where in an image a flipped bit was set right; once.
+    pub fn take_mended(&mut self) -> Option<Mend> {
         self.mended.take()
     }
 
@@ -153,7 +153,7 @@ impl Pending {
         let mut cursor = cursor.map_err(|error| self.damage(0, error))?;
         let mut left = most;
         while let Some(found) = cursor.next(place.machine, &self.image) {
-            let (page, frame) = found.map_err(|error| self.damage(cursor.layer(), error))?;
+            let (page, saved) = found.map_err(|error| self.damage(cursor.layer(), error))?;
             if self.has_taken(page, place.space) {
                 continue;
             }
@@ -161,7 +161,7 @@ impl Pending {
                 return Ok(Progress::More);
             }
             left -= 1;
-            place.adopt(UserPage(page), frame).map_err(|lost| self.damage(cursor.layer(), lost))?;
+            place.take(UserPage(page), saved, Way::Map).map_err(|lost| self.damage(cursor.layer(), lost))?;
             self.taken.insert(page);
         }
         Ok(Progress::Done)
@@ -189,15 +189,11 @@ impl Pending {
             }
             let Some(found) = self.cursor.next(place.machine, &self.image) else { return Ok(Progress::Done) };
             let layer = self.cursor.layer();
-            let (page, frame) = found.map_err(|error| self.damage(layer, error))?;
+            let (page, saved) = found.map_err(|error| self.damage(layer, error))?;
             if self.has_taken(page, place.space) {
                 continue;
             }
-            let taken = match way {
-                Way::Map => place.adopt(UserPage(page), frame),
-                Way::Bring => place.bring(UserPage(page), frame),
-            };
-            taken.map_err(|lost| self.damage(layer, lost))?;
+            place.take(UserPage(page), saved, way).map_err(|lost| self.damage(layer, lost))?;
             if way == Way::Bring {
                 brought.insert(page);
             }
@@ -222,12 +218,21 @@ pub struct Place<'a, M: Machine> {
 }
 
 impl<M: Machine> Place<'_, M> {
-    fn adopt(&mut self, page: UserPage, frame: Frame) -> Result<(), Lost> {
-        self.space.adopt(self.machine, self.frames, self.tables, page, frame, self.adopted).map_err(|_| Lost::Memory)
-    }
-
-    fn bring(&mut self, page: UserPage, frame: Frame) -> Result<(), Lost> {
-        self.space.bring(self.machine, self.frames, self.tables, page, frame).map_err(|_| Lost::Memory)
+    fn take(&mut self, page: UserPage, saved: SavedPage, way: Way) -> Result<(), Lost> {
+        let Place { machine, frames, space, tables, adopted } = self;
+        let taken = match (saved.flip, way) {
+            (None, Way::Map) => space.adopt(*machine, frames, tables, page, saved.frame, *adopted),
+            (None, Way::Bring) => space.bring(*machine, frames, tables, page, saved.frame),
+            (Some(_), _) => {
+                let right = frames.take().ok_or(Lost::Memory)?;
+                saved.copy_to(*machine, right);
+                let taken = space.adopt(*machine, frames, tables, page, right, Adopted::Unsaved);
+                // The space has a reference of its own.
+                frames.release(right);
+                taken
+            }
+        };
+        taken.map_err(|_| Lost::Memory)
     }
 }
 

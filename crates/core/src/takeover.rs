@@ -15,13 +15,13 @@ use alloc::{
     vec::Vec,
 };
 use shimos_abi::{
-    addr::{Frame, FrameRange},
+    addr::FrameRange,
     control::{Cause, Device, Integrity, KernelState, Level, Output, Takeover},
     ids::{Epoch, KernelId, Life, ProgramId},
     time::Nanos,
 };
 use shimos_checkpoint::{Image, ImageError};
-use shimos_hal::{Machine, Scrub};
+use shimos_hal::{FrameSource, Machine, Scrub};
 use shimos_ikc::Home;
 use shimos_monitor::Refusal;
 
@@ -71,11 +71,6 @@ impl From<Refusal> for Unfit {
     fn from(refusal: Refusal) -> Unfit {
         Unfit::Refused(refusal)
     }
-}
-
-/// What is said of a node of a page map in which a flipped bit was set right.
-pub(crate) fn mended(node: Frame) -> String {
-    format!("a flipped bit in page-map node {:#x} was set right", node.0)
 }
 
 /// Free frames that a taker must have beyond the image's pages.
@@ -245,7 +240,7 @@ impl<M: Machine> Kernel<M> {
             self.drop_resident(&mut resident);
             return Err(unfit);
         }
-        handover.notes.extend(image.take_mended().map(mended));
+        handover.notes.extend(image.take_mended().map(|mend| mend.to_string()));
         // The one store that decides: from here on the program lives here.
         let home = match resident.program.head.protection {
             Some(_) => seen.moved_to(me),
@@ -274,8 +269,17 @@ impl<M: Machine> Kernel<M> {
         for id in objects {
             let mut cursor = image.cursor(&services.machine, protect::object_key(id)).map_err(damaged)?;
             while let Some(page) = cursor.next(&services.machine, image) {
-                let (index, frame) = page.map_err(damaged)?;
-                resident.program.objects.adopt(&mut services.frames, id, index, frame).map_err(full)?;
+                let (index, page) = page.map_err(damaged)?;
+                let objects = &mut resident.program.objects;
+                if page.flip.is_none() {
+                    objects.adopt(&mut services.frames, id, index, page.frame).map_err(full)?;
+                    continue;
+                }
+                let right = services.frames.take().ok_or(Refusal::NoRoom)?;
+                page.copy_to(&mut services.machine, right);
+                let outcome = objects.adopt(&mut services.frames, id, index, right).map_err(full);
+                services.frames.release(right);
+                outcome?;
             }
         }
         Ok(())

@@ -128,9 +128,9 @@ impl<M: Machine> Kernel<M> {
             let mut cursor = image.cursor(&services.machine, key).map_err(|error| error.to_string())?;
             while let Some(page) = cursor.next(&services.machine, &image) {
                 match page {
-                    Ok((page, frame)) if frames.len() < MAX_PAGES => {
-                        services.frames.share(frame);
-                        frames.push(frame);
+                    Ok((page, saved)) if frames.len() < MAX_PAGES => {
+                        services.frames.share(saved.frame);
+                        frames.push(saved.frame);
                         front.extend_from_slice(&key.0.to_le_bytes());
                         front.extend_from_slice(&page.to_le_bytes());
                     }

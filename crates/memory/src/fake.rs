@@ -13,6 +13,7 @@ use shimos_hal::{
 };
 
 /// The machine. Frames below `frames.len()` exist; those of `pool` may be written.
+#[derive(Clone)]
 pub struct Fake {
     identity: Identity,
     frames: Vec<[u8; PAGE]>,

@@ -1,6 +1,6 @@
 //! Checksums of page contents, and how many generations are kept.
 use super::program::{LIFE, POOL, PROGRAM, Program, read_all};
-use crate::{Image, ImageError, PageKey, Slots};
+use crate::{Image, ImageError, Mend, PageKey, Slots};
 use shimos_abi::{
     control::{Generations, Integrity},
     ids::{Epoch, Incarnation, Life},
@@ -44,8 +44,9 @@ fn whole_pages_are_found_whole() {
 fn a_damaged_page_is_noticed_and_the_generation_before_is_whole() {
     let mut program = image(Integrity::Pages);
     // Changed by the last generation.
-    let frame = open(&program, None).unwrap().page(&program.machine, PageKey(1), 3).unwrap().unwrap();
-    program.machine.corrupt(frame, 2000, 4);
+    let saved = open(&program, None).unwrap().page(&program.machine, PageKey(1), 3).unwrap().unwrap();
+    let frame = saved.frame;
+    program.machine.corrupt(frame, 2000, 5);
     let now = open(&program, None).unwrap();
     assert_eq!(now.page(&program.machine, PageKey(1), 3), Err(ImageError::Page(frame)));
     assert!(now.pages(&program.machine, PageKey(1)).unwrap().any(|page| page == Err(ImageError::Page(frame))));
@@ -53,11 +54,31 @@ fn a_damaged_page_is_noticed_and_the_generation_before_is_whole() {
     assert_eq!(&read_all(&program.machine, &before).unwrap(), &program.committed[&2]);
     // Nobody asks for the contents, or there are no checksums.
     let trusting = Image::open(&program.machine, POOL, &[], PROGRAM).unwrap();
-    assert_eq!(trusting.page(&program.machine, PageKey(1), 3), Ok(Some(frame)));
+    assert_eq!(trusting.page(&program.machine, PageKey(1), 3), Ok(Some(saved)));
     let mut without = image(Integrity::Records);
-    let frame = open(&without, None).unwrap().page(&without.machine, PageKey(1), 3).unwrap().unwrap();
-    without.machine.corrupt(frame, 2000, 4);
-    assert_eq!(open(&without, None).unwrap().page(&without.machine, PageKey(1), 3), Ok(Some(frame)));
+    let saved = open(&without, None).unwrap().page(&without.machine, PageKey(1), 3).unwrap().unwrap();
+    without.machine.corrupt(saved.frame, 2000, 4);
+    assert_eq!(open(&without, None).unwrap().page(&without.machine, PageKey(1), 3), Ok(Some(saved)));
+}
+
+#[test]
+fn a_flipped_bit_of_a_page_is_set_right_also_where_both_generations_have_it() {
+    for offset in [0, 7, 2000, 4095] {
+        for page in [3, 599] {
+            let mut program = image(Integrity::Pages);
+            let saved = open(&program, None).unwrap().page(&program.machine, PageKey(1), page).unwrap();
+            let Some(saved) = saved else { continue };
+            program.machine.corrupt(saved.frame, offset, 1 << (offset % 8));
+            for (below, epoch) in [(None, 3), (Some(3), 2)] {
+                let image = open(&program, below).unwrap();
+                assert_eq!(&read_all(&program.machine, &image).unwrap(), &program.committed[&epoch]);
+            }
+            let image = open(&program, None).unwrap();
+            let found = image.page(&program.machine, PageKey(1), page).unwrap().unwrap();
+            assert!(found.frame == saved.frame && found.flip.is_some());
+            assert_eq!(image.take_mended(), Some(Mend::Page(saved.frame)));
+        }
+    }
 }
 
 #[test]

@@ -8,6 +8,7 @@ use crate::{
     },
     reader::Image,
     record::{RecordWriter, Records},
+    saved_page::SavedPage,
     slots::{Slots, retained},
 };
 use alloc::{collections::BTreeSet, vec::Vec};
@@ -57,7 +58,7 @@ fn read(program: &Program) -> Result<usize, ImageError> {
     let mut count = 0;
     for key in [0, 600, 5, u32::MAX] {
         for page in image.pages(machine, crate::layout::PageKey(key))? {
-            let (_, frame) = page?;
+            let (_, SavedPage { frame, .. }) = page?;
             assert!(POOL.contains(frame) && frame != POOL.first && (frame.0 as usize) < TOTAL);
             count += 1;
         }
@@ -140,7 +141,7 @@ fn a_damaged_newest_generation_is_passed_over() {
 }
 
 /// The pages that the newest generation has under a key that is in use.
-fn pages(program: &Program, image: &Image) -> Result<Vec<(u64, Frame)>, ImageError> {
+fn pages(program: &Program, image: &Image) -> Result<Vec<(u64, SavedPage)>, ImageError> {
     let keys = [0, 600].map(crate::layout::PageKey);
     let mut all = Vec::new();
     for key in keys {

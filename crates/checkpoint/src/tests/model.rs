@@ -5,6 +5,7 @@ use crate::{
     layout::{Descriptor, PageKey, SLOT_WORDS, SLOTS},
     reader::Image,
     record::Records,
+    saved_page::SavedPage,
     slots::Slots,
 };
 use alloc::{collections::BTreeSet, vec::Vec};
@@ -133,7 +134,7 @@ fn foreign_frames_are_counted_until_no_generation_has_them() {
         let image = Image::open(&program.machine, POOL, lent, PROGRAM).unwrap();
         image.pages(&program.machine, PageKey(1)).unwrap().collect::<Vec<_>>()
     };
-    assert_eq!(open(&program, &[LENT]), [Ok((9, lent))]);
+    assert_eq!(open(&program, &[LENT]), [Ok((9, SavedPage { frame: lent, flip: None }))]);
     assert_eq!(open(&program, &[]), [Err(ImageError::Outside(lent))]);
     assert_eq!(commit(&mut program, Some(own)), 1);
     assert_eq!(commit(&mut program, Some(own)), 0);

@@ -165,10 +165,20 @@ pub fn read_all(machine: &Fake, image: &Image) -> Result<Contents, ImageError> {
     let mut contents = Contents::new();
     for key in KEYS {
         for page in image.pages(machine, PageKey(key))? {
-            let (page, frame) = page?;
+            let (page, saved) = page?;
+            let frame = saved.frame;
             assert!(image.allows(machine, frame), "frame outside the allowed memory");
             assert!(POOL.contains(frame) && frame != POOL.first || LENT.contains(frame));
             let value = machine.read_word(frame, 0);
+            if saved.flip.is_some() {
+                let mut other = machine.clone();
+                let scratch = Frame(POOL.first.0 + POOL.count - 1);
+                saved.copy_to(&mut other, scratch);
+                let value = other.read_word(scratch, 0);
+                assert_eq!(other.read_word(scratch, 511), !value, "page {key}:{page} is not right again");
+                contents.insert((PageKey(key), page), value);
+                continue;
+            }
             assert_eq!(machine.read_word(frame, 511), !value, "page {key}:{page} is torn");
             contents.insert((PageKey(key), page), value);
         }

@@ -1,6 +1,6 @@
 //! Programs between their turns: their start, what they need besides running, their end.
 use super::Kernel;
-use crate::{device::console, pressure, protect, saving, signal::Signal, takeover};
+use crate::{device::console, pressure, protect, saving, signal::Signal};
 use alloc::format;
 use shimos_abi::{control::Response, ids::ProgramId, time::Nanos};
 use shimos_hal::Machine;
@@ -26,8 +26,8 @@ impl<M: Machine> Kernel<M> {
         self.go_back_if_due(id);
         let Some(resident) = self.residents.get_mut(&id) else { return };
         let services = &mut self.services;
-        if let Some(node) = resident.pending.take_mended() {
-            services.log(&format!("program {id}: {}", takeover::mended(node)));
+        if let Some(mend) = resident.pending.take_mended() {
+            services.log(&format!("program {id}: {mend}"));
         }
         if let Some(damage) = resident.pending.damage() {
             services.log(&format!("program {id}: its image has lost pages ({:?}); it cannot go on", damage.lost));
