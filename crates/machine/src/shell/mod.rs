@@ -34,7 +34,7 @@ use shimos_abi::{
     ids::{KernelId, MAX_KERNELS},
     shared::{
         Layout, PAGE_WORDS,
-        commons::{self, MAILBOX_FENCE, MAILBOX_PARKED, MAILBOX_PROBE_RIP},
+        commons::{self, MAILBOX_FENCE, MAILBOX_PROBE_RIP},
         outgoing,
     },
 };
@@ -201,6 +201,9 @@ fn own_memory(info: &Info, kernel: u32) -> u64 {
     info.shell + (common_pages() + u64::from(kernel) * pages_each(info, info.kernels.into())) * 4096
 }
 
+/// The word of a core's first kernel: incarnation 1.
+const FIRST_LIFE: u64 = 2;
+
 /// One core's shell, while its kernel runs.
 struct Shell {
     kernel: u32,
@@ -229,6 +232,10 @@ extern "C" fn shell_main(kernel: u32, word: u64, root: u64) -> ! {
     // Each core begins elsewhere, and somewhere else each time.
     let scrubbed = (u64::from(kernel) * 5 + word * 7) % original::PARTS * original::part();
     let mut shell = Shell { kernel, word, tables, devices: 0, scrubbed };
+    if word > FIRST_LIFE {
+        // A kernel has ended here, and what it died in may be far from what it died of.
+        original::scrub_all(kernel, &mut shell.scrubbed);
+    }
     ground_of(info, kernel, &mut |run| run.map(&mut shell.tables));
     vmcb.set_up(
         &Entry {
@@ -286,7 +293,7 @@ extern "C" fn shell_main(kernel: u32, word: u64, root: u64) -> ! {
 
 impl Shell {
     /// Takes the NMI that waits: the end of the kernel, if that is ordered, else a probe.
-    fn nmi(&mut self, vmcb: &Vmcb, general: &General) {
+    fn nmi(&self, vmcb: &Vmcb, general: &General) {
         if mailbox(self.kernel, MAILBOX_FENCE).load(SeqCst) == self.word {
             self.end(vmcb, general, Cause::Fenced)
         }
@@ -296,16 +303,12 @@ impl Shell {
         mailbox(self.kernel, MAILBOX_PROBE_RIP).store(vmcb.saved.rip, SeqCst);
     }
     /// The kernel's end: what is known of it, and the core's way into the park page.
-    fn end(&mut self, vmcb: &Vmcb, general: &General, cause: Cause) -> ! {
+    fn end(&self, vmcb: &Vmcb, general: &General, cause: Cause) -> ! {
         record::leave(self.kernel, self.word, vmcb, general, cause);
         self.park()
     }
-    fn park(&mut self) -> ! {
+    fn park(&self) -> ! {
         original::mend_after(self.kernel, self.word);
-        // The proof: nothing of the kernel runs any more. Its end may have another place in the code than its cause, so all of it
-        // is looked at, and whoever waits for the proof does not wait for that.
-        mailbox(self.kernel, MAILBOX_PARKED).store(self.word, SeqCst);
-        original::scrub_all(self.kernel, &mut self.scrubbed);
         // SAFETY: nothing of the guest runs after this; what came meanwhile finds the park page's handlers.
         unsafe {
             core::arch::asm!("stgi", options(nomem, nostack));

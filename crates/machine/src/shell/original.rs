@@ -1,7 +1,7 @@
 //! A copy of what all kernels share of the image, code and constants, where no kernel reaches it. A bit that flips in shared code
 //! kills one kernel after the other; so whoever dies has the code that it was in set right first, before its core parks.
 //!
-//! Then the shell looks through the rest. While a kernel is idle, its shell looks through all of it, a part at a time; before a program
+//! When the core starts again its shell looks through all of it. While a kernel is idle, its shell looks through all of it, a part at a time; before a program
 //! is taken over again, all at once.
 use super::{
     mend::{Mended, mend},
