@@ -42,26 +42,6 @@ pub fn run(suite: &mut Suite) {
         rig.program(started.program, |found| found.exceptions.is_empty())?;
         let said = tool::run(command(&makings, &["protect", "asker", "--strict"]))?;
         ensure!(said.code == Some(0) && said.out.is_empty(), "{said:?}");
-        // As many programs as a kernel can have images of; the next one does not start unprotected if that is not wanted.
-        let mut words = ["start", "name", "--kernel", "k2", "--protect", "60s", "--", "/bin/busybox", "sleep", "1000"];
-        let names: Vec<String> = (1..=15).map(|number| format!("full-{number}")).collect();
-        for name in &names {
-            words[1] = name;
-            let said = tool::run(command(&makings, &words))?;
-            ensure!(said.code == Some(0), "{said:?}");
-        }
-        let strict: Vec<&str> =
-            words[..6].iter().copied().chain(["--strict"]).chain(words[6..].iter().copied()).collect();
-        let strict: Vec<&str> =
-            strict.into_iter().map(|word| if word == names[14] { "one-more" } else { word }).collect();
-        refused(command(&makings, &strict), "'one-more' is not started: it cannot be protected")?;
-        rig.until(SOON, "no program of that name", |now| {
-            let mut all = now.kernels.iter().flat_map(|kernel| &kernel.published.programs);
-            (!all.any(|found| found.name == "one-more")).then_some(())
-        })?;
-        for name in &names {
-            rig.control.kill(by_name(name), 9)?;
-        }
         Ok(())
     });
     group.case("levels::a_policy", |rig| {
