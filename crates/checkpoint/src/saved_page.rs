@@ -1,6 +1,7 @@
 //! A page as an image has it, and a bit of its content that was flipped since.
 use shimos_abi::addr::{Frame, PAGE};
-use shimos_hal::Machine;
+use shimos_hal::{FrameSource, Machine};
+use shimos_memory::Frames;
 
 /// The polynomial of CRC-32, bits in the order in which they are sent.
 const POLYNOMIAL: u32 = 0xedb8_8320;
@@ -41,14 +42,19 @@ pub struct SavedPage {
 }
 
 impl SavedPage {
-    /// Copies the page into a frame, as it was saved.
-    pub fn copy_to<M: Machine>(self, machine: &mut M, new: Frame) {
-        machine.copy_frame(self.frame, new);
-        if let Some((offset, bit)) = self.flip.map(Flip::place) {
-            let mut byte = [0];
-            machine.read_frame(new, offset, &mut byte);
-            machine.write_frame(new, offset, &byte.map(|byte| byte ^ bit));
-        }
+    /// A frame with the page as it was saved, and a reference to it: the image's own, or a copy that is right. `None` if there
+    /// is no frame for that.
+    pub fn hold<M: Machine>(self, machine: &mut M, frames: &mut Frames) -> Option<Frame> {
+        let Some((offset, bit)) = self.flip.map(Flip::place) else {
+            frames.share(self.frame);
+            return Some(self.frame);
+        };
+        let right = frames.take()?;
+        machine.copy_frame(self.frame, right);
+        let mut byte = [0];
+        machine.read_frame(right, offset, &mut byte);
+        machine.write_frame(right, offset, &byte.map(|byte| byte ^ bit));
+        Some(right)
     }
 }
 

@@ -7,7 +7,7 @@ use shimos_abi::{
     ids::Epoch,
 };
 use shimos_checkpoint::{Image, ImageError, Mend, SavedPage, reader::PageCursor};
-use shimos_hal::{FrameSource, Machine};
+use shimos_hal::Machine;
 use shimos_memory::{AddressSpace, Adopted, Frames, MemoryFault, PageSet, space::Progress};
 
 /// The pages of one address space that are still to be mapped.
@@ -220,18 +220,13 @@ pub struct Place<'a, M: Machine> {
 impl<M: Machine> Place<'_, M> {
     fn take(&mut self, page: UserPage, saved: SavedPage, way: Way) -> Result<(), Lost> {
         let Place { machine, frames, space, tables, adopted } = self;
-        let taken = match (saved.flip, way) {
-            (None, Way::Map) => space.adopt(*machine, frames, tables, page, saved.frame, *adopted),
-            (None, Way::Bring) => space.bring(*machine, frames, tables, page, saved.frame),
-            (Some(_), _) => {
-                let right = frames.take().ok_or(Lost::Memory)?;
-                saved.copy_to(*machine, right);
-                let taken = space.adopt(*machine, frames, tables, page, right, Adopted::Unsaved);
-                // The space has a reference of its own.
-                frames.release(right);
-                taken
-            }
+        let frame = saved.hold(*machine, frames).ok_or(Lost::Memory)?;
+        let taken = match way {
+            Way::Map => space.adopt(*machine, frames, tables, page, frame, *adopted),
+            Way::Bring => space.bring(*machine, frames, tables, page, frame),
         };
+        // The space has a reference of its own.
+        frames.release(frame);
         taken.map_err(|_| Lost::Memory)
     }
 }

@@ -21,7 +21,7 @@ use shimos_abi::{
     time::Nanos,
 };
 use shimos_checkpoint::{Image, ImageError};
-use shimos_hal::{FrameSource, Machine, Scrub};
+use shimos_hal::{Machine, Scrub};
 use shimos_ikc::Home;
 use shimos_monitor::Refusal;
 
@@ -270,16 +270,11 @@ impl<M: Machine> Kernel<M> {
             let mut cursor = image.cursor(&services.machine, protect::object_key(id)).map_err(damaged)?;
             while let Some(page) = cursor.next(&services.machine, image) {
                 let (index, page) = page.map_err(damaged)?;
-                let objects = &mut resident.program.objects;
-                if page.flip.is_none() {
-                    objects.adopt(&mut services.frames, id, index, page.frame).map_err(full)?;
-                    continue;
-                }
-                let right = services.frames.take().ok_or(Refusal::NoRoom)?;
-                page.copy_to(&mut services.machine, right);
-                let outcome = objects.adopt(&mut services.frames, id, index, right).map_err(full);
-                services.frames.release(right);
-                outcome?;
+                let frame = page.hold(&mut services.machine, &mut services.frames).ok_or(Refusal::NoRoom)?;
+                let taken = resident.program.objects.adopt(&mut services.frames, id, index, frame);
+                // The object has a reference of its own.
+                services.frames.release(frame);
+                taken.map_err(full)?;
             }
         }
         Ok(())

@@ -169,17 +169,19 @@ pub fn read_all(machine: &Fake, image: &Image) -> Result<Contents, ImageError> {
             let frame = saved.frame;
             assert!(image.allows(machine, frame), "frame outside the allowed memory");
             assert!(POOL.contains(frame) && frame != POOL.first || LENT.contains(frame));
-            let value = machine.read_word(frame, 0);
-            if saved.flip.is_some() {
-                let mut other = machine.clone();
-                let scratch = Frame(POOL.first.0 + POOL.count - 1);
-                saved.copy_to(&mut other, scratch);
-                let value = other.read_word(scratch, 0);
-                assert_eq!(other.read_word(scratch, 511), !value, "page {key}:{page} is not right again");
-                contents.insert((PageKey(key), page), value);
-                continue;
-            }
-            assert_eq!(machine.read_word(frame, 511), !value, "page {key}:{page} is torn");
+            let value_in = |machine: &Fake, frame| {
+                let value = machine.read_word(frame, 0);
+                assert_eq!(machine.read_word(frame, 511), !value, "page {key}:{page} is torn");
+                value
+            };
+            let value = match saved.flip {
+                None => value_in(machine, frame),
+                Some(_) => {
+                    let mut other = machine.clone();
+                    let right = saved.hold(&mut other, &mut Frames::new(POOL)).unwrap();
+                    value_in(&other, right)
+                }
+            };
             contents.insert((PageKey(key), page), value);
         }
     }
