@@ -1,8 +1,8 @@
 //! A copy of what all kernels share of the image, code and constants, where no kernel reaches it. A bit that flips in shared code
 //! kills one kernel after the other; so whoever dies has the code that it was in set right first, before its core parks.
 //!
-//! When the core starts again its shell looks through all of it. While a kernel is idle, its shell looks through all of it, a part at a time; before a program
-//! is taken over again, all at once.
+//! The pages that it died in may not be those that it died of, so the shell looks through all of it when the core starts again; and
+//! when a kernel takes a program over again that had no checkpoint meanwhile. While a kernel is idle, its shell does the same in parts.
 use super::{
     mend::{Mended, mend},
     permit,
@@ -71,7 +71,7 @@ pub fn scrub(kernel: u32, next: &mut u64) {
     *next = if end == pages() { 0 } else { end };
 }
 
-/// Sets all of it right, from page `next` on and around.
+/// Sets all of it right. With a part more than there are, as `next` may lie within one.
 pub fn scrub_all(kernel: u32, next: &mut u64) {
     (0..=PARTS).for_each(|_| scrub(kernel, next));
 }
