@@ -1,7 +1,7 @@
 //! What is done to a kernel in one run, and what of it follows from seed and number.
 use super::report::Outcome;
 use crate::faults::{Injury, Told};
-use shimos_abi::control::Fault;
+use shimos_abi::control::{Fault, Integrity};
 use shimos_random::Random;
 use std::{fmt, time::Duration};
 
@@ -121,7 +121,7 @@ impl Class {
     }
 
     /// Why this outcome may come of it, if it may; [`Outcome::good`] ones may always.
-    pub fn excuse(self, outcome: Outcome) -> Option<&'static str> {
+    pub fn excuse(self, outcome: Outcome, integrity: Integrity) -> Option<&'static str> {
         let of_program = matches!(outcome, Outcome::ProgramLost | Outcome::ClientWrong | Outcome::Silent);
         let ordered = |wanted: &[Fault]| matches!(self, Class::Ordered(Injury::Ordered(it)) if wanted.contains(&it));
         if matches!(outcome, Outcome::TwoCopies | Outcome::Invalid) {
@@ -147,7 +147,9 @@ impl Class {
             | Class::Ordered(Injury::Ordered(Fault::WildHeap)) => {
                 Some("a kernel's own data has no checksums: what it holds for a program may be wrong and saved so")
             }
-            Class::Flip(Part::Page) | Class::Ordered(Injury::Ordered(Fault::DamagePage)) => {
+            Class::Flip(Part::Page) | Class::Ordered(Injury::Ordered(Fault::DamagePage))
+                if integrity == Integrity::Records =>
+            {
                 Some("contents of pages have checksums with --integrity pages alone")
             }
             _ => None,

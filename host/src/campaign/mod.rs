@@ -71,7 +71,7 @@ pub fn run(paths: &Paths, files: &Files, wanted: &Wanted, told: &(dyn Fn(&Record
     if records.is_empty() {
         bail!("nothing was tried");
     }
-    Ok(Report { seed: wanted.seed, records })
+    Ok(Report { seed: wanted.seed, integrity: wanted.made.protection.integrity, records })
 }
 
 /// Tells a run on one line.

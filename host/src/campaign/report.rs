@@ -1,6 +1,7 @@
 //! What came of a campaign: counts with bounds, run by run for programs.
 use super::class::Class;
 use serde_json::{Value, json};
+use shimos_abi::control::Integrity;
 use std::collections::BTreeMap;
 
 /// What became of one run.
@@ -137,6 +138,8 @@ impl Record {
 pub struct Report {
     /// The seed.
     pub seed: u64,
+    /// What of the images carried checksums.
+    pub integrity: Integrity,
     /// By number.
     pub records: Vec<Record>,
 }
@@ -159,7 +162,8 @@ type Counts = BTreeMap<Outcome, u64>;
 impl Report {
     /// Whether nothing happened that must not.
     pub fn held(&self) -> bool {
-        let excused = |record: &&Record| record.outcome.good() || record.class.excuse(record.outcome).is_some();
+        let excused =
+            |record: &&Record| record.outcome.good() || record.class.excuse(record.outcome, self.integrity).is_some();
         !self.records.is_empty() && self.records.iter().filter(excused).count() == self.records.len()
     }
 
@@ -202,7 +206,8 @@ impl Report {
         }
         text += &row("all", &self.counts(|_| true));
         for record in self.records.iter().filter(|record| !record.outcome.good()) {
-            let excuse = record.class.excuse(record.outcome).map_or(String::new(), |why| format!(" [{why}]"));
+            let excuse =
+                record.class.excuse(record.outcome, self.integrity).map_or(String::new(), |why| format!(" [{why}]"));
             text += &format!(
                 "{}: number {}, {}, {}: {}{excuse}\n",
                 record.outcome.name(),
@@ -285,7 +290,10 @@ mod tests {
     fn only_named_exceptions_may_fail() {
         let panic = Class::Ordered(Injury::Ordered(Fault::Panic));
         let text = Class::Flip(super::super::class::Part::Text);
-        let report = |records| Report { seed: 1, records };
+        let report_with = |integrity, records| Report { seed: 1, integrity, records };
+        let report = |records| report_with(Integrity::Records, records);
+        let page = || vec![record(Outcome::ClientWrong, Class::Flip(super::super::class::Part::Page))];
+        assert!(report(page()).held() && !report_with(Integrity::Pages, page()).held());
         assert!(report(vec![record(Outcome::Recovered, panic), record(Outcome::Spread, text)]).held());
         assert!(!report(vec![record(Outcome::TwoCopies, text)]).held());
         let heap = Class::Flip(super::super::class::Part::Heap);
