@@ -13,6 +13,7 @@ extern crate std;
 mod advise;
 mod ahead;
 pub mod backing;
+mod chunk_map;
 pub mod direct;
 mod fault;
 pub mod fork;

@@ -1,14 +1,13 @@
 //! Sets of page numbers.
-use alloc::collections::BTreeMap;
+use crate::chunk_map::{Bits, ChunkMap, WORDS};
 
-const WORDS: usize = 8;
 /// Pages in one chunk of a set: as many as one page table maps.
 pub const CHUNK: u64 = WORDS as u64 * 64;
 
 /// A set of page numbers, kept as bit maps of [`CHUNK`] pages: dense sets cost little, and it is walked in order.
 #[derive(Clone, Default, Debug, PartialEq, Eq)]
 pub struct PageSet {
-    chunks: BTreeMap<u64, [u64; WORDS]>,
+    chunks: ChunkMap,
     len: usize,
 }
 
@@ -16,7 +15,7 @@ pub struct PageSet {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Chunk {
     base: u64,
-    words: [u64; WORDS],
+    words: Bits,
 }
 
 impl Chunk {
@@ -70,7 +69,7 @@ fn mask(base: u64, at: usize, first: u64, end: u64) -> u64 {
 impl PageSet {
     /// An empty set.
     pub const fn new() -> PageSet {
-        PageSet { chunks: BTreeMap::new(), len: 0 }
+        PageSet { chunks: ChunkMap::new(), len: 0 }
     }
     /// How many members.
     pub fn len(&self) -> usize {
@@ -87,41 +86,38 @@ impl PageSet {
     }
     /// Adds a page; whether it is new.
     pub fn insert(&mut self, page: u64) -> bool {
-        // Most pages come to a chunk that is there: to look for it first costs less than an entry.
-        let key = page / CHUNK;
-        let words = match self.chunks.get_mut(&key) {
-            Some(words) => words,
-            None => self.chunks.entry(key).or_default(),
-        };
         let at = page % CHUNK;
-        let Some(word) = words.get_mut((at / 64) as usize) else { return false };
-        let new = (*word >> (at % 64)) & 1 == 0;
-        *word |= 1 << (at % 64);
+        let new = self.chunks.change(page / CHUNK, |words| {
+            let Some(word) = words.get_mut((at / 64) as usize) else { return false };
+            let new = (*word >> (at % 64)) & 1 == 0;
+            *word |= 1 << (at % 64);
+            new
+        });
         self.len += usize::from(new);
         new
     }
     /// Removes a page; whether it was there.
     pub fn remove(&mut self, page: u64) -> bool {
-        let Some(words) = self.chunks.get_mut(&(page / CHUNK)) else { return false };
+        let Some(words) = self.chunks.get_mut(page / CHUNK) else { return false };
         let at = page % CHUNK;
         let Some(word) = words.get_mut((at / 64) as usize) else { return false };
         let there = (*word >> (at % 64)) & 1 == 1;
         *word &= !(1 << (at % 64));
         self.len -= usize::from(there);
         if there && words.iter().all(|word| *word == 0) {
-            self.chunks.remove(&(page / CHUNK));
+            self.chunks.remove(page / CHUNK);
         }
         there
     }
     /// Whether a page is a member.
     pub fn contains(&self, page: u64) -> bool {
-        let Some(words) = self.chunks.get(&(page / CHUNK)) else { return false };
+        let Some(words) = self.chunks.get(page / CHUNK) else { return false };
         let at = page % CHUNK;
         words.get((at / 64) as usize).is_some_and(|word| (word >> (at % 64)) & 1 == 1)
     }
     /// Which of the up to 64 pages from `first` on are members, a bit each. They lie in one aligned run of 64.
     pub fn window(&self, first: u64) -> u64 {
-        let Some(words) = self.chunks.get(&(first / CHUNK)) else { return 0 };
+        let Some(words) = self.chunks.get(first / CHUNK) else { return 0 };
         words.get((first % CHUNK / 64) as usize).map_or(0, |word| word >> (first % 64))
     }
     /// Adds pages by their bits, as [`PageSet::window`] gives them.
@@ -129,12 +125,12 @@ impl PageSet {
         if bits == 0 {
             return;
         }
-        let words = self.chunks.entry(first / CHUNK).or_default();
-        if let Some(word) = words.get_mut((first % CHUNK / 64) as usize) {
+        self.len += self.chunks.change(first / CHUNK, |words| {
+            let Some(word) = words.get_mut((first % CHUNK / 64) as usize) else { return 0 };
             let new = (bits << (first % 64)) & !*word;
-            self.len += new.count_ones() as usize;
             *word |= new;
-        }
+            new.count_ones() as usize
+        });
     }
     /// Adds the members of a chunk.
     pub fn insert_chunk(&mut self, chunk: &Chunk) {
@@ -142,22 +138,25 @@ impl PageSet {
     }
     /// Adds the members of another set.
     pub fn merge(&mut self, other: &PageSet) {
-        for (key, words) in &other.chunks {
-            self.add(*key, words);
+        for (key, words) in other.chunks.iter() {
+            self.add(key, words);
         }
     }
-    fn add(&mut self, key: u64, words: &[u64; WORDS]) {
+    fn add(&mut self, key: u64, words: &Bits) {
         if words.iter().all(|word| *word == 0) {
             return;
         }
-        let own = self.chunks.entry(key).or_default();
-        for (own, word) in own.iter_mut().zip(words) {
-            self.len += (word & !*own).count_ones() as usize;
-            *own |= word;
-        }
+        self.len += self.chunks.change(key, |own| {
+            let mut new = 0;
+            for (own, word) in own.iter_mut().zip(words) {
+                new += (word & !*own).count_ones() as usize;
+                *own |= word;
+            }
+            new
+        });
     }
-    fn take_out(&mut self, key: u64, words: &[u64; WORDS]) -> usize {
-        let Some(own) = self.chunks.get_mut(&key) else { return 0 };
+    fn take_out(&mut self, key: u64, words: &Bits) -> usize {
+        let Some(own) = self.chunks.get_mut(key) else { return 0 };
         let (mut removed, mut empty) = (0, true);
         for (own, word) in own.iter_mut().zip(words) {
             removed += (word & *own).count_ones() as usize;
@@ -165,15 +164,15 @@ impl PageSet {
             empty &= *own == 0;
         }
         if empty {
-            self.chunks.remove(&key);
+            self.chunks.remove(key);
         }
         self.len -= removed;
         removed
     }
     /// Removes the members of another set.
     pub fn subtract(&mut self, other: &PageSet) {
-        for (key, words) in &other.chunks {
-            self.take_out(*key, words);
+        for (key, words) in other.chunks.iter() {
+            self.take_out(key, words);
         }
     }
     /// The first member at or above `page`.
@@ -185,8 +184,8 @@ impl PageSet {
         if from >= end {
             return None;
         }
-        for (key, words) in self.chunks.range(from / CHUNK..=(end - 1) / CHUNK) {
-            let chunk = Self::masked(*key, words, from, end);
+        for (key, words) in self.chunks.range(from / CHUNK, (end - 1) / CHUNK) {
+            let chunk = Self::masked(key, words, from, end);
             if !chunk.is_empty() {
                 return Some(chunk);
             }
@@ -196,7 +195,7 @@ impl PageSet {
     /// The members of the chunk that holds `page`.
     pub fn chunk_of(&self, page: u64) -> Chunk {
         let key = page / CHUNK;
-        Chunk { base: key * CHUNK, words: self.chunks.get(&key).copied().unwrap_or_default() }
+        Chunk { base: key * CHUNK, words: self.chunks.get(key).copied().unwrap_or_default() }
     }
     /// All chunks with members, in order.
     pub fn chunks(&self) -> impl Iterator<Item = Chunk> {
@@ -218,7 +217,7 @@ impl PageSet {
             let count = words.iter().map(|word| word.count_ones() as usize).sum::<usize>();
             self.len -= count;
             taken.len += count;
-            taken.chunks.insert(key, words);
+            taken.chunks.change(key, |taken| *taken = words);
         }
         taken
     }
@@ -236,7 +235,7 @@ impl PageSet {
         removed
     }
 
-    fn masked(key: u64, words: &[u64; WORDS], first: u64, end: u64) -> Chunk {
+    fn masked(key: u64, words: &Bits, first: u64, end: u64) -> Chunk {
         let base = key * CHUNK;
         let mut words = *words;
         for (at, word) in words.iter_mut().enumerate() {

@@ -107,21 +107,47 @@ fn reserved_frames_are_not_handed_out() {
 
 proptest! {
     #[test]
-    fn page_sets_are_sets(ops in proptest::collection::vec((any::<u8>(), 0..2000u64, 1..700u64), 1..60)) {
+    fn page_sets_are_sets(ops in proptest::collection::vec((any::<u8>(), any::<bool>(), 0..2000u64, 1..700u64), 1..80)) {
         let mut set = PageSet::new();
         let mut model = BTreeSet::new();
-        for (op, page, count) in ops {
-            match op % 4 {
+        for (op, far, page, count) in ops {
+            // Near ones meet in a few chunks, far ones are in many.
+            let page = if far { page * 199 } else { page };
+            let other: BTreeSet<u64> = (page..page + count).step_by(1 + count as usize / 9).collect();
+            let mut others = PageSet::new();
+            other.iter().for_each(|page| assert!(others.insert(*page)));
+            match op % 8 {
                 0 | 1 => assert_eq!(set.insert(page), model.insert(page)),
                 2 => assert_eq!(set.remove(page), model.remove(&page)),
-                _ => {
+                3 => {
                     let before = model.len();
                     model.retain(|member| !(page..page + count).contains(member));
                     assert_eq!(set.remove_range(page, page + count), before - model.len());
                 }
+                4 => {
+                    set.merge(&others);
+                    model.extend(other);
+                }
+                5 => {
+                    set.subtract(&others);
+                    model.retain(|member| !other.contains(member));
+                }
+                6 => {
+                    let bits = count & (u64::MAX >> (page % 64));
+                    set.insert_window(page, bits);
+                    model.extend((0..64).filter(|at| bits >> at & 1 != 0).map(|at| page + at));
+                }
+                _ => {
+                    let taken = set.take_some(count as usize / 100);
+                    let first: BTreeSet<u64> = model.iter().copied().take(taken.len()).collect();
+                    assert!(taken.len() >= model.len().min(count as usize / 100));
+                    assert_eq!(taken.iter().collect::<BTreeSet<_>>(), first);
+                    model.retain(|member| !first.contains(member));
+                }
             }
             assert_eq!(set.len(), model.len());
             assert_eq!(set.iter().collect::<Vec<_>>(), model.iter().copied().collect::<Vec<_>>());
+            assert_eq!(set.contains(page), model.contains(&page));
             assert_eq!(set.first_from(page), model.range(page..).next().copied());
             if let Some((low, high)) = set.chunk_from(page, page + count).and_then(|chunk| chunk.bounds()) {
                 assert_eq!(Some(low), model.range(page..page + count).next().copied());
@@ -130,6 +156,9 @@ proptest! {
                 assert!(model.range(page..page + count).next().is_none());
             }
         }
+        let mut same = PageSet::new();
+        model.iter().rev().for_each(|page| assert!(same.insert(*page)));
+        assert!(same == set);
     }
 }
 
