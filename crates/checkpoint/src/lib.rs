@@ -10,6 +10,7 @@ extern crate std;
 pub mod error;
 pub mod layout;
 mod mend;
+mod page_counts;
 mod page_map;
 pub mod reader;
 pub mod record;

@@ -50,6 +50,21 @@ fn word(sum: u32, frame: Frame, program: ProgramId) -> u64 {
     u64::from(sum) | tag << 32
 }
 
+/// Whether there are checksums of any frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Known {
+    /// There are none, so none must be forgotten.
+    None,
+    /// There may be some.
+    Some,
+}
+
+/// Whether checksums of any frame of a pool are known.
+pub(crate) fn known<M: Machine>(machine: &M, pool: FrameRange) -> Known {
+    let none = (0..SUM_DIRECTORIES).all(|directory| machine.read_word(pool.first, HEAD_SUMS + directory) == 0);
+    if none { Known::None } else { Known::Some }
+}
+
 /// The checksum of what a frame holds.
 pub(crate) fn of_frame<M: Machine>(machine: &M, frame: Frame) -> u32 {
     const PART: usize = 1024;

@@ -5,15 +5,13 @@ use crate::{
         Base, DESCRIPTOR_WORDS, Descriptor, MAX_PAGE, PageKey, SLOT_COMMIT, SLOT_ROOT, SLOT_STATE, SlotPlace,
         SlotState, Sum, Tree, encode_state,
     },
+    page_counts::PageCounts,
     page_map::{Beneath, Effect, PageMap, Place, Swept},
     record_frames::{Stored, store},
-    sums,
+    sums::{self, Known},
     teardown::Teardown,
 };
-use alloc::{
-    collections::{BTreeMap, VecDeque},
-    vec::Vec,
-};
+use alloc::{collections::VecDeque, vec::Vec};
 use shimos_abi::{
     addr::{Frame, FrameRange, PAGE},
     control::{Generations, Integrity},
@@ -42,10 +40,11 @@ pub struct Writer {
     committed: u32,
     kept: Generations,
     integrity: Integrity,
+    /// Whether frames of the pool had checksums when this generation began.
+    known_sums: Known,
     writing: Option<u32>,
     map: PageMap,
-    pages_of: BTreeMap<PageKey, u32>,
-    pages: u32,
+    pages: PageCounts,
     /// Pages that this generation has changed, and that had a version or not.
     superseding: Vec<(PageKey, u64)>,
     first_versions: Vec<(PageKey, u64)>,
@@ -77,10 +76,10 @@ impl Writer {
             committed: after.0,
             kept: Generations::default(),
             integrity: Integrity::default(),
+            known_sums: Known::None,
             writing: None,
             map: PageMap::new(Place { frame, word }),
-            pages_of: BTreeMap::new(),
-            pages: 0,
+            pages: PageCounts::default(),
             superseding: Vec::new(),
             first_versions: Vec::new(),
             under: None,
@@ -114,6 +113,7 @@ impl Writer {
     /// From now on pages come with or without checksums of their contents.
     pub fn set_integrity(&mut self, integrity: Integrity) {
         self.integrity = integrity;
+        self.known_sums = Known::Some;
     }
     /// What pages come with.
     pub fn integrity(&self) -> Integrity {
@@ -134,7 +134,7 @@ impl Writer {
     }
     /// Pages of the image as it stands; about as many while it has a base.
     pub fn pages(&self) -> u32 {
-        self.under.map_or(0, |under| under.pages).max(self.pages)
+        self.under.map_or(0, |under| under.pages).max(self.pages.all())
     }
     /// From now on a page that this image says nothing of is in that generation of another one, which has so many pages. It
     /// must stay as it is as long as [`Writer::needs_base`]. For an image without generations.
@@ -166,12 +166,13 @@ impl Writer {
     }
 
     /// Begins the next generation.
-    pub fn begin(&mut self) -> Result<Epoch, WriteError> {
+    pub fn begin<M: Machine>(&mut self, machine: &M) -> Result<Epoch, WriteError> {
         if self.writing.is_some() {
             return Err(WriteError::OutOfTurn);
         }
         let epoch = self.committed.checked_add(1).ok_or(WriteError::NoEpoch)?;
         self.writing = Some(epoch);
+        self.known_sums = sums::known(machine, self.pool);
         Ok(Epoch(epoch))
     }
 
@@ -203,25 +204,19 @@ impl Writer {
             Some(frame) if self.integrity == Integrity::Pages => {
                 sums::store(machine, frames, self.pool, frame, self.program)
             }
-            Some(frame) => {
+            Some(frame) if self.known_sums == Known::Some => {
                 sums::forget(machine, self.pool, frame);
                 Ok(())
             }
-            None => Ok(()),
+            _ => Ok(()),
         }
     }
 
     fn count(&mut self, key: PageKey, was: bool, is: bool) {
-        if was == is {
-            return;
-        }
-        let of_key = self.pages_of.entry(key).or_default();
-        if is {
-            *of_key += 1;
-            self.pages += 1;
-        } else {
-            *of_key = of_key.saturating_sub(1);
-            self.pages = self.pages.saturating_sub(1);
+        match (was, is) {
+            (false, true) => self.pages.add(key),
+            (true, false) => self.pages.remove(key),
+            _ => {}
         }
     }
 
@@ -311,7 +306,7 @@ impl Writer {
     /// From the next generation on nobody asks for the pages of `key`, and it is never used again. Between checkpoints,
     /// before the one that no longer has it in its records.
     pub fn drop_key(&mut self, key: PageKey) {
-        self.pages = self.pages.saturating_sub(self.pages_of.remove(&key).unwrap_or(0));
+        self.pages.forget(key);
         let in_turn = u32::from(self.writing.is_some());
         self.drops.push_back((self.committed.saturating_add(1 + in_turn), key));
     }

@@ -300,7 +300,7 @@ pub fn keep_order<M: Machine>(
     let bytes = records::encode_head(&head);
     let Services { machine, frames, .. } = services;
     let stored = writer
-        .begin()
+        .begin(machine)
         .and_then(|_| writer.records(machine, frames, &bytes))
         .and_then(|()| writer.commit(machine, frames));
     let epoch = match stored {

@@ -222,7 +222,7 @@ fn save_some_ahead<M: Machine>(
     let Some(mut writer) = resident.guard.writer.take() else { return };
     let mut begun = core::mem::take(&mut resident.guard.begun);
     let mut batch = Batch { pages: core::mem::take(&mut resident.guard.batch), count: 0, tables: Nanos(0) };
-    let ready = if writer.is_writing() { Ok(()) } else { writer.begin().map(drop) };
+    let ready = if writer.is_writing() { Ok(()) } else { writer.begin(&services.machine).map(drop) };
     let outcome = ready.and_then(|()| save(resident, services, &mut writer, (&mut batch, &mut begun)));
     batch.pages.clear();
     resident.guard.batch = batch.pages;
@@ -296,7 +296,7 @@ fn step<M: Machine>(
         return if begun.steps < MOST_STEPS { Ok(Step::More) } else { Err(WriteError::OutOfTurn) };
     }
     if !writer.is_writing() {
-        writer.begin()?;
+        writer.begin(&services.machine)?;
     }
     let left = resident.program.changed_pages();
     let last = left <= most || begun.steps >= MOST_STEPS;

@@ -5,8 +5,8 @@ use core::cell::Cell;
 
 /// Words of one bit map.
 pub const WORDS: usize = 8;
-/// Bit maps in one piece of memory: small ones, as a kernel's heap may have no large ones left.
-const PIECE: usize = 32;
+/// Bit maps in one piece of memory.
+const PIECE: usize = 8;
 
 /// A bit map.
 pub type Bits = [u64; WORDS];
@@ -22,6 +22,7 @@ struct Slot {
 pub struct ChunkMap {
     /// Where each is; the places from 0 on, without a gap.
     places: BTreeMap<u64, usize>,
+    #[expect(clippy::vec_box, reason = "a kernel's heap may have no large pieces left")]
     pieces: Vec<Box<[Slot; PIECE]>>,
     recent: Cell<usize>,
 }

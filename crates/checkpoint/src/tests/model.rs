@@ -121,7 +121,7 @@ fn foreign_frames_are_counted_until_no_generation_has_them() {
     let mut program = Program::new(u64::MAX);
     let lent = Frame(LENT.first.0 + 2);
     let commit = |program: &mut Program, frame| {
-        program.writer.begin().unwrap();
+        program.writer.begin(&program.machine).unwrap();
         program.writer.page(&mut program.machine, &mut program.frames, PageKey(1), 9, frame).unwrap();
         program.writer.commit(&mut program.machine, &mut program.frames).unwrap();
         while program.sweep(9) == Progress::More {}
@@ -146,8 +146,8 @@ fn calls_out_of_turn_and_lack_of_room_are_refused() {
     let Program { machine, frames, writer, slots, .. } = &mut program;
     assert_eq!(writer.page(machine, frames, PageKey(0), 0, None), Err(WriteError::OutOfTurn));
     assert_eq!(writer.commit(machine, frames), Err(WriteError::OutOfTurn));
-    writer.begin().unwrap();
-    assert_eq!(writer.begin(), Err(WriteError::OutOfTurn));
+    writer.begin(machine).unwrap();
+    assert_eq!(writer.begin(machine), Err(WriteError::OutOfTurn));
     assert_eq!(writer.page(machine, frames, PageKey(0), 1 << 36, None), Err(WriteError::BadPage));
     let large = alloc::vec![0; 4 << 20];
     let free = frames.free_count();
@@ -167,7 +167,7 @@ fn an_image_goes_on_after_the_epoch_of_its_predecessor() {
     let mut program = Program::new(u64::MAX);
     let Program { machine, frames, slots, .. } = &mut program;
     let mut writer = slots.create(machine, ProgramId(8), Epoch(500)).unwrap();
-    assert_eq!(writer.begin(), Ok(Epoch(501)));
+    assert_eq!(writer.begin(machine), Ok(Epoch(501)));
     writer.records(machine, frames, &[]).unwrap();
     writer.commit(machine, frames).unwrap();
     let image = Image::open(machine, POOL, &[], ProgramId(8)).unwrap();

@@ -118,7 +118,7 @@ impl Program {
     }
 
     fn fill(&mut self) {
-        self.writer.begin().unwrap();
+        self.writer.begin(&self.machine).unwrap();
         for at in &self.changed {
             let frame = self.pages.get(at).copied();
             self.writer.page(&mut self.machine, &mut self.frames, at.0, at.1, frame).unwrap();
