@@ -305,22 +305,19 @@ impl Entry {
         key: PageKey,
         page: u64,
     ) -> Result<(Entry, bool), ImageError> {
-        let found = Entry::words(machine, leaf, page);
-        let whole = Entry::is_right(&found, key, page);
-        let words = if whole { Some(found) } else { mend::entry(&found, key, page) };
-        let [first, second, third, checks] = words.ok_or(ImageError::Entry(leaf))?;
+        Entry::mended(&Entry::words(machine, leaf, page), key, page).map_err(|Damaged| ImageError::Entry(leaf))
+    }
+    /// The same for an entry whose words were read already.
+    pub fn mended(found: &[u64; ENTRY_WORDS], key: PageKey, page: u64) -> Result<(Entry, bool), Damaged> {
+        let whole = Entry::is_right(found, key, page);
+        let words = if whole { Some(*found) } else { mend::entry(found, key, page) };
+        let [first, second, third, checks] = words.ok_or(Damaged)?;
         Ok((Entry { versions: [first, second, third].map(Version::from_word), checks }, !whole))
     }
     /// The words of the entry of `page` in its leaf.
     #[inline]
     pub fn words<M: Machine>(machine: &M, leaf: Frame, page: u64) -> [u64; ENTRY_WORDS] {
-        let mut bytes = [0; ENTRY_WORDS * 8];
-        machine.read_frame(leaf, (page % LEAF_ENTRIES as u64) as usize * bytes.len(), &mut bytes);
-        let mut words = [0; ENTRY_WORDS];
-        for (word, bytes) in words.iter_mut().zip(bytes.as_chunks::<8>().0) {
-            *word = u64::from_le_bytes(*bytes);
-        }
-        words
+        machine.read_words(leaf, (page % LEAF_ENTRIES as u64) as usize * ENTRY_WORDS)
     }
     /// Whether the versions of an entry have the checks that they should have.
     #[inline]

@@ -211,24 +211,30 @@ impl PageMap {
         Ok(leaf)
     }
 
-    /// Says what a page is from `epoch` on. The two generations before keep what they have.
+    /// The leaf in which it can be said what a page is; `None` if that there is none needs no words.
+    pub fn leaf_to_set<M: Machine>(
+        &mut self,
+        machine: &mut M,
+        frames: &mut Frames,
+        (key, page): (PageKey, u64),
+        frame: Option<Frame>,
+    ) -> Result<Option<Frame>, WriteError> {
+        if frame.is_some() || self.beneath == Beneath::Base {
+            self.leaf_for(machine, frames, key, page).map(Some)
+        } else {
+            self.find_leaf(machine, key, page)
+        }
+    }
+
+    /// Says what a page, which is in this leaf, is from `epoch` on. The two generations before keep what they have.
     pub fn set<M: Machine>(
         &mut self,
         machine: &mut M,
         frames: &mut Frames,
         epoch: u32,
-        at: (PageKey, u64),
+        (leaf, key, page): (Frame, PageKey, u64),
         frame: Option<Frame>,
     ) -> Result<Changed, WriteError> {
-        let (key, page) = at;
-        let leaf = match frame {
-            Some(_) => self.leaf_for(machine, frames, key, page)?,
-            None if self.beneath == Beneath::Base => self.leaf_for(machine, frames, key, page)?,
-            None => match self.find_leaf(machine, key, page)? {
-                Some(leaf) => leaf,
-                None => return Ok(Changed { was: false, is: false, effect: Effect::None }),
-            },
-        };
         let words = Entry::words(machine, leaf, page);
         if !Entry::is_right(&words, key, page) {
             return Err(WriteError::Damaged(ImageError::Entry(leaf)));

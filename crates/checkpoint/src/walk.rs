@@ -1,7 +1,7 @@
 //! A walk over a tree of an image, step by step, that trusts nothing it reads.
 use crate::{
     error::ImageError,
-    layout::{Damaged, ENTRY_WORDS, Entry, LEAF_ENTRIES, MAX_PAGE, Node, PageKey, Tree, WORDS},
+    layout::{Damaged, Entry, LEAF_ENTRIES, MAX_PAGE, Node, PageKey, Tree, WORDS},
 };
 use alloc::vec::Vec;
 use shimos_abi::addr::{Frame, FrameRange};
@@ -129,10 +129,11 @@ impl Walk {
                     self.stack.pop();
                     return Some(Event::Leave(frame));
                 }
-                if (0..ENTRY_WORDS - 1).all(|word| machine.read_word(frame, place * ENTRY_WORDS + word) == 0) {
+                let words = Entry::words(machine, frame, page);
+                if let [0, 0, 0, _] = words {
                     continue;
                 }
-                return match Entry::read_mended(machine, frame, key, page) {
+                return match Entry::mended(&words, key, page) {
                     Ok((entry, mended)) => {
                         if mended {
                             self.mended = Some(frame);
@@ -142,7 +143,7 @@ impl Walk {
                         }
                         Some(Event::Entry { key, page, entry })
                     }
-                    Err(error) => Some(Event::Damaged(error)),
+                    Err(Damaged) => Some(Event::Damaged(ImageError::Entry(frame))),
                 };
             }
             if place >= WORDS {

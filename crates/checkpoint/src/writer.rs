@@ -2,8 +2,8 @@
 use crate::{
     error::WriteError,
     layout::{
-        Base, DESCRIPTOR_WORDS, Descriptor, MAX_PAGE, PageKey, SLOT_COMMIT, SLOT_ROOT, SLOT_STATE, SlotPlace,
-        SlotState, Sum, Tree, encode_state,
+        Base, DESCRIPTOR_WORDS, Descriptor, LEAF_ENTRIES, MAX_PAGE, PageKey, SLOT_COMMIT, SLOT_ROOT, SLOT_STATE,
+        SlotPlace, SlotState, Sum, Tree, encode_state,
     },
     page_counts::PageCounts,
     page_map::{Beneath, Effect, PageMap, Place, Swept},
@@ -30,7 +30,7 @@ struct Under {
 
 /// The image of one program under construction.
 ///
-/// `begin`, any number of `page`, `records`, then `commit`: until the one store in it, the two last generations are
+/// `begin`, any number of `put`, `records`, then `commit`: until the one store in it, the two last generations are
 /// whole; after it, this one and the one before. `sweep` gives back what no kept generation needs.
 pub struct Writer {
     pool: FrameRange,
@@ -176,40 +176,61 @@ impl Writer {
         Ok(Epoch(epoch))
     }
 
-    /// Says what a page is in this generation. The image takes a reference to the frame, which must never be written
-    /// again while it holds it.
-    pub fn page<M: Machine>(
+    /// Says what pages are in this generation: those of one key, and near each other, one behind the other, if it is to be fast.
+    /// The image takes a reference to each frame, which must never be written again while it holds it.
+    pub fn put<M: Machine>(
         &mut self,
         machine: &mut M,
         frames: &mut Frames,
-        key: PageKey,
-        page: u64,
-        frame: Option<Frame>,
+        pages: &[(PageKey, u64, Option<Frame>)],
     ) -> Result<(), WriteError> {
         let epoch = self.writing.ok_or(WriteError::OutOfTurn)?;
-        if page >= MAX_PAGE {
-            return Err(WriteError::BadPage);
+        let leaf_of = |page: u64| page / LEAF_ENTRIES as u64;
+        let mut last: Option<(PageKey, u64, Frame)> = None;
+        for (key, page, frame) in pages.iter().copied() {
+            if page >= MAX_PAGE {
+                return Err(WriteError::BadPage);
+            }
+            let leaf = match last.filter(|(of, number, _)| (*of, *number) == (key, leaf_of(page))) {
+                Some((.., leaf)) => leaf,
+                None => match self.map.leaf_to_set(machine, frames, (key, page), frame)? {
+                    Some(leaf) => leaf,
+                    None => continue,
+                },
+            };
+            last = Some((key, leaf_of(page), leaf));
+            self.page(machine, frames, epoch, (leaf, key, page), frame)?;
         }
-        let changed = self.map.set(machine, frames, epoch, (key, page), frame)?;
+        Ok(())
+    }
+
+    fn page<M: Machine>(
+        &mut self,
+        machine: &mut M,
+        frames: &mut Frames,
+        epoch: u32,
+        (leaf, key, page): (Frame, PageKey, u64),
+        frame: Option<Frame>,
+    ) -> Result<(), WriteError> {
+        let changed = self.map.set(machine, frames, epoch, (leaf, key, page), frame)?;
         match changed.effect {
             Effect::First => self.first_versions.push((key, page)),
             Effect::Superseded => self.superseding.push((key, page)),
-            Effect::Again | Effect::None => {}
+            Effect::Again => {}
+            Effect::None => return Ok(()),
         }
-        if frame.is_none() && changed.effect != Effect::None && self.under.is_some() {
+        if frame.is_none() && self.under.is_some() {
             self.absent.push((key, page));
         }
         self.count(key, changed.was, changed.is);
-        match frame.filter(|_| changed.effect != Effect::None) {
-            Some(frame) if self.integrity == Integrity::Pages => {
-                sums::store(machine, frames, self.pool, frame, self.program)
-            }
-            Some(frame) if self.known_sums == Known::Some => {
-                sums::forget(machine, self.pool, frame);
-                Ok(())
-            }
-            _ => Ok(()),
+        let Some(frame) = frame else { return Ok(()) };
+        if self.integrity == Integrity::Pages {
+            return sums::store(machine, frames, self.pool, frame, self.program);
         }
+        if self.known_sums == Known::Some {
+            sums::forget(machine, self.pool, frame);
+        }
+        Ok(())
     }
 
     fn count(&mut self, key: PageKey, was: bool, is: bool) {
@@ -360,7 +381,7 @@ impl Writer {
         oldest: u32,
         at: (PageKey, u64),
     ) -> Result<(), WriteError> {
-        let leaf = |(key, page): (PageKey, u64)| (key, page / crate::layout::LEAF_ENTRIES as u64);
+        let leaf = |(key, page): (PageKey, u64)| (key, page / LEAF_ENTRIES as u64);
         if let Some(due) = self.prune
             && leaf(due) != leaf(at)
         {

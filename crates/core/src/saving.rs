@@ -368,10 +368,10 @@ impl Batch {
         writer: &mut Writer,
     ) -> Result<(), WriteError> {
         let start = machine.now();
-        for (key, page, frame) in self.pages.drain(..) {
-            writer.page(machine, frames, key, page, frame)?;
-            self.count += 1;
-        }
+        let outcome = writer.put(machine, frames, &self.pages);
+        self.count += self.pages.len() as u32;
+        self.pages.clear();
+        outcome?;
         self.tables = self.tables + (machine.now() - start);
         Ok(())
     }

@@ -169,6 +169,11 @@ pub trait Machine {
     fn zero_frame(&mut self, frame: Frame);
     /// Reads the 64-bit word at place `index` (below 512) of a readable frame.
     fn read_word(&self, frame: Frame, index: usize) -> u64;
+    /// Reads the words from place `index` on, which all lie in the frame.
+    #[inline]
+    fn read_words<const N: usize>(&self, frame: Frame, index: usize) -> [u64; N] {
+        core::array::from_fn(|at| self.read_word(frame, index.wrapping_add(at)))
+    }
     /// Writes the 64-bit word at place `index` of a frame of the pool, in one store.
     fn write_word(&mut self, frame: Frame, index: usize, value: u64);
     /// Whether `frame` may be read now: what an image says must pass here first.

@@ -211,6 +211,10 @@ impl Machine for Bare {
         frames::read_word(frame, index)
     }
     #[inline]
+    fn read_words<const N: usize>(&self, frame: Frame, index: usize) -> [u64; N] {
+        frames::read_words(frame, index)
+    }
+    #[inline]
     fn write_word(&mut self, frame: Frame, index: usize, value: u64) {
         frames::write_word(frame, index, value);
     }

@@ -149,6 +149,15 @@ pub(crate) fn read_word(frame: Frame, index: usize) -> u64 {
     unsafe { source(frame).add(index).read_volatile() }
 }
 
+/// Reads some words.
+#[inline]
+pub(crate) fn read_words<const N: usize>(frame: Frame, index: usize) -> [u64; N] {
+    assert!(index < PAGE / 8 && N <= PAGE / 8 - index, "words beyond a frame");
+    let first = source(frame);
+    // SAFETY: mapped and inside the frame.
+    core::array::from_fn(|at| unsafe { first.add(index + at).read_volatile() })
+}
+
 /// The words of a frame of our pool. They may change at any time: page tables are looked at that way.
 #[inline]
 pub(crate) fn words(frame: Frame) -> &'static [AtomicU64; PAGE / 8] {

@@ -181,6 +181,17 @@ impl Machine for SoftMachine {
             Ok(u64::from_le_bytes(word))
         })
     }
+    fn read_words<const N: usize>(&self, frame: Frame, index: usize) -> [u64; N] {
+        self.step(|inner, core| {
+            let mut words = [0; N];
+            for (at, word) in words.iter_mut().enumerate() {
+                let mut bytes = [0; 8];
+                read(inner, core, frame, index.saturating_add(at).saturating_mul(8), &mut bytes)?;
+                *word = u64::from_le_bytes(bytes);
+            }
+            Ok(words)
+        })
+    }
     fn write_word(&mut self, frame: Frame, index: usize, value: u64) {
         self.step(|inner, core| write(inner, core, frame, index.saturating_mul(8), &value.to_le_bytes()));
     }

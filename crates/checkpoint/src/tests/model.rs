@@ -122,7 +122,7 @@ fn foreign_frames_are_counted_until_no_generation_has_them() {
     let lent = Frame(LENT.first.0 + 2);
     let commit = |program: &mut Program, frame| {
         program.writer.begin(&program.machine).unwrap();
-        program.writer.page(&mut program.machine, &mut program.frames, PageKey(1), 9, frame).unwrap();
+        program.writer.put(&mut program.machine, &mut program.frames, &[(PageKey(1), 9, frame)]).unwrap();
         program.writer.commit(&mut program.machine, &mut program.frames).unwrap();
         while program.sweep(9) == Progress::More {}
         program.writer.foreign_frames()
@@ -144,11 +144,11 @@ fn foreign_frames_are_counted_until_no_generation_has_them() {
 fn calls_out_of_turn_and_lack_of_room_are_refused() {
     let mut program = Program::new(u64::MAX);
     let Program { machine, frames, writer, slots, .. } = &mut program;
-    assert_eq!(writer.page(machine, frames, PageKey(0), 0, None), Err(WriteError::OutOfTurn));
+    assert_eq!(writer.put(machine, frames, &[(PageKey(0), 0, None)]), Err(WriteError::OutOfTurn));
     assert_eq!(writer.commit(machine, frames), Err(WriteError::OutOfTurn));
     writer.begin(machine).unwrap();
     assert_eq!(writer.begin(machine), Err(WriteError::OutOfTurn));
-    assert_eq!(writer.page(machine, frames, PageKey(0), 1 << 36, None), Err(WriteError::BadPage));
+    assert_eq!(writer.put(machine, frames, &[(PageKey(0), 1 << 36, None)]), Err(WriteError::BadPage));
     let large = alloc::vec![0; 4 << 20];
     let free = frames.free_count();
     assert_eq!(writer.records(machine, frames, &large), Err(WriteError::OutOfFrames));

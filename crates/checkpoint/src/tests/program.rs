@@ -119,10 +119,8 @@ impl Program {
 
     fn fill(&mut self) {
         self.writer.begin(&self.machine).unwrap();
-        for at in &self.changed {
-            let frame = self.pages.get(at).copied();
-            self.writer.page(&mut self.machine, &mut self.frames, at.0, at.1, frame).unwrap();
-        }
+        let pages: Vec<_> = self.changed.iter().map(|at| (at.0, at.1, self.pages.get(at).copied())).collect();
+        self.writer.put(&mut self.machine, &mut self.frames, &pages).unwrap();
     }
 
     pub fn checkpoint(&mut self) {
