@@ -99,12 +99,14 @@ pub(crate) fn copy(from: Frame, to: Frame) {
     unsafe {
         asm!(
             "2:",
-            "mov r8, [rsi]", "mov r9, [rsi + 8]", "mov r10, [rsi + 16]", "mov r11, [rsi + 24]",
-            "mov r12, [rsi + 32]", "mov r13, [rsi + 40]", "mov r14, [rsi + 48]", "mov r15, [rsi + 56]",
-            "mov [rdi], r8", "mov [rdi + 8], r9", "mov [rdi + 16], r10", "mov [rdi + 24], r11",
-            "mov [rdi + 32], r12", "mov [rdi + 40], r13", "mov [rdi + 48], r14", "mov [rdi + 56], r15",
-            "add rsi, 64", "add rdi, 64", "dec ecx", "jnz 2b",
-            inout("rsi") from => _, inout("rdi") to => _, inout("ecx") (PAGE / 64) as u32 => _,
+            ".irp at, 0, 64, 128, 192",
+            "mov r8, [rsi + \\at]", "mov r9, [rsi + \\at + 8]", "mov r10, [rsi + \\at + 16]", "mov r11, [rsi + \\at + 24]",
+            "mov r12, [rsi + \\at + 32]", "mov r13, [rsi + \\at + 40]", "mov r14, [rsi + \\at + 48]", "mov r15, [rsi + \\at + 56]",
+            "mov [rdi + \\at], r8", "mov [rdi + \\at + 8], r9", "mov [rdi + \\at + 16], r10", "mov [rdi + \\at + 24], r11",
+            "mov [rdi + \\at + 32], r12", "mov [rdi + \\at + 40], r13", "mov [rdi + \\at + 48], r14", "mov [rdi + \\at + 56], r15",
+            ".endr",
+            "add rsi, 256", "add rdi, 256", "dec ecx", "jnz 2b",
+            inout("rsi") from => _, inout("rdi") to => _, inout("ecx") (PAGE / 256) as u32 => _,
             out("r8") _, out("r9") _, out("r10") _, out("r11") _,
             out("r12") _, out("r13") _, out("r14") _, out("r15") _,
             options(nostack)

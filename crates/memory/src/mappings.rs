@@ -5,6 +5,7 @@ use crate::{
     vma::{Area, Prot, Source, Vma, VmaFlags},
 };
 use alloc::{collections::BTreeMap, vec::Vec};
+use core::cell::Cell;
 use minicbor::{Decode, Encode};
 use shimos_abi::addr::{PAGE, USER_END, UserPage};
 
@@ -38,7 +39,22 @@ pub struct Mappings {
     by_first: BTreeMap<u64, Vma>,
     #[cbor(skip)]
     full: Full,
+    #[cbor(skip)]
+    recent: Recent,
 }
+
+/// The mapping that was asked for last, as seen from its first page: most faults come from the same one as the fault before.
+#[derive(Clone, Default, Debug)]
+struct Recent(Cell<Option<Area>>);
+
+impl PartialEq for Recent {
+    /// It says nothing that the mappings themselves do not say.
+    fn eq(&self, _: &Recent) -> bool {
+        true
+    }
+}
+
+impl Eq for Recent {}
 
 impl Mappings {
     /// The mapping that holds `page`.
@@ -97,7 +113,7 @@ impl Mappings {
         }
         let removed = self.remove(vma.first, vma.end);
         let (first, end) = (vma.first, vma.end);
-        self.by_first.insert(first.0, vma);
+        self.by_first_mut().insert(first.0, vma);
         self.join_at(first);
         self.join_at(end);
         removed
@@ -110,7 +126,7 @@ impl Mappings {
         self.cut(first);
         self.cut(end);
         let keys: Vec<u64> = self.by_first.range(first.0..end.0).map(|(key, _)| *key).collect();
-        let removed: Vec<Vma> = keys.into_iter().filter_map(|key| self.by_first.remove(&key)).collect();
+        let removed: Vec<Vma> = keys.into_iter().filter_map(|key| self.by_first_mut().remove(&key)).collect();
         if !removed.is_empty() {
             let bottom = self.below(first).map_or(0, |vma| vma.end.0);
             let top = self.by_first.range(first.0..).next().map_or(HIGHEST.0, |(key, _)| *key);
@@ -153,7 +169,7 @@ impl Mappings {
     /// Lets shared mappings of a file of the image show an object; returns where they are.
     pub(crate) fn redirect(&mut self, nid: u64, object: ObjectId) -> Vec<(UserPage, UserPage)> {
         let mut places = Vec::new();
-        for vma in self.by_first.values_mut().filter(|vma| vma.sharing == crate::vma::Sharing::Shared) {
+        for vma in self.by_first_mut().values_mut().filter(|vma| vma.sharing == crate::vma::Sharing::Shared) {
             if let Source::Image { nid: mapped, first } = vma.source
                 && mapped == nid
             {
@@ -165,9 +181,9 @@ impl Mappings {
     }
     /// Moves the start of the mapping at `first` down to `to`. The pages between must be free.
     pub(crate) fn grow_down(&mut self, first: UserPage, to: UserPage) {
-        if let Some(mut vma) = self.by_first.remove(&first.0) {
+        if let Some(mut vma) = self.by_first_mut().remove(&first.0) {
             vma.first = to;
-            self.by_first.insert(to.0, vma);
+            self.by_first_mut().insert(to.0, vma);
         }
     }
     /// The highest `pages` free pages in a row within `low..high`.
@@ -219,7 +235,20 @@ impl Mappings {
     }
     /// What a fault at `page` needs to know.
     pub(crate) fn area(&self, page: UserPage) -> Option<Area> {
-        self.find(page).map(|vma| vma.area(page))
+        match self.recent.0.get().filter(|area| area.first <= page && page < area.end) {
+            Some(area) => Some(Area { source: area.source.advance(page.0 - area.first.0), ..area }),
+            None => {
+                let vma = self.find(page)?;
+                self.recent.0.set(Some(vma.area(vma.first)));
+                Some(vma.area(page))
+            }
+        }
+    }
+
+    /// All changes go this way: what was remembered of a mapping is so no more.
+    fn by_first_mut(&mut self) -> &mut BTreeMap<u64, Vma> {
+        self.recent.0.set(None);
+        &mut self.by_first
     }
 
     fn change(&mut self, first: UserPage, end: UserPage, change: impl Fn(&mut Vma)) {
@@ -229,7 +258,7 @@ impl Mappings {
         self.cut(first);
         self.cut(end);
         let mut starts = Vec::new();
-        for (key, vma) in self.by_first.range_mut(first.0..end.0) {
+        for (key, vma) in self.by_first_mut().range_mut(first.0..end.0) {
             change(vma);
             starts.push(UserPage(*key));
         }
@@ -240,11 +269,11 @@ impl Mappings {
     }
     /// Splits the mapping that holds `page` so that one starts there.
     fn cut(&mut self, page: UserPage) {
-        if let Some((_, vma)) = self.by_first.range_mut(..page.0).next_back()
+        if let Some((_, vma)) = self.by_first_mut().range_mut(..page.0).next_back()
             && vma.contains(page)
         {
             let upper = vma.split_off(page);
-            self.by_first.insert(page.0, upper);
+            self.by_first_mut().insert(page.0, upper);
         }
     }
     /// Joins the mapping that starts at `page` to the one that ends there, if it continues it.
@@ -255,8 +284,8 @@ impl Mappings {
             return;
         }
         let (key, end) = (*key, upper.end);
-        self.by_first.remove(&page.0);
-        if let Some(lower) = self.by_first.get_mut(&key) {
+        self.by_first_mut().remove(&page.0);
+        if let Some(lower) = self.by_first_mut().get_mut(&key) {
             lower.end = end;
         }
     }

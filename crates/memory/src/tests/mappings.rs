@@ -50,7 +50,11 @@ fn check(mappings: &mut Mappings, model: &[Page]) {
         let page = UserPage(BASE + at as u64);
         let found = mappings.find(page).map(|vma| (vma.source.advance(page.0 - vma.first.0), vma.prot));
         assert_eq!(&found, expected, "page {at}");
+        assert_eq!(mappings.area(page), mappings.find(page).map(|vma| vma.area(page)), "page {at}");
     }
+    // Any of them may be the one that is remembered when something changes next.
+    let asked = mappings.total_pages() * 5 % PAGES;
+    assert!(mappings.area(UserPage(BASE + asked)).is_some() == model[asked as usize].is_some());
     for (first, second) in mappings.iter().zip(mappings.iter().skip(1)) {
         assert!(!first.continues_in(second), "neighbours that should be one: {first:?} {second:?}");
     }
