@@ -224,6 +224,23 @@ pub trait Machine {
         end: UserPage,
         visit: &mut dyn FnMut(UserPage, Mapping) -> Option<Rights>,
     );
+    /// Takes the right to store from pages of one aligned run of 512, which starts at `first`: a bit of `pages` for each.
+    /// Calls `visit` for those that are mapped, in order.
+    fn protect_run(
+        &mut self,
+        space: &mut Self::Space,
+        first: UserPage,
+        pages: &[u64; 8],
+        mut visit: impl FnMut(UserPage, Frame),
+    ) {
+        for at in (0..512).filter(|at| pages.get(at / 64).is_some_and(|word| word >> (at % 64) & 1 != 0)) {
+            let page = UserPage(first.0 + at as u64);
+            self.update(space, page, UserPage(page.0 + 1), &mut |page, mapping| {
+                visit(page, mapping.frame);
+                Some(mapping.rights - Rights::WRITE)
+            });
+        }
+    }
 
     /// Runs a thread in user mode until it traps, an interrupt comes, or the clock reaches `until`.
     fn run(&mut self, space: &Self::Space, regs: &mut Regs, fpu: &mut Fpu, until: Nanos) -> Trap;

@@ -270,6 +270,16 @@ impl Machine for Bare {
     ) {
         space.update(first, end, visit);
     }
+    #[inline]
+    fn protect_run(
+        &mut self,
+        space: &mut Space,
+        first: UserPage,
+        pages: &[u64; 8],
+        visit: impl FnMut(UserPage, Frame),
+    ) {
+        space.protect_run(first, pages, visit);
+    }
 
     #[inline]
     fn run(&mut self, space: &Space, regs: &mut Regs, fpu: &mut Fpu, until: Nanos) -> Trap {

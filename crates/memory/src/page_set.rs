@@ -27,6 +27,18 @@ impl Chunk {
     pub fn is_empty(&self) -> bool {
         self.words.iter().all(|word| *word == 0)
     }
+    /// The first page that there is room for, and a bit for each from it on.
+    pub fn parts(&self) -> (u64, &Bits) {
+        (self.base, &self.words)
+    }
+    /// The members that are in another chunk of the same pages as well.
+    pub fn both(&self, other: &Chunk) -> Chunk {
+        let mut both = *self;
+        for (word, other) in both.words.iter_mut().zip(other.words) {
+            *word &= other;
+        }
+        both
+    }
     /// Whether `page` is a member of this chunk.
     pub fn contains(&self, page: u64) -> bool {
         page.checked_sub(self.base)

@@ -9,10 +9,7 @@ use crate::{
 };
 use alloc::vec::Vec;
 use shimos_abi::addr::{Frame, UserPage};
-use shimos_hal::{FrameSource, Machine, OutOfFrames, Rights};
-
-/// Up to this many pages of one chunk are looked up one by one.
-const FEW: usize = 6;
+use shimos_hal::{FrameSource, Machine, OutOfFrames};
 
 /// Why a page of an image cannot be taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -74,11 +71,8 @@ impl AddressSpace {
     /// Write-protects the pages of shared mappings: before their objects' pages are collected.
     pub fn protect_shared<M: Machine>(&mut self, machine: &mut M, tables: &mut M::Space) {
         for chunk in core::mem::take(&mut self.shared_writable).chunks() {
-            if let Some((low, high)) = chunk.bounds() {
-                machine.update(tables, UserPage(low), UserPage(high), &mut |page, mapping| {
-                    Some(if chunk.contains(page.0) { mapping.rights - Rights::WRITE } else { mapping.rights })
-                });
-            }
+            let (first, pages) = chunk.parts();
+            machine.protect_run(tables, UserPage(first), pages, |_, _| {});
         }
     }
 
@@ -110,23 +104,11 @@ impl AddressSpace {
     ) -> Result<(), E> {
         let mut found: Vec<(u64, Frame)> = Vec::new();
         for chunk in changed.chunks() {
-            let Some((low, high)) = chunk.bounds() else { continue };
-            let owned = self.owned.chunk_of(low);
+            let owned = self.owned.chunk_of(chunk.parts().0);
+            let both = chunk.both(&owned);
+            let (first, pages) = both.parts();
             found.clear();
-            let mut protect = |page: UserPage, mapping: shimos_hal::Mapping| {
-                if !chunk.contains(page.0) || !owned.contains(page.0) {
-                    return Some(mapping.rights);
-                }
-                found.push((page.0, mapping.frame));
-                Some(mapping.rights - Rights::WRITE)
-            };
-            if chunk.len() <= FEW {
-                for page in chunk.iter() {
-                    machine.update(tables, UserPage(page), UserPage(page + 1), &mut protect);
-                }
-            } else {
-                machine.update(tables, UserPage(low), UserPage(high), &mut protect);
-            }
+            machine.protect_run(tables, UserPage(first), pages, |page, frame| found.push((page.0, frame)));
             let mut mapped = found.iter().peekable();
             for page in chunk.iter() {
                 let frame = match mapped.next_if(|(at, _)| *at == page) {

@@ -300,6 +300,41 @@ impl Space {
             STALE.store(true, Relaxed);
         }
     }
+    /// Takes the right to store from pages of the table that starts at `first`, a bit for each, and visits those that are mapped.
+    /// They are clean then.
+    #[inline]
+    pub(crate) fn protect_run(&mut self, first: UserPage, pages: &[u64; 8], mut visit: impl FnMut(UserPage, Frame)) {
+        assert!(first.addr().0 < USER_END && place(first, 0) == 0, "not the beginning of a table");
+        let Some(leaf) = self.leaf(first) else { return };
+        let is_loaded = self.is_loaded();
+        let words = frames::words(leaf.frame);
+        let mut changes = 0;
+        for (run, (words, bits)) in words.chunks(64).zip(pages).enumerate() {
+            let mut left = *bits;
+            while left != 0 {
+                let at = left.trailing_zeros() as usize;
+                left &= left - 1;
+                let entry = words[at].load(Relaxed);
+                if entry & PRESENT == 0 {
+                    continue;
+                }
+                let page = UserPage(first.0 + (run * 64 + at) as u64);
+                visit(page, frame_of(entry));
+                if entry & (WRITE | DIRTY) != 0 {
+                    words[at].store(entry & !(WRITE | DIRTY | ACCESSED), Relaxed);
+                    if is_loaded && entry & ACCESSED != 0 {
+                        changes += 1;
+                        if changes <= FLUSH_ONE_BY_ONE {
+                            invlpg(page.addr().0);
+                        }
+                    }
+                }
+            }
+        }
+        if changes > FLUSH_ONE_BY_ONE {
+            STALE.store(true, Relaxed);
+        }
+    }
     /// Makes this the space that user mode sees.
     #[inline]
     pub(crate) fn load(&self) {
