@@ -43,8 +43,8 @@ pub struct Wanted {
     pub rounds: u32,
     /// Names of programs; none stands for all.
     pub only: Vec<String>,
-    /// Intervals; none stands for all, and for programs beside a protected one.
-    pub every: Vec<Nanos>,
+    /// What is measured; none stands for all.
+    pub every: Vec<Part>,
     /// How long each is measured at least; with protection at least for an interval.
     pub span: Duration,
     /// How time passes.
@@ -70,22 +70,37 @@ pub(super) enum Setting {
 /// What one program took for one unit of work, in seconds, by setting.
 type Times = Vec<(Setting, Vec<f64>)>;
 
-fn settings(every: &[Nanos]) -> Vec<Setting> {
-    let mut all = vec![Setting::Off];
-    let intervals = INCOMING.iter().map(|(interval, _)| *interval);
-    all.extend(intervals.filter(|interval| every.is_empty() || every.contains(interval)).map(Setting::Protected));
-    if every.is_empty() {
+/// What can be chosen to be measured.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Part {
+    /// Programs protected with this interval.
+    Every(Nanos),
+    /// Programs beside a protected one.
+    Beside,
+}
+
+fn settings(parts: &[Part]) -> Vec<Setting> {
+    let wanted = |part| parts.is_empty() || parts.contains(&part);
+    let intervals = INCOMING.iter().map(|(interval, _)| *interval).filter(|interval| wanted(Part::Every(*interval)));
+    let mut all: Vec<Setting> = intervals.map(Setting::Protected).collect();
+    if !all.is_empty() {
+        all.insert(0, Setting::Off);
+    }
+    if wanted(Part::Beside) {
         all.extend([Setting::Beside(None), Setting::Beside(Some(OUTGOING.0))]);
     }
     all
 }
 
-/// One of the intervals, by its word.
-pub fn interval(word: &str) -> Result<Nanos, String> {
+/// A part by its word: an interval, or `beside`.
+pub fn part(word: &str) -> Result<Part, String> {
+    if word == "beside" {
+        return Ok(Part::Beside);
+    }
     let wanted = units::duration(word)?;
     let known: Vec<String> = INCOMING.iter().map(|(interval, _)| span(*interval)).collect();
     match INCOMING.iter().any(|(interval, _)| *interval == wanted) {
-        true => Ok(wanted),
+        true => Ok(Part::Every(wanted)),
         false => Err(format!("not an interval that is measured: {}", known.join(", "))),
     }
 }
@@ -281,11 +296,13 @@ mod tests {
     }
 
     #[test]
-    fn intervals_can_be_chosen() {
-        assert_eq!(interval("50ms"), Ok(Nanos::millis(50)));
-        assert!(interval("51ms").is_err() && interval("soon").is_err());
-        let chosen = settings(&[Nanos::secs(1)]);
+    fn parts_can_be_chosen() {
+        assert_eq!(part("50ms"), Ok(Part::Every(Nanos::millis(50))));
+        assert!(part("51ms").is_err() && part("soon").is_err());
+        let chosen = settings(&[Part::Every(Nanos::secs(1))]);
         assert_eq!(chosen, [Setting::Off, Setting::Protected(Nanos::secs(1))]);
+        let chosen = settings(&[part("beside").expect("a part")]);
+        assert_eq!(chosen, [Setting::Beside(None), Setting::Beside(Some(OUTGOING.0))]);
         assert_eq!(settings(&[]).len(), INCOMING.len() + 3);
     }
 

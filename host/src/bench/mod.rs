@@ -13,7 +13,7 @@ mod warm;
 use crate::status::ms;
 pub use basics::core;
 pub use checkpoint::{checkpoint, size};
-pub use influence::{Wanted, influence, interval, names};
+pub use influence::{Part, Wanted, influence, names, part};
 pub use loads::{IMAGE, PACKAGES};
 pub use partition::partition;
 use plot::Chart;

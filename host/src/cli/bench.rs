@@ -88,9 +88,9 @@ pub enum Bench {
         /// Only this program; may be given several times.
         #[arg(long, value_name = "PROGRAM", value_parser = PossibleValuesParser::new(bench::names()))]
         only: Vec<String>,
-        /// Only this interval, and nothing beside; may be given several times.
-        #[arg(long, value_name = "INTERVAL", value_parser = bench::interval)]
-        every: Vec<Nanos>,
+        /// Only with this interval, or `beside`: only beside a protected program; may be given several times.
+        #[arg(long, value_name = "INTERVAL", value_parser = bench::part)]
+        every: Vec<bench::Part>,
         /// How long each is measured at least; protected, at least for an interval.
         #[arg(long, value_parser = units::duration, default_value = "4s")]
         span: Nanos,
