@@ -13,8 +13,9 @@ use std::{
 /// Packages that build only for the bare machine, or whose tests are a step of their own.
 const APART: [&str; 3] = ["shimos-kernel", "shimos-machine", "shimos-tests"];
 /// What the simulator runs: random deaths under many seeds, and a death at every so many steps of the protocols.
-const SIMULATIONS: [(&str, &[&str]); 4] = [
+const SIMULATIONS: [(&str, &[&str]); 5] = [
     ("simulator, short schedules", &["--schedules", "--runs", "10000"]),
+    ("simulator, short schedules of whole kernels", &["--schedules", "--whole", "--runs", "3000"]),
     ("simulator, daemons", &["--daemons", "--seed", "1", "--runs", "200"]),
     ("simulator, random deaths", &["--seed", "1", "--runs", "24"]),
     ("simulator, a death at every step", &["--sweep", "--stride", "23"]),

@@ -2,13 +2,14 @@
 use crate::console::{Console, Memory};
 use shimos_abi::{
     control::{Device, Published},
-    ids::{KernelId, Life, ProgramId},
+    ids::{KernelId, Life, MAX_PROGRAMS, ProgramId},
+    shared::commons,
     time::Nanos,
 };
 use shimos_ikc::{Area, Drained, Election, Home, Rebooting};
 use shimos_monitor::View;
 use shimos_soft::{Phase, SharedSnapshot, World};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::atomic::Ordering};
 
 /// For so long after the console's owner died, lines may be missing or come twice.
 const CONSOLE_GAP: Nanos = Nanos::secs(8);
@@ -28,13 +29,15 @@ pub enum Trust {
 pub struct Checks {
     area: Area,
     election: Election,
-    homes: BTreeMap<ProgramId, Home>,
+    /// Where programs live, by id.
+    homes: Vec<u64>,
     /// Who drives the console, and since when.
     console_owner: (Option<Life>, Nanos),
     /// When a kernel last died on a rough machine.
     disturbed: Option<Nanos>,
     before: Option<SharedSnapshot>,
     looks: u64,
+    seldom: u64,
     /// How often a program's home moved from one kernel to another.
     pub takeovers: u64,
     /// How often that was planned.
@@ -50,15 +53,21 @@ impl Checks {
         Checks {
             area,
             election: area.election(),
-            homes: BTreeMap::new(),
+            homes: vec![0; MAX_PROGRAMS],
             console_owner: (None, Nanos(0)),
             disturbed: None,
             before: None,
             looks: 0,
+            seldom: SELDOM,
             takeovers: 0,
             moves: 0,
             console: Console::default(),
         }
+    }
+
+    /// Looks at what is dear to look at every so many steps.
+    pub fn looking_every(self, steps: u64) -> Checks {
+        Checks { seldom: steps, ..self }
     }
 
     /// A kernel has died on a rough machine: what it had released and a stalled owner of the console had not yet taken is
@@ -70,7 +79,7 @@ impl Checks {
     /// Before a step.
     pub fn before(&mut self, world: &World) {
         self.looks += 1;
-        self.before = self.looks.is_multiple_of(SELDOM).then(|| world.snapshot());
+        self.before = self.looks.is_multiple_of(self.seldom).then(|| world.snapshot());
     }
 
     /// After a step of `writer`. Says what is wrong.
@@ -120,6 +129,24 @@ impl Checks {
         }
     }
 
+    /// Lets all kernels take programs again.
+    pub fn fill_kernels(&self) {
+        self.area.kernels().for_each(|kernel| self.area.set_drained(kernel, Drained::No));
+    }
+
+    /// What is not where it should be when nothing is under way: says so of a program without a living home, or of a device
+    /// without a living owner.
+    pub fn settled(&self, world: &World) -> Option<String> {
+        let lives = |life: Life| world.life(life.kernel) == life && !ended(world, life);
+        for (program, home) in self.area.programs() {
+            if let Some(life) = home.life().filter(|life| !lives(*life)) {
+                return Some(format!("{program} has its home on {life}, which has ended"));
+            }
+        }
+        let lost = Device::ALL.into_iter().find(|device| !self.area.owner(*device).is_some_and(lives));
+        lost.map(|device| format!("{device:?} is owned by {:?}", self.area.owner(device)))
+    }
+
     /// The program of this name, once some living kernel says that it has it.
     pub fn program(&self, name: &str) -> Option<ProgramId> {
         let published = |kernel| minicbor::decode::<Published>(&self.area.read_published(kernel)?).ok();
@@ -156,22 +183,26 @@ impl Checks {
 
     /// A program leaves a life only when that life has ended.
     fn home_words(&mut self, world: &World) -> Result<(), String> {
-        let mut now = BTreeMap::new();
-        for (program, home) in self.area.programs() {
-            now.insert(program, home);
-            let Some(before) = self.homes.get(&program) else { continue };
+        let first = commons::HOMES;
+        let words = world.shared().get(first..first + MAX_PROGRAMS).unwrap_or_default();
+        for (place, (word, seen)) in words.iter().zip(&mut self.homes).enumerate() {
+            let now = word.load(Ordering::Relaxed);
+            if now == *seen {
+                continue;
+            }
+            let (program, before, home) = (ProgramId(place as u16), Home::from_word(*seen), Home::from_word(now));
+            *seen = now;
             let (Some(old), Some(new)) = (before.life(), home.life()) else { continue };
             if old != new {
                 self.takeovers += 1;
                 // Or it was offered to the very kernel that has it now.
-                let offered = matches!(before, Home::Offered { to, .. } if *to == new.kernel);
+                let offered = matches!(before, Home::Offered { to, .. } if to == new.kernel);
                 self.moves += u64::from(offered);
                 if !offered && !ended(world, old) {
                     return Err(format!("{program} moved from {old} to {new}, but {old} still runs"));
                 }
             }
         }
-        self.homes = now;
         Ok(())
     }
 

@@ -17,6 +17,9 @@ const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 9);
 /// Bit of the TCP header that says reset.
 const RST: u8 = 4;
 
+/// Longest breath of a client that rests.
+const REST: Nanos = Nanos::millis(200);
+
 struct Connection {
     socket: SocketId,
     /// Decides the bytes.
@@ -34,6 +37,15 @@ pub struct Client {
     connection: Option<Connection>,
     /// When the next connection begins.
     next: Nanos,
+    /// Bytes of a connection, at most.
+    most: u64,
+    /// Longest pause between two connections.
+    pause: Nanos,
+    /// Bytes that it sends at a time, and how long at most it waits after the answer to them.
+    piece: usize,
+    breath: Nanos,
+    /// When it sends again.
+    send_at: Nanos,
     /// Connections that were served from beginning to end.
     pub served: u64,
     /// Bytes that came back.
@@ -55,9 +67,25 @@ impl Client {
             server: None,
             connection: None,
             next: Nanos(0),
+            most: 12_000,
+            pause: Nanos::millis(20),
+            piece: 1024,
+            breath: Nanos(0),
+            send_at: Nanos(0),
             served: 0,
             bytes: 0,
         }
+    }
+
+    /// One that sends little at a time and waits for the answer, so that it nearly always has a connection.
+    pub fn slow(seed: u64) -> Client {
+        let (pause, breath) = (Nanos::millis(1), Nanos::millis(6));
+        Client { most: 2_000, piece: 200, pause, breath, ..Client::new(seed) }
+    }
+
+    /// From now on it does little.
+    pub fn rest(&mut self) {
+        self.breath = REST;
     }
 
     /// Begins to use the server.
@@ -108,6 +136,9 @@ impl Client {
         if self.server.is_some() && self.connection.is_none() {
             world.host_at(self.next.max(now + Nanos::micros(1)));
         }
+        if self.connection.is_some() && self.send_at > now {
+            world.host_at(self.send_at);
+        }
         Ok(())
     }
 
@@ -119,16 +150,24 @@ impl Client {
                 Ok(()) | Err(Errno::EINPROGRESS) => {}
                 Err(errno) => return Err(format!("client: connect: {errno:?}")),
             }
-            let (seed, total) = (self.rng.bits(), self.rng.between(1, 12_000) as usize);
+            let (seed, total) = (self.rng.bits(), self.rng.between(1, self.most) as usize);
             self.connection = Some(Connection { socket, seed, sent: 0, received: 0, total });
         }
         let Some(connection) = &mut self.connection else { return Ok(()) };
         let socket = connection.socket;
         if let Ok(Some(errno)) = self.stack.take_error(socket) {
+            if errno == Errno::EHOSTUNREACH && connection.sent == 0 {
+                // A kernel that hangs while it boots is given some seconds, and nobody may answer meanwhile: try again.
+                self.connection = None;
+                return Ok(());
+            }
             return Err(format!("client: connection failed: {errno:?} after {} bytes", connection.received));
         }
         while connection.sent < connection.total {
-            let end = connection.total.min(connection.sent + 1024);
+            if self.breath != Nanos(0) && (connection.received < connection.sent || now < self.send_at) {
+                break;
+            }
+            let end = connection.total.min(connection.sent + self.piece);
             let bytes: Vec<u8> = (connection.sent..end).map(|place| byte(connection.seed, place)).collect();
             match self.stack.send(now, socket, &bytes, None) {
                 Ok(0) | Err(Errno::EAGAIN | Errno::ENOTCONN | Errno::EALREADY | Errno::EINPROGRESS) => break,
@@ -152,12 +191,15 @@ impl Client {
                 connection.received += 1;
             }
             self.bytes += count as u64;
+            if self.breath != Nanos(0) && connection.received == connection.sent {
+                self.send_at = now + Nanos(self.rng.below(self.breath.0));
+            }
         }
         if connection.received == connection.total {
             self.stack.close(now, socket).map_err(|errno| format!("client: close: {errno:?}"))?;
             self.connection = None;
             self.served += 1;
-            self.next = now + Nanos::micros(self.rng.below(20_000));
+            self.next = now + Nanos(self.rng.below(self.pause.0));
         }
         Ok(())
     }

@@ -18,6 +18,8 @@ pub struct Console {
     line: Vec<u8>,
     /// The last number each program has shown.
     pub counts: BTreeMap<u8, u64>,
+    /// The last number that nobody could foresee, of each program that shows such.
+    chains: BTreeMap<u8, u64>,
     /// Lines of any kind.
     pub lines: u64,
     /// Whether the console may just have lost its memory of what it has shown: a new kernel drives it.
@@ -65,7 +67,26 @@ impl Console {
         } else if number != *last + 1 {
             return Err(format!("console: {} {number} after {last}", letter as char));
         }
+        let follows = number == *last + 1;
         *last = number;
+        self.chain(letter, &line[..start], follows)
+    }
+
+    /// What stands in front of a progress line may be a number and the one that the line before it had: what was shown must
+    /// never have been otherwise.
+    fn chain(&mut self, letter: u8, front: &[u8], follows: bool) -> Result<(), String> {
+        let front = String::from_utf8_lossy(front);
+        let mut words = front.split_ascii_whitespace().rev();
+        let number = |word: Option<&str>| word.filter(|word| word.len() == 8)?.parse::<u64>().ok();
+        let (Some(now), Some(before)) = (number(words.next()), number(words.next())) else {
+            // It has none, or its beginning was lost with the console's owner.
+            self.chains.remove(&letter);
+            return Ok(());
+        };
+        let shown = self.chains.insert(letter, now);
+        if let Some(shown) = shown.filter(|shown| follows && before != *shown) {
+            return Err(format!("output before its commit: {} was shown {shown}, and it was {before}", letter as char));
+        }
         Ok(())
     }
 }
@@ -73,6 +94,16 @@ impl Console {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_that_was_otherwise_is_seen() {
+        let mut console = Console::default();
+        assert_eq!(console.feed(b"00000000 00000017 R 00000001\n[r] 00000017 00000023 R 00000002\n"), Ok(()));
+        assert!(console.feed(b"00000024 00000031 R 00000003\n").is_err());
+        // What came between was lost with the console's owner.
+        console.memory = Memory::Lost;
+        assert_eq!(console.feed(b"00000040 00000041 R 00000005\n"), Ok(()));
+    }
 
     #[test]
     fn a_line_twice_or_missing_is_seen() {

@@ -9,6 +9,11 @@ const SMALL_STEP: usize = 3;
 
 /// Runs one life of one kernel.
 pub fn run(machine: SoftMachine) {
+    boot(machine).run()
+}
+
+/// Begins one life of one kernel.
+pub fn boot(machine: SoftMachine) -> Kernel<SoftMachine> {
     let init = Start {
         name: "init".into(),
         argv: vec!["/bin/init".into()],
@@ -24,5 +29,5 @@ pub fn run(machine: SoftMachine) {
     if kernel.machine().identity().life.kernel.0 % 2 == 1 {
         kernel.save_in_steps(SMALL_STEP);
     }
-    kernel.run()
+    kernel
 }

@@ -8,6 +8,7 @@ mod daemons;
 mod fuzz;
 mod image;
 mod kernel;
+mod many;
 mod options;
 mod plan;
 mod programs;
@@ -15,6 +16,7 @@ mod run;
 mod scale;
 mod schedules;
 mod sweep;
+mod whole;
 mod world;
 
 use options::Options;
@@ -32,9 +34,7 @@ fn main() -> ExitCode {
         return fuzz(&options, calls);
     }
     if options.schedules {
-        let (passed, failed) = schedules::run(&options);
-        println!("{passed} passed, {failed} failed");
-        return if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+        return schedules(&options);
     }
     if let Some(most) = options.scale {
         return match scale::run(most, options.seed, options.json) {
@@ -90,6 +90,18 @@ fn main() -> ExitCode {
         println!("{passed} passed, {failed} failed");
     }
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Short schedules, one for each seed.
+fn schedules(options: &Options) -> ExitCode {
+    let kind = if options.whole { whole::WHOLE } else { schedules::DAEMONS };
+    let summary = many::run(kind, options);
+    if options.json {
+        println!("{}", summary.json());
+    } else {
+        println!("{}{} passed, {} failed", summary.happened(), summary.passed, summary.failed);
+    }
+    if summary.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// Runs of random system calls, one for each seed.

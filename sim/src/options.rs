@@ -41,8 +41,12 @@ pub struct Options {
     pub verbose: bool,
     /// Fuzz the system calls: how many calls in a run.
     pub fuzz_calls: Option<u64>,
-    /// Run short schedules of the daemons.
+    /// Run short schedules.
     pub schedules: bool,
+    /// They are of whole kernels.
+    pub whole: bool,
+    /// How many of them run at a time; as many as the host has processors otherwise.
+    pub jobs: Option<usize>,
     /// Measure detection and election with up to so many kernels.
     pub scale: Option<usize>,
     /// In such a run, go on from damaged records instead of checking answers.
@@ -66,6 +70,8 @@ usage: shimos-sim [options]
   --flip N          flip N bits in the memory of every kernel that dies; programs may be lost, other kernels not
   --daemons         run the daemons alone, with toy programs, instead of whole kernels
   --schedules       short schedules of the daemons, one for each of --runs: kernels die, stall, scribble and fail to boot until all is well
+  --whole           with --schedules: of whole kernels, with programs, a disk and a client on the network; they are reset as well, and emptied
+  --jobs N          with --schedules: so many at a time (default: one for each processor); the outcome does not depend on it
   --scale K         how long detection and election take with 4 to K kernels (1024 is usual), and what the monitor costs for each
   --sweep           crash at every step of a checkpoint, and of a takeover
   --stride N        with --sweep: every N-th step only (default 1)
@@ -118,6 +124,8 @@ impl Options {
             fuzz_calls: None,
             fuzz_records: false,
             schedules: false,
+            whole: false,
+            jobs: None,
             scale: None,
         };
         let mut args = args;
@@ -144,6 +152,8 @@ impl Options {
                 "--short" => options.pace = Pace::Short,
                 "--daemons" => options.under = Under::Daemons,
                 "--schedules" => options.schedules = true,
+                "--whole" => options.whole = true,
+                "--jobs" => options.jobs = Some(number().clamp(1, 256) as usize),
                 "--scale" => options.scale = Some(number().clamp(4, 4096) as usize),
                 "--sweep" => options.sweep = true,
                 "--fuzz-calls" => options.fuzz_calls = Some(number()),

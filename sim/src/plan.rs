@@ -189,7 +189,7 @@ impl Plan {
                 b'C' => programs::counter(*letter, 2_000_000),
                 b'D' => programs::counter(*letter, self.pace.pause()),
                 b'P' => programs::ping_pong(*letter, 2 * self.pace.pause()),
-                b'T' => programs::toucher(*letter, 48),
+                b'T' => programs::toucher(*letter, 48, 1_000_000),
                 _ => programs::echo_server(*letter),
             };
             image.program(&name, elf);

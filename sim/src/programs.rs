@@ -20,10 +20,14 @@ mod system {
     pub const LISTEN: u64 = 50;
     pub const SETSOCKOPT: u64 = 54;
     pub const FORK: u64 = 57;
+    pub const CLOCK_GETTIME: u64 = 228;
 }
 
 /// Port of the echo server.
 pub const ECHO_PORT: u16 = 7;
+/// So many lines a program that rests shows without a rest, and how long it rests from then on.
+const BUSY: u64 = 8;
+const REST: u64 = 60_000_000;
 /// Length of a progress line.
 const LINE: usize = 11;
 
@@ -52,11 +56,7 @@ impl Program {
             transfer_all(asm.bind(label), number, failed);
         }
         asm.bind(progress);
-        // Digits from the last to the first.
-        asm.copy(Rax, Rdi).set(Reg::R8, line + 9).set(Reg::R9, line + 1).set(Reg::R10, 10);
-        let digit = asm.here();
-        asm.rem(Rdx, Rax, Reg::R10).div(Rax, Rax, Reg::R10).add_set(Rdx, Rdx, u64::from(b'0'));
-        asm.store_byte(Rdx, Reg::R8, 0).add_set(Reg::R8, Reg::R8, !0).if_different(Reg::R8, Reg::R9, digit);
+        digits(&mut asm, Rdi, line + 2);
         asm.set(Rdi, 1).set(Reg::Rsi, line).set(Rdx, LINE as u64).call(write_all).ret();
         asm.bind(failed);
         asm.copy(R15, Rax).call_system(system::WRITE, &[Arg::Is(1), Arg::Is(bad), Arg::Is(9)]).exit(1);
@@ -77,10 +77,28 @@ impl Program {
         self.asm.call_system(system::NANOSLEEP, &[Arg::Is(time), Arg::Is(0)]);
         self.check();
     }
+    /// Sleeps and goes on at `again`; sleeps longer once the number in `count` is high, so that a long time costs little.
+    fn rest(&mut self, count: Reg, pause: u64, again: Label) {
+        let long = self.asm.label();
+        self.asm.set(Rdx, BUSY).if_less(Rdx, count, long);
+        self.sleep(pause);
+        self.asm.jump(again).bind(long);
+        self.sleep(REST.max(pause));
+        self.asm.jump(again);
+    }
     fn elf(self) -> Vec<u8> {
         debug_assert!(self.line >= shimos_soft::asm::DATA);
         self.asm.elf()
     }
+}
+
+/// Writes the last eight digits of the number in `from` to `place`.
+fn digits(asm: &mut Asm, from: Reg, place: u64) {
+    // From the last to the first.
+    asm.copy(Rax, from).set(Reg::R8, place + 7).set(Reg::R9, place - 1).set(Reg::R10, 10);
+    let digit = asm.here();
+    asm.rem(Rdx, Rax, Reg::R10).div(Rax, Rax, Reg::R10).add_set(Rdx, Rdx, u64::from(b'0'));
+    asm.store_byte(Rdx, Reg::R8, 0).add_set(Reg::R8, Reg::R8, !0).if_different(Reg::R8, Reg::R9, digit);
 }
 
 /// A loop around read or write that goes on until everything has moved. End of file counts as failure.
@@ -113,6 +131,26 @@ pub fn counter(letter: u8, pause: u64) -> Vec<u8> {
     p.print(Rbx);
     p.sleep(pause);
     p.asm.jump(again);
+    p.elf()
+}
+
+/// Counts, and shows with each number one that nobody can foresee, behind the one before it. A program that was taken back
+/// to an earlier checkpoint finds other ones, so whoever saw those that were shown too early sees that they were never so.
+pub fn dice(letter: u8, pause: u64) -> Vec<u8> {
+    let mut p = Program::new(letter);
+    let line = p.asm.data(format!("00000000 00000000 {} 00000000\n", letter as char).as_bytes());
+    let time = p.asm.data(&[0; 16]);
+    p.asm.set(Rbx, 0).set(R12, 0);
+    let again = p.asm.here();
+    digits(&mut p.asm, R12, line);
+    p.asm.call_system(system::CLOCK_GETTIME, &[Arg::Is(1), Arg::Is(time)]);
+    p.check();
+    p.asm.set(Rbp, time).load(R12, Rbp, 8);
+    digits(&mut p.asm, R12, line + 9);
+    p.asm.add_set(Rbx, Rbx, 1);
+    digits(&mut p.asm, Rbx, line + 20);
+    p.asm.set(Rdi, 1).set(Reg::Rsi, line).set(Rdx, 29).call(p.write_all);
+    p.rest(Rbx, pause, again);
     p.elf()
 }
 
@@ -153,7 +191,7 @@ pub fn ping_pong(letter: u8, pause: u64) -> Vec<u8> {
 }
 
 /// Writes into many pages and verifies what is in all of them; a line each round.
-pub fn toucher(letter: u8, pages: u64) -> Vec<u8> {
+pub fn toucher(letter: u8, pages: u64, pause: u64) -> Vec<u8> {
     let mut p = Program::new(letter);
     let area = p.asm.zeros(pages * 4096);
     let end = area + pages * 4096;
@@ -173,7 +211,7 @@ pub fn toucher(letter: u8, pages: u64) -> Vec<u8> {
     p.asm.store(Rbx, R12, 8).mul(Rax, Rbx, R14).add(Rax, Rax, R12).store(Rax, R12, 2048);
     p.asm.bind(skip).add_set(R12, R12, 4096).if_less(R12, R13, next);
     p.print(Rbx);
-    p.sleep(1_000_000);
+    p.sleep(pause);
     p.asm.jump(round);
     p.elf()
 }
@@ -327,7 +365,7 @@ mod tests {
 
     #[test]
     fn the_toucher_verifies_what_it_wrote() {
-        let out = output(&toucher(b'T', 8), 400);
+        let out = output(&toucher(b'T', 8, 1_000_000), 400);
         assert!(out.starts_with("T 00000001\nT 00000002\n") && !out.contains("FAILED"), "{out}");
     }
 }

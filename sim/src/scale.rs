@@ -1,6 +1,9 @@
 //! Detection and election with many kernels, up to a thousand: how long they take on the simulated machine, and what the
 //! monitor daemon costs the host for each kernel.
-use crate::world::{Core, Death, Log, World};
+use crate::{
+    many::Log,
+    world::{Core, Death, World},
+};
 use shimos_abi::time::Nanos;
 use shimos_monitor::{Config, MonitorDaemon};
 use std::{hint::black_box, time::Instant};

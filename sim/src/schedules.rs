@@ -1,16 +1,10 @@
 //! Many short schedules of the daemons: each with its own deaths and stalls at moments of its own, until everything is as it
 //! should be again. Where whole kernels are run by hundreds, these are run by millions.
 use crate::{
-    options::Options,
-    world::{Core, Death, Log, World},
+    many::{Kind, Log, Tally},
+    world::{Core, Death, World},
 };
 use shimos_abi::time::Nanos;
-use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::atomic::{AtomicU64, Ordering},
-    thread,
-    time::{Duration, Instant},
-};
 
 /// In which part of a schedule something is done to a kernel.
 const TROUBLE: Nanos = Nanos::millis(150);
@@ -18,8 +12,6 @@ const TROUBLE: Nanos = Nanos::millis(150);
 const SETTLED: Nanos = Nanos::secs(60);
 /// How often it is looked at whether that is so.
 const LOOK: Nanos = Nanos::millis(10);
-/// Time between two words about how far it is.
-const TOLD: Duration = Duration::from_secs(10);
 
 /// What is done to one kernel.
 enum Blow {
@@ -31,7 +23,7 @@ enum Blow {
 }
 
 /// Runs one schedule; says what is wrong, if anything is.
-fn schedule(seed: u64, log: Log) -> Result<(), String> {
+fn schedule(seed: u64, log: Log) -> Result<Tally, String> {
     let mut world = World::new(2 + (seed % 4) as usize, seed, log);
     let kernels = world.kernels.len();
     world.late = world.random.one(&[0, 0, 0, 20]);
@@ -57,7 +49,7 @@ fn schedule(seed: u64, log: Log) -> Result<(), String> {
             world.refusals = 0;
         }
     }
-    if world.lost == 0 { Ok(()) } else { Err(format!("a program was given up\n{}", world.tail())) }
+    if world.lost == 0 { Ok(Tally::new()) } else { Err(format!("a program was given up\n{}", world.tail())) }
 }
 
 fn strike(world: &mut World, kernels: usize) {
@@ -83,58 +75,19 @@ fn strike(world: &mut World, kernels: usize) {
     }
 }
 
-/// Runs one schedule and takes a broken invariant for a failure.
-fn tried(seed: u64, log: Log) -> Result<(), String> {
-    catch_unwind(AssertUnwindSafe(|| schedule(seed, log))).unwrap_or_else(|broken| {
-        let text = broken.downcast_ref::<String>().cloned();
-        Err(text.or_else(|| broken.downcast_ref::<&str>().map(ToString::to_string)).unwrap_or_default())
-    })
-}
-
-/// Runs schedules on all processors of the host. Returns how many passed and how many failed.
-pub fn run(options: &Options) -> (u64, u64) {
-    let (next, passed, failed) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
-    let begun = Instant::now();
-    thread::scope(|scope| {
-        for worker in 0..thread::available_parallelism().map_or(1, usize::from) {
-            let (next, passed, failed) = (&next, &passed, &failed);
-            scope.spawn(move || {
-                let mut told = Instant::now();
-                loop {
-                    let number = next.fetch_add(1, Ordering::Relaxed);
-                    if number >= options.runs {
-                        return;
-                    }
-                    let seed = options.seed.wrapping_add(number);
-                    match tried(seed, Log::None) {
-                        Ok(()) => drop(passed.fetch_add(1, Ordering::Relaxed)),
-                        Err(_) => {
-                            failed.fetch_add(1, Ordering::Relaxed);
-                            // Again, with words.
-                            let why = tried(seed, Log::Kept).err().unwrap_or_default();
-                            println!("seed {seed}: {why}\n  replay: shimos-sim --schedules --seed {seed}");
-                        }
-                    }
-                    if worker == 0 && told.elapsed() >= TOLD {
-                        told = Instant::now();
-                        eprintln!("{number} of {} schedules, {} s", options.runs, begun.elapsed().as_secs());
-                    }
-                }
-            });
-        }
-    });
-    (passed.into_inner(), failed.into_inner())
-}
+/// Schedules of the daemons alone.
+pub const DAEMONS: Kind = Kind { schedule, replay: "--schedules" };
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::many::tried;
 
     #[test]
     fn short_schedules_end_well() {
         for seed in 1..=300 {
-            let outcome = tried(seed, Log::None);
-            assert_eq!(outcome, Ok(()), "seed {seed}");
+            let outcome = tried(DAEMONS, seed, Log::None);
+            assert_eq!(outcome, Ok(Tally::new()), "seed {seed}");
         }
     }
 }

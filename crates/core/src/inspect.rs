@@ -3,7 +3,7 @@
 //! Built with the feature `inspect` only; the kernel of the bare machine has none of it.
 use crate::{files::Kind, kernel::Kernel, program::Program, protect, records, resident::Resident, thread::State};
 use alloc::{collections::BTreeMap, format, string::String, vec::Vec};
-use shimos_abi::{ids::ProgramId, time::Nanos};
+use shimos_abi::{addr::Frame, ids::ProgramId, time::Nanos};
 use shimos_hal::Machine;
 
 impl<M: Machine> Kernel<M> {
@@ -49,6 +49,21 @@ impl<M: Machine> Kernel<M> {
     /// Frames of the pool: all, and those that are free.
     pub fn frames(&self) -> (usize, usize) {
         (self.services.frames.total(), self.services.frames.free_count())
+    }
+
+    /// The page tables of the programs that live here.
+    pub fn spaces(&self) -> impl Iterator<Item = (ProgramId, &M::Space)> {
+        self.residents.iter().flat_map(|(id, resident)| resident.tables.values().map(|space| (*id, space)))
+    }
+
+    /// How many hold a frame of the pool; 0 for one that is free.
+    pub fn holders(&self, frame: Frame) -> u32 {
+        self.services.frames.references(frame)
+    }
+
+    /// Gives a frame up that somebody else still has: a mistake, for tests of those who look for it.
+    pub fn lose(&mut self, frame: Frame) {
+        self.services.frames.release(frame);
     }
 
     /// A program's records, as a checkpoint would write them.

@@ -34,6 +34,8 @@ pub(crate) struct Core {
     pub next: Incarnation,
     /// The core gets no time until then, as if the host had taken it away.
     pub stalled: Nanos,
+    /// Its turn is not over and cannot go on yet.
+    pub held: bool,
     pub events: Events,
     pub nmi: bool,
     pub init: bool,
@@ -41,6 +43,8 @@ pub(crate) struct Core {
     pub steps: u64,
     /// Crash points: step and manner.
     pub kills: BTreeMap<u64, Crash>,
+    /// Steps after which the core stands still, and for how long.
+    pub stalls: BTreeMap<u64, Nanos>,
     pub pool: FrameRange,
     /// All private memory: the pool, and in front of it what stands for the kernel itself.
     pub private: FrameRange,
@@ -59,11 +63,13 @@ impl Core {
             next: Incarnation(1),
             phase: Phase::Booting(boot),
             stalled: Nanos(0),
+            held: false,
             events: Events::empty(),
             nmi: false,
             init: false,
             steps: 0,
             kills: BTreeMap::new(),
+            stalls: BTreeMap::new(),
             pool,
             private,
             mapped: BTreeSet::new(),
@@ -73,6 +79,7 @@ impl Core {
     }
     /// Forgets what a kernel that is gone had set up.
     pub fn clear(&mut self) {
+        self.held = false;
         self.events = Events::empty();
         self.mapped.clear();
         self.foreign.clear();
@@ -82,6 +89,7 @@ impl Core {
     pub fn due(&self) -> Option<Nanos> {
         let at = match self.phase {
             Phase::Booting(at) => at,
+            Phase::Running | Phase::Idle(_) if self.held && !self.nmi && !self.init => return None,
             Phase::Running => Nanos(0),
             Phase::Idle(until) if self.events.is_empty() && !self.nmi && !self.init => until,
             Phase::Idle(_) => Nanos(0),

@@ -22,7 +22,7 @@ mod world;
 pub use config::{Config, Timing};
 pub use cores::Phase;
 pub use death::{Crash, Died, End};
-pub use machine::SoftMachine;
+pub use machine::{Scheduler, SoftMachine};
 pub use space::SoftSpace;
 pub use threads::{Threads, Turn};
 pub use world::{Next, SharedSnapshot, World};

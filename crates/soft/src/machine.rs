@@ -6,7 +6,7 @@ use crate::{
     devices::CARD_QUEUE,
     processor::{self, Vectors},
     space::SoftSpace,
-    threads::{Baton, unwind},
+    threads::unwind,
     world::{Inner, WALL_BASE, World, apic_id},
 };
 use shimos_abi::{
@@ -19,17 +19,25 @@ use shimos_abi::{
 use shimos_hal::{
     Events, Fenced, Fpu, FrameSource, Identity, Machine, Mapping, OutOfFrames, Regs, Rights, Trap, machine::DeviceError,
 };
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    rc::Rc,
+    sync::atomic::{AtomicU64, Ordering},
 };
+
+/// Gives the processor of the host to other cores, for a core whose turn is not over.
+pub trait Scheduler {
+    /// The core loses the processor in the middle of a turn. Returns when it has it again; false if its kernel is gone.
+    fn preempt(&self) -> bool;
+    /// The core has gone to sleep. The same, or returns at once if the caller of the turn waits for it to wake.
+    fn sleep(&self) -> bool;
+}
 
 /// One core of a [`World`] in one of its lives.
 pub struct SoftMachine {
     world: World,
     core: usize,
     identity: Identity,
-    baton: Option<Arc<Baton>>,
+    scheduler: Option<Rc<dyn Scheduler>>,
     vectors: Vectors,
 }
 
@@ -38,10 +46,11 @@ impl SoftMachine {
     pub fn new(world: &World, kernel: KernelId) -> SoftMachine {
         SoftMachine::build(world, kernel, None)
     }
-    pub(crate) fn with_baton(world: &World, kernel: KernelId, baton: Arc<Baton>) -> SoftMachine {
-        SoftMachine::build(world, kernel, Some(baton))
+    /// The same, for one that may lose the processor in the middle of a turn.
+    pub fn scheduled(world: &World, kernel: KernelId, scheduler: Rc<dyn Scheduler>) -> SoftMachine {
+        SoftMachine::build(world, kernel, Some(scheduler))
     }
-    fn build(world: &World, kernel: KernelId, baton: Option<Arc<Baton>>) -> SoftMachine {
+    fn build(world: &World, kernel: KernelId, scheduler: Option<Rc<dyn Scheduler>>) -> SoftMachine {
         let inner = world.lock();
         let core = &inner.cores[kernel.index()];
         let mut apic_ids = [0; MAX_KERNELS];
@@ -56,7 +65,7 @@ impl SoftMachine {
             apic_ids,
         };
         drop(inner);
-        SoftMachine { world: world.clone(), core: kernel.index(), identity, baton, vectors: Vectors::default() }
+        SoftMachine { world: world.clone(), core: kernel.index(), identity, scheduler, vectors: Vectors::default() }
     }
     /// The world that the core is part of.
     pub fn world(&self) -> &World {
@@ -70,10 +79,11 @@ impl SoftMachine {
         match result {
             Ok(value) => {
                 let ppm = inner.config.timing.preempt_ppm;
-                let preempted = self.baton.is_some() && inner.rng.ppm(ppm);
+                let stalled = inner.stalls_now(self.core);
+                let preempted = self.scheduler.is_some() && (stalled || inner.rng.ppm(ppm));
                 drop(inner);
                 if preempted {
-                    self.pass();
+                    self.give_way(|scheduler| scheduler.preempt());
                 }
                 value
             }
@@ -113,9 +123,9 @@ impl SoftMachine {
         inner.devices_act();
         Ok(())
     }
-    fn pass(&self) {
-        if let Some(baton) = &self.baton
-            && !baton.pass()
+    fn give_way(&self, how: impl FnOnce(&dyn Scheduler) -> bool) {
+        if let Some(scheduler) = &self.scheduler
+            && !how(scheduler.as_ref())
         {
             unwind(Died { life: self.identity.life, end: End::Stopped });
         }
@@ -329,7 +339,7 @@ impl Machine for SoftMachine {
             Ok(sleeps)
         });
         if sleeps {
-            self.pass();
+            self.give_way(|scheduler| scheduler.sleep());
         }
     }
     fn take_events(&mut self) -> Events {

@@ -17,6 +17,14 @@ pub struct SoftSpace {
 }
 
 impl SoftSpace {
+    /// What it maps.
+    pub fn mappings(&self) -> Vec<(UserPage, Mapping)> {
+        self.pages.borrow().iter().map(|(page, mapping)| (*page, *mapping)).collect()
+    }
+    /// The frames that hold its tables.
+    pub fn tables(&self) -> &[Frame] {
+        &self.tables
+    }
     pub(crate) fn new(frames: &mut dyn FrameSource) -> Result<SoftSpace, OutOfFrames> {
         let root = frames.take().ok_or(OutOfFrames)?;
         Ok(SoftSpace { pages: RefCell::default(), tables: vec![root], nodes: BTreeSet::new() })

@@ -3,12 +3,13 @@
 use crate::{
     cores::Phase,
     death::{Died, End},
-    machine::SoftMachine,
+    machine::{Scheduler, SoftMachine},
     world::{Next, World},
 };
 use shimos_abi::ids::KernelId;
 use std::{
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    rc::Rc,
     sync::{Arc, Condvar, Mutex, PoisonError},
     thread::JoinHandle,
 };
@@ -21,7 +22,7 @@ enum Holder {
 }
 
 /// Says whose turn it is: the scheduler's or the core's.
-pub(crate) struct Baton {
+struct Baton {
     holder: Mutex<Holder>,
     changed: Condvar,
 }
@@ -39,9 +40,18 @@ impl Baton {
         *holder
     }
     /// The core lets the others run. False if it shall never run again.
-    pub fn pass(&self) -> bool {
+    fn pass(&self) -> bool {
         self.hand(Holder::Host);
         self.wait_while(Holder::Host) == Holder::Core
+    }
+}
+
+impl Scheduler for Arc<Baton> {
+    fn preempt(&self) -> bool {
+        self.pass()
+    }
+    fn sleep(&self) -> bool {
+        self.pass()
     }
 }
 
@@ -88,11 +98,11 @@ impl<F: Fn(SoftMachine) + Send + Sync + 'static> Threads<F> {
         self.stop(core.index());
         let baton = Arc::new(Baton { holder: Mutex::new(Holder::Host), changed: Condvar::new() });
         let outcome = Arc::new(Mutex::new(None));
-        let machine = SoftMachine::with_baton(&self.world, core, baton.clone());
         let (kernel, world) = (self.kernel.clone(), self.world.clone());
         let (own_baton, own_outcome) = (baton.clone(), outcome.clone());
         let handle = std::thread::spawn(move || {
             let end = if own_baton.wait_while(Holder::Host) == Holder::Core {
+                let machine = SoftMachine::scheduled(&world, core, Rc::new(own_baton.clone()));
                 match catch_unwind(AssertUnwindSafe(|| kernel(machine))) {
                     Ok(()) => End::Stopped,
                     Err(payload) => world.settle(core, payload),

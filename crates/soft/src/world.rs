@@ -249,6 +249,16 @@ impl World {
     pub fn kill_at(&self, kernel: KernelId, step: u64, crash: Crash) {
         self.lock().cores[kernel.index()].kills.insert(step, crash);
     }
+    /// Lets a core stand still for a while after its `step`-th call of the machine.
+    pub fn stall_at(&self, kernel: KernelId, step: u64, time: Nanos) {
+        self.lock().cores[kernel.index()].stalls.insert(step, time);
+    }
+    /// Takes back what a core's later steps were to bring.
+    pub fn spare(&self, kernel: KernelId) {
+        let core = &mut self.lock().cores[kernel.index()];
+        core.kills.clear();
+        core.stalls.clear();
+    }
     /// Lets a core die between two turns. It must not be parked already.
     pub fn kill(&self, kernel: KernelId, crash: Crash) {
         self.lock().crash(kernel.index(), crash, "killed");
@@ -277,6 +287,16 @@ impl World {
         let mut world = self.lock();
         let end = world.now + time;
         world.cores[kernel.index()].stalled = end;
+    }
+    /// A life's turn is not over and cannot go on before another's is: it gets no time until [`World::resume`]. Interrupts that
+    /// park it still reach it.
+    pub fn hold(&self, life: Life) {
+        let core = &mut self.lock().cores[life.kernel.index()];
+        core.held = core.life == life && matches!(core.phase, Phase::Running | Phase::Idle(_));
+    }
+    /// Its turn can go on.
+    pub fn resume(&self, life: Life) {
+        self.lock().cores[life.kernel.index()].held = false;
     }
     /// What was done that must never be done, in words.
     pub fn violations(&self) -> Vec<String> {
@@ -340,6 +360,13 @@ impl Inner {
         if !self.violations.contains(&text) {
             self.violations.push(text);
         }
+    }
+    /// Whether a core's present step is one after which it stands still; if so, it does from now on.
+    pub fn stalls_now(&mut self, core: usize) -> bool {
+        let core = &mut self.cores[core];
+        let Some(time) = core.stalls.remove(&core.steps) else { return false };
+        core.stalled = self.now + time;
+        true
     }
     /// Whether `frame` belongs to the pool of `core`.
     pub fn owns(&self, core: usize, frame: Frame) -> bool {

@@ -5,6 +5,7 @@
 #[cfg(test)]
 mod tests;
 
+use crate::many::Log;
 use shimos_abi::{
     control::{DeathCause, Device, KernelState},
     ids::{Incarnation, KernelId, Life, ProgramId},
@@ -48,13 +49,6 @@ pub enum Death {
     Deaf,
     /// It fills its words in the shared area with nonsense, and spins.
     Scribble,
-}
-
-/// Whether what happens is written down.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Log {
-    Kept,
-    None,
 }
 
 enum Message {

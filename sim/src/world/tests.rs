@@ -1,7 +1,8 @@
 //! The daemons of N kernels, killed and stalled between any two of their steps, by seed.
 //!
 //! `SEEDS=1000 cargo test -p shimos-sim --release world` looks further; `SEED=n` replays one.
-use super::{Core, Death, Log, PROGRAMS, World};
+use super::{Core, Death, PROGRAMS, World};
+use crate::many::Log;
 use shimos_abi::{
     control::{DeathCause, FencedBy},
     ids::{KernelId, ProgramId},

@@ -1,0 +1,62 @@
+//! Schedules of whole kernels end well, and what they look for would be seen.
+use super::{Schedule, WHOLE, blows};
+use crate::{
+    many::{self, Log, tried},
+    options::Options,
+};
+use shimos_abi::control::Output;
+use shimos_hal::Rights;
+
+#[test]
+fn schedules_end_well() {
+    for seed in 1..=60 {
+        if let Err(why) = tried(WHOLE, seed, Log::Kept) {
+            panic!("seed {seed}: {why}");
+        }
+    }
+}
+
+#[test]
+fn the_outcome_does_not_depend_on_the_number_of_jobs() {
+    let happened = |jobs: &str| {
+        let args = ["--runs", "12", "--seed", "100", "--jobs", jobs].map(str::to_string);
+        let summary = many::run(WHOLE, &Options::read(args.into_iter()));
+        (summary.passed, summary.tally)
+    };
+    let one = happened("1");
+    assert_eq!(one.0, 12);
+    assert_eq!(one, happened("3"));
+}
+
+/// The same schedules with output that leaves before it is committed: some must show it.
+#[test]
+fn output_before_its_commit_would_be_seen() {
+    let seen = (1..=200).filter_map(|seed| Schedule::new(seed, Output::Free, blows::of(seed), Log::None).run().err());
+    let told = seen.filter(|why| why.contains("output before its commit")).count();
+    assert!(told > 0);
+}
+
+/// A kernel gives a frame up that one of its programs still writes to: the next one would get it too.
+#[test]
+fn a_frame_that_is_free_and_in_use_would_be_seen() {
+    let schedule = Schedule::new(1, Output::Commit, blows::of(1), Log::None);
+    assert!(schedule.run().is_ok());
+    assert_eq!(schedule.audit(), Ok(()));
+    let mut lost = false;
+    for kernel in &schedule.kernels {
+        let mut kernel = kernel.borrow_mut();
+        let Some(kernel) = kernel.as_mut() else { continue };
+        let mapped = kernel.spaces().flat_map(|(_, space)| space.mappings());
+        let mut written = mapped.filter(|(_, mapping)| mapping.rights.contains(Rights::WRITE));
+        if let Some((_, mapping)) = written.next() {
+            drop(written);
+            while kernel.holders(mapping.frame) > 0 {
+                kernel.lose(mapping.frame);
+                lost = true;
+            }
+        }
+    }
+    assert!(lost);
+    let why = schedule.audit().expect_err("a frame of a program is free");
+    assert!(why.contains("is free in"), "{why}");
+}
