@@ -1,11 +1,12 @@
 //! Schedules of whole kernels end well, and what they look for would be seen.
-use super::{Schedule, WHOLE, blows};
+use super::{Schedule, WHOLE, blows, blows::Blow};
 use crate::{
     many::{self, Log, tried},
     options::Options,
 };
-use shimos_abi::control::Output;
+use shimos_abi::{control::Output, time::Nanos};
 use shimos_hal::Rights;
+use shimos_soft::Crash;
 
 #[test]
 fn schedules_end_well() {
@@ -26,6 +27,17 @@ fn the_outcome_does_not_depend_on_the_number_of_jobs() {
     let one = happened("1");
     assert_eq!(one.0, 12);
     assert_eq!(one, happened("3"));
+}
+
+/// The devices' words still name the life before, and the new one never said that it is there.
+#[test]
+fn a_boot_after_a_reset_dies_at_one_of_its_first_steps() {
+    for seed in 1..=40 {
+        let blows = vec![(Nanos(0), Blow::FailBoot(Crash::Exception)), (Nanos(0), Blow::Reset)];
+        if let Err(why) = Schedule::new(seed, Output::Commit, blows, Log::Kept).run() {
+            panic!("seed {seed}: {why}");
+        }
+    }
 }
 
 /// The same schedules with output that leaves before it is committed: some must show it.

@@ -59,6 +59,9 @@ fn release_quarantine<M: Machine>(services: &mut Services<M>, from: Option<Life>
 
 /// Whether a life is over: its core is proven parked, or has booted since.
 pub(crate) fn has_ended<M: Machine>(services: &Services<M>, life: Life) -> bool {
-    let booted_since = services.ikc.area().incarnation(life.kernel).is_some_and(|now| now > life.incarnation);
-    booted_since || services.machine.confirm_parked(life).is_some()
+    let area = services.ikc.area();
+    let booted_since = area.incarnation(life.kernel).is_some_and(|now| now > life.incarnation);
+    // A later life may have died before it said that it is there.
+    let last = area.parked(life.kernel).map_or(life.incarnation, |parked| parked.max(life.incarnation));
+    booted_since || services.machine.confirm_parked(Life { incarnation: last, ..life }).is_some()
 }
