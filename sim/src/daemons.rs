@@ -123,7 +123,10 @@ impl Kernel {
                 }
             }
         }
-        if let Some(program) = self.ikc.area().allocate_program(self.me) {
+        let area = self.ikc.area();
+        let first = area.move_home(ProgramId::DAEMON, Home::Free, Home::Held(self.me));
+        let program = first.map(|()| ProgramId::DAEMON).ok().or_else(|| area.allocate_program(self.me));
+        if let Some(program) = program {
             self.set_count(program, 0);
             let home = Home::committed(self.me);
             let _ = self.ikc.area().move_home(program, Home::Held(self.me), home);

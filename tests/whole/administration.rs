@@ -3,7 +3,7 @@ use anyhow::{Context, Result, bail, ensure};
 use shimos::{counter, machine::Options, status};
 use shimos_abi::{
     control::{Fault, Output, Protection, Target},
-    ids::KernelId,
+    ids::{KernelId, ProgramId},
     time::Nanos,
 };
 use shimos_tests::{
@@ -25,6 +25,7 @@ pub fn run(suite: &mut Suite) {
     group.case("administration::output_that_does_not_wait", free_output);
     group.case("administration::programs_end_and_leave_nothing", leave_nothing);
     group.case("administration::programs_of_one_kernel_do_not_disturb_one_another", side_by_side);
+    group.case("administration::the_control_daemon_comes_back", daemon_comes_back);
     group.case("administration::refusals", refusals);
     let own = makings.clone();
     group.case("administration::deaths_leave_evidence", move |rig| evidence(rig, &own));
@@ -93,6 +94,20 @@ fn protect_and_unprotect(rig: &mut Rig) -> Result<()> {
     rig.kill_under(started.program, Fault::Panic)?;
     rig.settle(started.program)?;
     rig.counts_on("toggled", 2)
+}
+
+/// Without it nobody could ask the machine for anything, so it is started anew.
+fn daemon_comes_back(rig: &mut Rig) -> Result<()> {
+    rig.start_protected(programs::count("meanwhile", 1))?;
+    // The answer may be lost with it.
+    let _ = rig.control.kill(Target::Pid(ProgramId::DAEMON.first_pid()), 9);
+    let said = rig.console().wait_for(SOON, |line| line.raw.contains("the control daemon is gone"));
+    said.context("nobody misses it")?;
+    rig.until(SOON, "a control daemon", |now| status::home(now, ProgramId::DAEMON).map(|_| ()))?;
+    let after = rig.start(programs::count("afterwards", 2))?;
+    ensure!(after.program != ProgramId::DAEMON, "a program has its number");
+    rig.counts_on("meanwhile", 3)?;
+    rig.counts_on("afterwards", 2)
 }
 
 fn dies_unprotected(rig: &mut Rig) -> Result<()> {

@@ -107,10 +107,15 @@ impl<M: Machine> Kernel<M> {
         }
         let id =
             self.services.ikc.area().allocate_program(self.me).ok_or("the machine has no room for more programs")?;
+        self.begin_as(id, start, asker);
+        Ok(())
+    }
+
+    /// The same for a number that this kernel holds already.
+    pub(crate) fn begin_as(&mut self, id: ProgramId, start: Start, asker: Asker) {
         self.loan_returned(id);
         let since = self.services.machine.now();
         self.starting.push(Starting { id, start, asker, since, again: None });
-        Ok(())
     }
 
     /// Tries again to start what is starting.

@@ -14,6 +14,7 @@ mod census;
 mod content;
 mod context;
 mod control;
+mod control_daemon;
 mod create;
 mod daemon;
 mod damage;

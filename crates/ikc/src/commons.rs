@@ -280,9 +280,9 @@ impl Area {
         }
         self.exchange(self.layout().home(usize::from(program.0)), from.to_word(), to.to_word()).map_err(Home::from_word)
     }
-    /// Takes a free program id for a new program of `life`. Ids are handed out from 1.
+    /// Takes a free program id for a new program of `life`. Ids are handed out from 2: the control daemon has 1.
     pub fn allocate_program(self, life: Life) -> Option<ProgramId> {
-        (1..MAX_PROGRAMS as u16)
+        (ProgramId::DAEMON.0 + 1..MAX_PROGRAMS as u16)
             .map(ProgramId)
             .find(|&program| self.move_home(program, Home::Free, Home::Held(life)).is_ok())
     }

@@ -378,8 +378,8 @@ fn the_commons_change_by_compare_and_swap() {
 
     let me = life(K1, 3);
     let program = area.allocate_program(me).unwrap();
-    assert_eq!(program, ProgramId(1));
-    assert_eq!(area.allocate_program(me), Some(ProgramId(2)));
+    assert_eq!(program, ProgramId(2));
+    assert_eq!(area.allocate_program(me), Some(ProgramId(3)));
     let home = area.home(program);
     assert_eq!(home, Home::Held(me));
     let protected = Home::Protected { life: me, image: KernelId(2), falls: 0 };

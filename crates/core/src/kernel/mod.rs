@@ -5,6 +5,7 @@ mod turn;
 
 use crate::{
     accusations::Accusations,
+    control_daemon::Keeper,
     create::Starting,
     device::{claim::claim, disk::Arriving},
     drain::Emptying,
@@ -40,7 +41,7 @@ const LOANS_GAP: Nanos = Nanos::secs(1);
 pub struct BootConfig {
     /// The daemons' interval; the first kernel sets it for all.
     pub heartbeat: Nanos,
-    /// The program that the first kernel starts when the machine comes up.
+    /// The control daemon: the first kernel starts it when the machine comes up, the monitor's when it is gone.
     pub init: Option<Start>,
 }
 
@@ -85,7 +86,7 @@ pub struct Kernel<M: Machine> {
     scrub_due: Nanos,
     /// The program whose thread ran last: the others come first now.
     last_run: ProgramId,
-    pending_init: Option<Start>,
+    pub(crate) keeper: Keeper,
     pub(crate) image_refused: bool,
     /// A fault to die of.
     pub(crate) dying: Option<Dying>,
@@ -150,7 +151,9 @@ impl<M: Machine> Kernel<M> {
         // After a reset the first program goes on, if it was protected.
         let begins = first && area.home(ProgramId::DAEMON) == Home::Free;
         let daemons = Config::default();
-        let loans_due = services.machine.now() + LOANS_GAP;
+        let now = services.machine.now();
+        let loans_due = now + LOANS_GAP;
+        let keeper = if begins { Keeper::of_first(config.init) } else { Keeper::of_other(config.init, now) };
         Kernel {
             services,
             residents: BTreeMap::new(),
@@ -178,7 +181,7 @@ impl<M: Machine> Kernel<M> {
             monitor_due: Nanos(0),
             scrub_due: Nanos(0),
             last_run: ProgramId(0),
-            pending_init: if begins { config.init } else { None },
+            keeper,
             image_refused: false,
             dying: None,
         }

@@ -8,14 +8,9 @@ use shimos_ikc::Home;
 use shimos_memory::space::Progress;
 
 impl<M: Machine> Kernel<M> {
-    /// Starts the first program when it can be, and goes on with those that are starting.
+    /// Starts the control daemon if there is none, and goes on with programs that are starting.
     pub(super) fn start_programs(&mut self) {
-        if self.services.image.is_some()
-            && let Some(start) = self.pending_init.take()
-            && let Err(error) = self.begin(start, None)
-        {
-            self.services.log(&format!("the first program cannot start: {error}"));
-        }
+        self.keep_control_daemon();
         self.open_image();
         self.go_on_starting();
         self.go_on_joining();
