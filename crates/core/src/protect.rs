@@ -265,6 +265,8 @@ fn end_checkpoints<M: Machine>(
     resident.guard.last = None;
     resident.guard.history.clear();
     resident.guard.begun = Begun::default();
+    // What the sweep has left over goes with the image. Else this kernel would never sleep.
+    resident.guard.unswept = Progressing::Done;
     let writers = resident.guard.before.take().into_iter().chain(resident.guard.writer.take());
     writers.map(|writer| writer.close(&mut services.machine)).collect()
 }
