@@ -24,6 +24,9 @@ const PATIENCE: Nanos = Nanos::secs(20);
 const CALM: Nanos = Nanos::millis(10);
 /// Turns between two looks at who has written to the shared area.
 const SELDOM: u64 = 200;
+/// Turns of kernels in a schedule, and in each of its milliseconds, that are not too many.
+const MANY_TURNS: u64 = 4_000;
+const MOST_TURNS: u64 = 40;
 /// Words of what happened that are told of a failure.
 const TOLD: usize = 40;
 
@@ -86,7 +89,7 @@ impl Story {
             doubted: BTreeSet::new(),
             fail_boots: BTreeMap::new(),
             goals: machine::letters(seed).into_iter().map(|letter| (letter, 1)).collect(),
-            bytes: 0,
+            bytes: 1,
             audit: Audit::Done,
             takeovers: 0,
             over: None,
@@ -104,11 +107,21 @@ impl Story {
     pub fn end(&mut self) -> Result<Tally, String> {
         self.count_many("takeovers", self.checks.takeovers);
         self.count_many("connections served", self.client.served);
+        self.check_rest();
         let words = self.words[self.words.len().saturating_sub(TOLD)..].join("\n  ");
         match self.over.take() {
             Some(Ok(())) => Ok(std::mem::take(&mut self.tally)),
             Some(Err(why)) => Err(format!("{why}\n  {words}")),
             None => Err("it has no end".into()),
+        }
+    }
+
+    /// Kernels sleep when they have nothing to do.
+    fn check_rest(&mut self) {
+        let count = |what| self.tally.get(what).copied().unwrap_or(0);
+        let (turns, time) = (count("turns"), count("simulated milliseconds"));
+        if self.over == Some(Ok(())) && turns > MANY_TURNS + MOST_TURNS * time {
+            self.over = Some(Err(format!("{turns} turns in {time} ms: a kernel does not sleep")));
         }
     }
 
