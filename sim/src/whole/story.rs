@@ -150,7 +150,8 @@ impl Story {
         world.spare(kernel);
         self.aimed.retain(|(aimed, _)| *aimed != kernel);
         self.want_audit();
-        if let Some(crash) = self.fail_boots.remove(&kernel).filter(|_| life.incarnation.0 > 1) {
+        let crash = self.fail_boots.remove(&kernel).filter(|_| life.incarnation.0 > 1);
+        if let Some(crash) = crash.filter(|_| self.comes_another(world, kernel)) {
             self.count("boots that failed");
             self.aim(world, kernel, crash);
         }
@@ -281,7 +282,11 @@ impl Story {
             Blow::LoseRings(ppm) => world.set_timing(|timing| timing.lost_ipi_ppm = ppm),
             Blow::LosePackets(ppm) => world.set_timing(|timing| timing.lost_packet_ppm = ppm),
             Blow::Empty(kind) => {
-                self.checks.disturb_kernel(victim, kind);
+                // For a fresh life it has to end this one.
+                if self.can_spare(world, victim) {
+                    self.doubted.insert(victim);
+                    self.checks.disturb_kernel(victim, kind);
+                }
             }
             Blow::Reset => world.reset(|words, layout, now| {
                 let _ = warm::resume(Area::new(words, layout), now);
@@ -309,6 +314,13 @@ impl Story {
         let others = (0..world.kernels() as u16).map(KernelId).filter(|other| *other != victim);
         let mut sound = others.filter(|other| is_up(world, *other) && !self.doubted.contains(other));
         sound.next().is_some()
+    }
+
+    /// Whether another kernel lives, or boots as well, and nothing keeps it from that.
+    fn comes_another(&self, world: &World, kernel: KernelId) -> bool {
+        let others = (0..world.kernels() as u16).map(KernelId).filter(|other| *other != kernel);
+        let mut sound = others.filter(|other| !self.doubted.contains(other) && !self.fail_boots.contains_key(other));
+        sound.any(|other| is_up(world, other) || matches!(world.phase(other), Phase::Booting(_)))
     }
 
     /// From here on all has to become well.
