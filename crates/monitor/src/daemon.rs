@@ -190,9 +190,8 @@ impl MonitorDaemon {
         let coming = coming.fold(0, |bits, (place, _)| bits | 1_u64.checked_shl(place as u32).unwrap_or(0));
         self.works.step(&candidates, coming, (election.term, now), &self.config, &mut out);
         let others = self.cores.iter().enumerate().filter(|(place, _)| *place != self.me.kernel.index());
-        let next = others
-            .map(|(_, core)| core.next(now, interval, &self.config))
-            .fold(now + interval.min(LONGEST), Nanos::min);
+        let next =
+            others.map(|(_, core)| core.next(now, patient, &self.config)).fold(now + interval.min(LONGEST), Nanos::min);
         let next = if self.works.is_empty() { next } else { next.min(now + Nanos::millis(1)) };
         self.due = next;
         Step { actions: out, next }
@@ -221,5 +220,75 @@ impl MonitorDaemon {
                 Some(Candidate { life, free_frames: seen.free_frames, load: seen.load, drained: seen.drained })
             })
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Home;
+    use shimos_abi::{
+        control::{Device, KernelState},
+        ids::ProgramId,
+    };
+    use shimos_ikc::{Claim, DeathRecord, Drained};
+
+    /// Two kernels; the first is the monitor, the second stamps no more.
+    struct Silent {
+        heartbeat: Nanos,
+    }
+
+    impl View for Silent {
+        fn kernels(&self) -> usize {
+            2
+        }
+        fn election(&self) -> Election {
+            Election { term: 1, monitor: KernelId(0) }
+        }
+        fn heartbeat(&self) -> Nanos {
+            self.heartbeat
+        }
+        fn kernel(&self, _: KernelId) -> KernelView {
+            KernelView {
+                incarnation: Some(Incarnation(1)),
+                state: KernelState::Running,
+                stamp: 1,
+                stamp_time: Nanos(0),
+                load: 0,
+                free_frames: 0,
+                parked: None,
+                command: None,
+                probed: 0,
+                claim: Claim::default(),
+                drained: Drained::No,
+            }
+        }
+        fn acknowledged(&self, _: KernelId, _: KernelId) -> u64 {
+            1
+        }
+        fn death(&self, _: KernelId) -> Option<DeathRecord> {
+            None
+        }
+        fn home(&self, _: ProgramId) -> Home {
+            Home::Free
+        }
+        fn owner(&self, _: Device) -> Option<Life> {
+            None
+        }
+    }
+
+    #[test]
+    fn it_rests_between_two_looks_also_while_others_go_by_a_longer_interval() {
+        let mut daemon =
+            MonitorDaemon::new(Life { kernel: KernelId(0), incarnation: Incarnation(1) }, Config::default());
+        let (mut view, mut now) = (Silent { heartbeat: Nanos::millis(100) }, Nanos(0));
+        for step in 0..200 {
+            let next = daemon.step(&view, now).next;
+            assert!(next > now, "step {step} at {now} is to be done again at {next}");
+            now = next;
+            if step == 0 {
+                view.heartbeat = Nanos::millis(10);
+            }
+        }
     }
 }
