@@ -256,7 +256,7 @@ pub fn echo_server(letter: u8) -> Vec<u8> {
 pub fn init(requests: &[Request]) -> Vec<u8> {
     let mut p = Program::new(b'I');
     let device = p.asm.data(b"/dev/shimos\0");
-    let buffer = p.asm.zeros(64 * 1024);
+    let (buffer, newline) = (p.asm.zeros(64 * 1024), p.asm.data(b"\n"));
     p.asm.call_system(system::OPEN, &[Arg::Is(device), Arg::Is(2), Arg::Is(0)]);
     p.check();
     p.asm.copy(Rbx, Rax);
@@ -265,7 +265,7 @@ pub fn init(requests: &[Request]) -> Vec<u8> {
         let message = [&(item.len() as u32).to_le_bytes()[..], &item].concat();
         let addr = p.asm.data(&message);
         // A kernel that is not up yet does not answer: ask again after a while.
-        let (again, refused, good) = (p.asm.label(), p.asm.label(), p.asm.label());
+        let (again, refused, good, next) = (p.asm.label(), p.asm.label(), p.asm.label(), p.asm.label());
         p.asm.set(R14, 0).bind(again).add_set(R14, R14, 1);
         p.asm.copy(Rdi, Rbx).set(Reg::Rsi, addr).set(Rdx, message.len() as u64).call(p.write_all);
         p.asm.call_system(system::READ, &[Arg::In(Rbx), Arg::Is(buffer), Arg::Is(40_000)]);
@@ -277,9 +277,12 @@ pub fn init(requests: &[Request]) -> Vec<u8> {
         p.sleep(5_000_000);
         p.asm.set(Rax, 100).if_less(R14, Rax, again);
         p.asm.set(Rdi, 1).set(Reg::Rsi, buffer + 8).add_set(Rdx, R13, 8_u64.wrapping_neg()).call(p.write_all);
-        p.asm.jump(p.failed).bind(good);
+        // It is told, and no failure yet: where this is started anew, the programs of the one before run.
+        p.asm.set(Rdi, 1).set(Reg::Rsi, newline).set(Rdx, 1).call(p.write_all);
+        p.asm.jump(next).bind(good);
         p.asm.set(R12, number as u64 + 1);
         p.print(R12);
+        p.asm.bind(next);
     }
     let for_ever = p.asm.here();
     p.sleep(60_000_000_000);

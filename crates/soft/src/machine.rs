@@ -471,7 +471,13 @@ impl Machine for SoftMachine {
             if inner.mailbox(life.kernel.index(), commons::MAILBOX_PARKED).load(Ordering::SeqCst) != mark {
                 return Ok(None);
             }
-            if core.life != life || !matches!(core.phase, Phase::Parked | Phase::Booting(_)) {
+            // One that was to boot when the machine was reset has ended without having begun.
+            let has_ended = match core.phase {
+                Phase::Parked => core.life == life,
+                Phase::Booting(_) => core.next > life.incarnation,
+                _ => false,
+            };
+            if !has_ended {
                 return fault(format!("the mailbox says that {life} is parked, and it is not"));
             }
             Ok(Some(Fenced::acknowledged(life)))

@@ -17,6 +17,33 @@ fn schedules_end_well() {
     }
 }
 
+/// A monitor judged a silent kernel by the interval of before, and looked again by the present one: at once, for tens of
+/// milliseconds, in which no program ran.
+#[test]
+fn a_new_monitor_rests_while_it_waits_for_a_stamp() {
+    for seed in [58_740, 368_902] {
+        if let Err(why) = tried(WHOLE, seed, Log::Kept) {
+            panic!("seed {seed}: {why}");
+        }
+    }
+}
+
+/// A second reset comes before the lives that the first one ordered have begun.
+#[test]
+fn the_machine_is_reset_while_it_starts() {
+    if let Err(why) = tried(WHOLE, 385_265, Log::Kept) {
+        panic!("{why}");
+    }
+}
+
+/// The control daemon is started anew, and the programs that it is to start run.
+#[test]
+fn the_control_daemon_starts_over() {
+    if let Err(why) = tried(WHOLE, 256_909, Log::Kept) {
+        panic!("{why}");
+    }
+}
+
 #[test]
 fn the_outcome_does_not_depend_on_the_number_of_jobs() {
     let happened = |jobs: &str| {
