@@ -13,8 +13,8 @@ use shimos_abi::{
 use std::{fs, path::Path};
 
 const MAGIC: &[u8; 8] = b"SHIMSAVE";
-/// The version that is written. Version 1 has no map: all pages are there.
-pub const VERSION: u32 = 2;
+/// The version that is written. Version 1 has no map: all pages are there. Version 2 has other records.
+pub const VERSION: u32 = 3;
 const HEAD: usize = 64;
 const PAGE: usize = 4096;
 /// Bytes of a page in the list.

@@ -10,6 +10,7 @@ pub mod addr;
 pub mod control;
 pub mod errno;
 mod fault;
+pub mod flat;
 pub mod ids;
 pub mod kept;
 mod level;

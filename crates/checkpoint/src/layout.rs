@@ -10,7 +10,7 @@ use shimos_memory::frames::HEAD_FRAMES;
 /// First word of a valid head.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"SHIMIMG\x01");
 /// Version of the format.
-pub const VERSION: u64 = 4;
+pub const VERSION: u64 = 5;
 /// The oldest version that is read.
 pub const OLDEST: u64 = 1;
 /// Words in a frame.
@@ -28,7 +28,9 @@ pub const HEAD_SUMS: usize = 8;
 pub const SUM_DIRECTORIES: usize = 8;
 /// Slots in the head, as many as its frames hold.
 pub const SLOTS: usize = HEAD_FRAMES as usize * WORDS / SLOT_WORDS - 1;
-/// Slots before version 4: those of the first frame.
+/// The first version with a head of many frames and a complement in its version word.
+pub const WIDE: u64 = 4;
+/// Slots before [`WIDE`]: those of the first frame.
 pub const FEW_SLOTS: usize = WORDS / SLOT_WORDS - 1;
 /// Words of a slot; slot `s` starts at word `(s + 1) * SLOT_WORDS` of the head. None lies in two frames.
 pub const SLOT_WORDS: usize = 32;
@@ -107,18 +109,20 @@ impl SlotPlace {
 
 /// How many slots a valid head has.
 pub fn slots_in<M: Machine>(machine: &M, head: Frame) -> usize {
-    if version_of(machine, head) < 4 { FEW_SLOTS } else { SLOTS }
+    if version_of(machine, head) < WIDE { FEW_SLOTS } else { SLOTS }
 }
 
-/// The version word of a head. Since version 4 the high half is the complement of the low one.
+/// The version word of a head. Since [`WIDE`] the high half is the complement of the low one.
 pub const fn encode_version(version: u64) -> u64 {
     version | !version << 32
 }
 
-/// The version of a head, also with one bit of the word flipped if it is the present one.
+/// The version of a head, since [`WIDE`] also with one bit of the word flipped. Such a word can be that of two versions: of those the
+/// later, whose reader reads what the other has written too.
 fn version_of<M: Machine>(machine: &M, head: Frame) -> u64 {
     let word = machine.read_word(head, HEAD_VERSION);
-    if (word ^ encode_version(VERSION)).count_ones() <= 1 { VERSION } else { word & u64::from(u32::MAX) }
+    let is_near = |version: &u64| (word ^ encode_version(*version)).count_ones() <= 1;
+    (WIDE..=VERSION).rev().find(is_near).unwrap_or(word & u64::from(u32::MAX))
 }
 
 /// The state word of a slot; the high half is a check.
@@ -155,7 +159,7 @@ pub fn check_head<M: Machine>(machine: &M, pool: FrameRange) -> Result<Frame, Im
     }
     let whole = pool.count >= HEAD_FRAMES && machine.readable(Frame(head.0.saturating_add(HEAD_FRAMES - 1)));
     match version_of(machine, head) {
-        VERSION if !whole => Err(ImageError::NoHead),
+        WIDE..=VERSION if !whole => Err(ImageError::NoHead),
         OLDEST..=VERSION => Ok(head),
         version => Err(ImageError::Version(version)),
     }

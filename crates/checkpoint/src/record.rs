@@ -1,6 +1,7 @@
 //! Records: the kernel's objects, one after the other, each with a kind, a version and a checksum.
 use crate::error::ImageError;
 use alloc::vec::Vec;
+use shimos_abi::sealed::sum;
 
 /// Bytes of a record's header.
 pub const HEADER: usize = 12;
@@ -57,15 +58,25 @@ impl RecordWriter {
 }
 
 fn encode_header(kind: u16, version: u16, length: u32, payload: &[u8]) -> [u8; HEADER] {
+    let first = u64::from(kind) | u64::from(version) << 16 | u64::from(length) << 32;
     let mut header = [0; HEADER];
-    header[..2].copy_from_slice(&kind.to_le_bytes());
-    header[2..4].copy_from_slice(&version.to_le_bytes());
-    header[4..8].copy_from_slice(&length.to_le_bytes());
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(&header[..8]);
-    hasher.update(payload);
-    header[8..].copy_from_slice(&hasher.finalize().to_le_bytes());
+    header[..8].copy_from_slice(&first.to_le_bytes());
+    header[8..].copy_from_slice(&folded_sum(first, payload).to_le_bytes());
     header
+}
+
+/// The checksum of a record: of the first word of its header, and its payload.
+fn folded_sum(first: u64, payload: &[u8]) -> u32 {
+    let sum = sum(first, payload);
+    (sum ^ sum >> 32) as u32
+}
+
+/// The checksum that records had before.
+fn crc(first: u64, payload: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&first.to_le_bytes());
+    hasher.update(payload);
+    hasher.finalize()
 }
 
 /// The checksum of a generation's records: over their headers, each of which has the checksum of its payload. What is no
@@ -121,12 +132,13 @@ impl<'a> Records<'a> {
     fn parse(&mut self) -> Result<Record<'a>, ImageError> {
         let bad_header = ImageError::RecordHeader(self.at);
         let (header, rest) = self.left.split_first_chunk::<HEADER>().ok_or(bad_header)?;
-        let [k0, k1, v0, v1, l0, l1, l2, l3, ..] = *header;
-        let length = u32::from_le_bytes([l0, l1, l2, l3]);
-        let (payload, rest) =
-            usize::try_from(length).ok().and_then(|length| rest.split_at_checked(length)).ok_or(bad_header)?;
-        let (kind, version) = (u16::from_le_bytes([k0, k1]), u16::from_le_bytes([v0, v1]));
-        if self.payloads == Payloads::Checked && encode_header(kind, version, length, payload) != *header {
+        let [k0, k1, v0, v1, l0, l1, l2, l3, s0, s1, s2, s3] = *header;
+        let first = u64::from_le_bytes([k0, k1, v0, v1, l0, l1, l2, l3]);
+        let (kind, version, length) = (first as u16, (first >> 16) as u16, (first >> 32) as usize);
+        let (payload, rest) = rest.split_at_checked(length).ok_or(bad_header)?;
+        let saved = u32::from_le_bytes([s0, s1, s2, s3]);
+        let is_right = || saved == folded_sum(first, payload) || saved == crc(first, payload);
+        if self.payloads == Payloads::Checked && !is_right() {
             return Err(ImageError::RecordPayload(self.at));
         }
         self.at += HEADER + payload.len();

@@ -10,7 +10,13 @@ use crate::{
 };
 use alloc::vec::Vec;
 use minicbor::{Decode, Encode};
-use shimos_abi::{errno::Errno, ids::Pid, time::Nanos};
+use shimos_abi::{
+    errno::Errno,
+    flat,
+    flat::{Flat, Source},
+    ids::Pid,
+    time::Nanos,
+};
 use shimos_net::SocketId;
 use shimos_vfs::NodeId;
 
@@ -23,6 +29,8 @@ pub struct FilesId(#[n(0)] pub u32);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Encode, Decode)]
 #[cbor(transparent)]
 pub struct DescriptionId(#[n(0)] pub u32);
+
+flat!(DescriptionId { 0 });
 
 /// Names a UNIX socket of a program.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Encode, Decode)]
@@ -63,6 +71,8 @@ pub struct Description {
     pub hearer: Option<Hearer>,
 }
 
+flat!(Description { kind, flags, offset, references, place, patience, hearer });
+
 /// Time limits of a socket (SO_RCVTIMEO and SO_SNDTIMEO); none is no limit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Encode, Decode)]
 pub struct Patience {
@@ -73,6 +83,8 @@ pub struct Patience {
     #[n(1)]
     pub send: Option<Nanos>,
 }
+
+flat!(Patience { receive, send });
 
 /// Where a name is: its directory, and the last part of its path.
 #[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
@@ -162,6 +174,47 @@ pub enum Kind {
         #[n(2)]
         hangups: u32,
     },
+}
+
+/// Sockets are many; the others have numbered fields.
+impl Flat for Kind {
+    fn write(&self, to: &mut Vec<u8>) {
+        match self {
+            Kind::Socket(id) => (1_u8, id.0).write(to),
+            other => {
+                to.push(0);
+                flat::write_numbered(other, to);
+            }
+        }
+    }
+    #[inline(always)]
+    fn read(from: &mut Source<'_>) -> Option<Kind> {
+        match u8::read(from)? {
+            0 => flat::read_numbered(from),
+            1 => u32::read(from).map(|id| Kind::Socket(SocketId(id))),
+            _ => None,
+        }
+    }
+}
+
+impl Flat for Place {
+    fn write(&self, to: &mut Vec<u8>) {
+        flat::write_numbered(self, to);
+    }
+    #[inline(always)]
+    fn read(from: &mut Source<'_>) -> Option<Place> {
+        flat::read_numbered(from)
+    }
+}
+
+impl Flat for Hearer {
+    fn write(&self, to: &mut Vec<u8>) {
+        flat::write_numbered(self, to);
+    }
+    #[inline(always)]
+    fn read(from: &mut Source<'_>) -> Option<Hearer> {
+        flat::read_numbered(from)
+    }
 }
 
 impl Kind {
@@ -271,6 +324,8 @@ pub struct Descriptor {
     pub on_exec: OnExec,
 }
 
+flat!(Descriptor { description, on_exec });
+
 /// What execve(2) does with a descriptor.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]
 #[cbor(index_only)]
@@ -281,6 +336,16 @@ pub enum OnExec {
     /// It is closed.
     #[n(1)]
     Close,
+}
+
+impl Flat for OnExec {
+    fn write(&self, to: &mut Vec<u8>) {
+        (*self == OnExec::Close).write(to);
+    }
+    #[inline(always)]
+    fn read(from: &mut Source<'_>) -> Option<OnExec> {
+        bool::read(from).map(|closes| if closes { OnExec::Close } else { OnExec::Keep })
+    }
 }
 
 /// A descriptor table.
@@ -347,6 +412,38 @@ impl FileTable {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn descriptions_are_read_as_they_were_saved() {
+        let place = Place { dir: NodeId::Upper(7), name: b"name".to_vec() };
+        let patience = Patience { receive: Some(Nanos(1)), send: None };
+        let kinds = [
+            Kind::Socket(SocketId(5)),
+            Kind::File(NodeId::Upper(9)),
+            Kind::Shimos(NodeId::Upper(1), Conversation::default()),
+        ];
+        for kind in kinds {
+            for place in [None, Some(place.clone())] {
+                let description = Description {
+                    kind: kind.clone(),
+                    flags: 2,
+                    offset: u64::MAX,
+                    references: 3,
+                    place,
+                    patience: Some(patience),
+                    hearer: None,
+                };
+                let mut form = Vec::new();
+                description.write(&mut form);
+                let read = Description::read(&mut Source::new(&form)).unwrap();
+                assert_eq!(minicbor::to_vec(&read).unwrap(), minicbor::to_vec(&description).unwrap());
+                for length in 0..form.len() {
+                    assert!(Description::read(&mut Source::new(&form[..length])).is_none(), "{length} bytes");
+                }
+            }
+        }
+        assert!(Description::read(&mut Source::new(&[9; 40])).is_none(), "a kind that there is not");
+    }
 
     #[test]
     fn numbers_are_the_lowest_that_are_free() {

@@ -1,12 +1,13 @@
 //! Descriptors by their numbers. The small numbers, which nearly all calls name, are found without a search.
 use crate::files::Descriptor;
 use alloc::{collections::BTreeMap, vec::Vec};
-use minicbor::{Decode, Decoder, Encode, Encoder, decode, encode};
+use minicbor::{Decode, Decoder, Encode, Encoder, data::Type, decode, encode};
+use shimos_abi::flat::{Flat, Source};
 
 /// Numbers below this are places of an array.
 const SMALL: u32 = 256;
 
-/// A map from numbers to descriptors. It is encoded as a map.
+/// A map from numbers to descriptors. It is encoded as one run of bytes, in order; before, it was encoded as a map.
 #[derive(Clone, Debug, Default)]
 pub struct Numbered {
     small: Vec<Option<Descriptor>>,
@@ -15,6 +16,17 @@ pub struct Numbered {
 }
 
 impl Numbered {
+    fn of(all: Vec<(u32, Descriptor)>) -> Numbered {
+        let mut numbered = Numbered::default();
+        // The large ones are in order nearly always: their map is made at once.
+        let (small, large): (Vec<_>, Vec<_>) = all.into_iter().partition(|(number, _)| *number < SMALL);
+        for (number, descriptor) in small {
+            numbered.insert(number, descriptor);
+        }
+        numbered.large = large.into_iter().collect();
+        numbered.count += numbered.large.len();
+        numbered
+    }
     /// How many there are.
     pub fn len(&self) -> usize {
         self.count
@@ -82,32 +94,25 @@ impl Numbered {
 }
 
 impl<C> Encode<C> for Numbered {
-    fn encode<W: encode::Write>(&self, e: &mut Encoder<W>, cx: &mut C) -> Result<(), encode::Error<W::Error>> {
-        e.map(self.count as u64)?;
-        for (number, descriptor) in self.iter() {
-            number.encode(e, cx)?;
-            descriptor.encode(e, cx)?;
-        }
-        Ok(())
+    fn encode<W: encode::Write>(&self, e: &mut Encoder<W>, _: &mut C) -> Result<(), encode::Error<W::Error>> {
+        let mut bytes = Vec::with_capacity(self.count * 9);
+        self.iter().for_each(|pair| pair.write(&mut bytes));
+        e.bytes(&bytes)?.ok()
     }
 }
 
 impl<'b, C> Decode<'b, C> for Numbered {
+    /// Reads either form.
     fn decode(d: &mut Decoder<'b>, cx: &mut C) -> Result<Numbered, decode::Error> {
-        let mut numbered = Numbered::default();
-        // Large numbers come in order: their map is made at once.
-        let mut large = Vec::new();
-        for pair in d.map_iter_with::<C, u32, Descriptor>(cx)? {
-            let (number, descriptor) = pair?;
-            if number < SMALL {
-                numbered.insert(number, descriptor);
-            } else {
-                large.push((number, descriptor));
-            }
+        if d.datatype()? == Type::Map {
+            return d.map_iter_with(cx)?.collect::<Result<Vec<_>, _>>().map(Numbered::of);
         }
-        numbered.large = large.into_iter().collect();
-        numbered.count += numbered.large.len();
-        Ok(numbered)
+        let mut from = Source::new(d.bytes()?);
+        let mut all = Vec::new();
+        while !from.is_empty() {
+            all.push(Flat::read(&mut from).ok_or_else(|| decode::Error::message("no descriptor"))?);
+        }
+        Ok(Numbered::of(all))
     }
 }
 
@@ -115,9 +120,10 @@ impl<'b, C> Decode<'b, C> for Numbered {
 mod tests {
     use super::*;
     use crate::files::{DescriptionId, OnExec};
+    use alloc::vec;
 
     #[test]
-    fn it_does_what_a_tree_does_and_is_encoded_like_one() {
+    fn it_does_what_a_tree_does_and_is_read_from_either_form() {
         let (mut numbered, mut tree) = (Numbered::default(), BTreeMap::new());
         let mut state = 3_u32;
         for step in 0..20_000 {
@@ -134,9 +140,12 @@ mod tests {
             assert_eq!(Some(numbered.free_from(number.into())), free);
         }
         assert!(numbered.iter().eq(tree.iter().map(|(number, descriptor)| (*number, *descriptor))));
-        let bytes = minicbor::to_vec(&numbered).unwrap();
-        assert_eq!(bytes, minicbor::to_vec(&tree).unwrap());
-        let back: Numbered = Decoder::new(&bytes).decode().unwrap();
-        assert!(back.iter().eq(numbered.iter()));
+        for form in [minicbor::to_vec(&numbered).unwrap(), minicbor::to_vec(&tree).unwrap()] {
+            let back: Numbered = Decoder::new(&form).decode().unwrap();
+            assert!(back.iter().eq(numbered.iter()));
+            assert_eq!(back.len(), numbered.len());
+        }
+        let cut = minicbor::to_vec(minicbor::bytes::ByteVec::from(vec![1, 0, 0, 0, 1, 0, 0, 0])).unwrap();
+        assert!(Decoder::new(&cut).decode::<Numbered>().is_err());
     }
 }

@@ -26,7 +26,10 @@ use alloc::{
     vec::Vec,
 };
 use minicbor::{Decode, Encode};
-use shimos_abi::ids::{Pid, ProgramId};
+use shimos_abi::{
+    flat::{Flat, Source},
+    ids::{Pid, ProgramId},
+};
 use shimos_checkpoint::{Image, RecordWriter, Records};
 use shimos_memory::{AddressSpace, Objects};
 use shimos_net::Stack;
@@ -40,7 +43,8 @@ mod kind {
     pub const SPACE: u16 = 4;
     pub const OBJECTS: u16 = 5;
     pub const TABLE: u16 = 6;
-    pub const DESCRIPTION: u16 = 7;
+    /// With numbered fields, as descriptions were saved before.
+    pub const NUMBERED_DESCRIPTION: u16 = 7;
     pub const PIPE: u16 = 8;
     pub const UNIX: u16 = 9;
     pub const TREE: u16 = 10;
@@ -49,6 +53,7 @@ mod kind {
     pub const HELD: u16 = 13;
     pub const LOCKS: u16 = 14;
     pub const FIFOS: u16 = 15;
+    pub const DESCRIPTION: u16 = 16;
     pub const IPC: u16 = 32;
     pub const QUEUE: u16 = 33;
     pub const EVENT: u16 = 30;
@@ -86,11 +91,28 @@ fn add_all<'a, K: Encode<()> + 'a, V: Encode<()> + 'a>(
 
 /// Adds the records of a table. Those of objects that have not changed are as they were.
 fn add_table<K: Copy + Ord + Encode<()>, V: Encode<()>>(writer: &mut RecordWriter, kind: u16, table: &Table<K, V>) {
+    add_kept(writer, table, |writer, pair| add(writer, kind, &pair));
+}
+
+/// Adds the record of a key and its object, without numbered fields.
+fn add_flat<K: Flat, V: Flat>(writer: &mut RecordWriter, kind: u16, (key, value): (&K, &V)) {
+    writer.add_with(kind, VERSION, |bytes| {
+        key.write(bytes);
+        value.write(bytes);
+    });
+}
+
+/// Adds the records of a table as `add` forms them, or as they were.
+fn add_kept<K: Copy + Ord, V>(
+    writer: &mut RecordWriter,
+    table: &Table<K, V>,
+    add: impl Fn(&mut RecordWriter, (&K, &V)),
+) {
     for (key, value, record) in table.records() {
         let mut record = record.borrow_mut();
         if record.is_empty() {
             let start = writer.bytes().len();
-            add(writer, kind, &(key, value));
+            add(writer, (key, value));
             let new = writer.since(start);
             if new.len() <= LONGEST {
                 record.set(new);
@@ -100,8 +122,8 @@ fn add_table<K: Copy + Ord + Encode<()>, V: Encode<()>>(writer: &mut RecordWrite
             #[cfg(feature = "inspect")]
             {
                 let mut anew = RecordWriter::new();
-                add(&mut anew, kind, &(key, value));
-                assert!(anew.bytes() == record.get(), "a kept record of kind {kind} is not that of its object");
+                add(&mut anew, (key, value));
+                assert!(anew.bytes() == record.get(), "a kept record is not that of its object");
             }
         }
     }
@@ -116,7 +138,7 @@ pub fn encode(program: &Program, buffer: Vec<u8>) -> Vec<u8> {
     add_table(&mut writer, kind::SPACE, &program.spaces);
     add(&mut writer, kind::OBJECTS, &program.objects);
     add_table(&mut writer, kind::TABLE, &program.tables);
-    add_table(&mut writer, kind::DESCRIPTION, &program.descriptions);
+    add_kept(&mut writer, &program.descriptions, |writer, pair| add_flat(writer, kind::DESCRIPTION, pair));
     add_table(&mut writer, kind::PIPE, &program.pipes);
     add_table(&mut writer, kind::UNIX, &program.unix);
     add_all(&mut writer, kind::NETLINK, &program.netlink);
@@ -195,6 +217,19 @@ fn decode<'b, T: Decode<'b, ()>>(payload: &'b [u8]) -> Result<T, BadRecords> {
     minicbor::decode(payload).map_err(|_| BadRecords("a record that cannot be decoded"))
 }
 
+/// Takes what [`add_flat`] has added.
+fn flat_pair<K: Flat, V: Flat>(into: &mut impl Entries<K, V>, payload: &[u8]) -> Result<(), BadRecords> {
+    let mut from = Source::new(payload);
+    let bad = BadRecords("a record that is too short or too long");
+    let key = K::read(&mut from).ok_or(bad)?;
+    let value = V::read(&mut from).ok_or(bad)?;
+    if !from.is_empty() {
+        return Err(bad);
+    }
+    into.put(key, value);
+    Ok(())
+}
+
 impl Parts {
     fn take(&mut self, kind: u16, payload: &[u8]) -> Result<(), BadRecords> {
         fn pair<K: for<'b> Decode<'b, ()> + Ord, V: for<'b> Decode<'b, ()>>(
@@ -212,7 +247,8 @@ impl Parts {
             kind::SPACE => pair(&mut self.spaces, payload)?,
             kind::OBJECTS => self.objects = Some(decode(payload)?),
             kind::TABLE => pair(&mut self.tables, payload)?,
-            kind::DESCRIPTION => pair(&mut self.descriptions, payload)?,
+            kind::NUMBERED_DESCRIPTION => pair(&mut self.descriptions, payload)?,
+            kind::DESCRIPTION => flat_pair(&mut self.descriptions, payload)?,
             kind::PIPE => pair(&mut self.pipes, payload)?,
             kind::UNIX => pair(&mut self.unix, payload)?,
             kind::NETLINK => pair(&mut self.netlink, payload)?,

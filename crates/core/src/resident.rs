@@ -292,6 +292,10 @@ impl<M: Machine> Resident<M> {
 
     /// Takes notice of what has happened to sockets: wakes who waits, and tells of urgent data.
     pub fn take_network(&mut self) {
+        // All sockets may have changed when a program has just come, and nobody waits yet.
+        if self.waits.is_empty() && self.watches.is_empty() && self.hearers.is_empty() {
+            self.program.net.forget_changed();
+        }
         while let Some(socket) = self.program.net.take_changed() {
             self.wake(Key::Socket(socket));
         }

@@ -327,6 +327,8 @@ impl<M: Machine> Kernel<M> {
             cause,
             note,
         });
+        self.newcomers.retain(|newcomer| *newcomer != id && self.residents.contains_key(newcomer));
+        self.newcomers.push_back(id);
         while self.takeovers.len() > 16 {
             self.takeovers.pop_front();
         }

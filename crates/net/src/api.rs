@@ -3,7 +3,6 @@
 use crate::{
     datagram::{Coverage, Flow, Raw},
     endpoint::{Endpoint, Family, Tuple},
-    flat::Flatly,
     options::{Flags, Options},
     socket::{How, Kind, Owner, Protocol, Readiness, Socket, SocketId},
     stack::Stack,
@@ -11,7 +10,7 @@ use crate::{
 };
 use alloc::boxed::Box;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use shimos_abi::{errno::Errno, time::Nanos};
+use shimos_abi::{errno::Errno, flat::Flatly, time::Nanos};
 
 /// Ports that are given to sockets without one.
 const EPHEMERAL: core::ops::Range<u16> = 32768..61000;

@@ -3,7 +3,6 @@ use crate::{
     counters::count,
     datagram::{self, Coverage, Failure},
     endpoint::{Endpoint, Host, Tuple},
-    flat::Flatly,
     icmp::{self, Hard, Reason, Refusal},
     options::Flags,
     packet::{Incoming, protocol},
@@ -14,7 +13,7 @@ use crate::{
 };
 use alloc::vec::Vec;
 use core::net::IpAddr;
-use shimos_abi::{errno::Errno, time::Nanos};
+use shimos_abi::{errno::Errno, flat::Flatly, time::Nanos};
 
 impl Stack {
     pub(crate) fn dispatch(&mut self, now: Nanos, incoming: &Incoming<'_>) {

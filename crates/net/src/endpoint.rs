@@ -2,13 +2,14 @@
 //!
 //! An IPv4 address in IPv6 clothes (`::ffff:a.b.c.d`) is kept as the IPv4 address that it is; only the socket's family says
 //! how a program sees it.
-use crate::{
-    config::CARD_INDEX,
-    flat::{Flat, Source, flat},
-};
+use crate::config::CARD_INDEX;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use minicbor::{Decode, Encode};
-use shimos_abi::errno::Errno;
+use shimos_abi::{
+    errno::Errno,
+    flat,
+    flat::{Flat, Source},
+};
 
 /// Which of the two internet families a socket is of.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Encode, Decode)]
@@ -27,7 +28,7 @@ impl Flat for Family {
     fn write(&self, to: &mut alloc::vec::Vec<u8>) {
         (*self == Family::V6).write(to);
     }
-    #[inline]
+    #[inline(always)]
     fn read(from: &mut Source<'_>) -> Option<Family> {
         bool::read(from).map(|is_v6| if is_v6 { Family::V6 } else { Family::V4 })
     }

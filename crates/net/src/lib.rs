@@ -20,7 +20,6 @@ mod counters;
 mod datagram;
 mod deliver;
 mod endpoint;
-mod flat;
 mod fragments;
 mod icmp;
 mod lend;

@@ -1,11 +1,11 @@
 //! A queue of bytes that is filled, read and encoded in whole runs.
-use crate::flat::{Flat, Source};
 use alloc::{vec, vec::Vec};
 use minicbor::{
     Decode, Encode,
     decode::{self, Decoder},
     encode::{self, Encoder, Write},
 };
+use shimos_abi::flat::{Flat, Source};
 
 /// The least that is allocated; capacities are powers of two.
 const LEAST: usize = 512;
@@ -32,6 +32,12 @@ impl PartialEq for Ring {
 impl Eq for Ring {}
 
 impl Ring {
+    fn of(bytes: &[u8]) -> Ring {
+        let mut ring = Ring::default();
+        ring.push(bytes);
+        ring
+    }
+
     pub fn len(&self) -> usize {
         self.len
     }
@@ -144,9 +150,7 @@ impl<C> Encode<C> for Ring {
 
 impl<'b, C> Decode<'b, C> for Ring {
     fn decode(d: &mut Decoder<'b>, _: &mut C) -> Result<Self, decode::Error> {
-        let mut ring = Ring::default();
-        ring.push(d.bytes()?);
-        Ok(ring)
+        d.bytes().map(Ring::of)
     }
 }
 
@@ -157,13 +161,13 @@ impl Flat for Ring {
         to.extend_from_slice(a);
         to.extend_from_slice(b);
     }
+    #[inline(always)]
     fn read(from: &mut Source<'_>) -> Option<Ring> {
-        let mut ring = Ring::default();
         match from.run()? {
-            [] => {}
-            bytes => ring.push(bytes),
+            // Those of nearly all connections.
+            [] => Some(Ring::default()),
+            bytes => Some(Ring::of(bytes)),
         }
-        Some(ring)
     }
 }
 

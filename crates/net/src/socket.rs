@@ -2,7 +2,6 @@
 use crate::{
     datagram::{Flow, Raw},
     endpoint::{Endpoint, Family},
-    flat::{self, Flat, Source, flat},
     options::{Flags, Options},
     tcp::{Connection, Listener},
 };
@@ -10,7 +9,12 @@ use alloc::{boxed::Box, vec::Vec};
 use bitflags::bitflags;
 use core::net::{IpAddr, SocketAddr};
 use minicbor::{Decode, Encode};
-use shimos_abi::{errno::Errno, time::Nanos};
+use shimos_abi::{
+    errno::Errno,
+    flat,
+    flat::{Flat, Source},
+    time::Nanos,
+};
 
 /// A socket of one stack. Never used again for another socket.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Encode, Decode)]
@@ -208,6 +212,7 @@ impl Flat for Kind {
             }
         }
     }
+    #[inline(always)]
     fn read(from: &mut Source<'_>) -> Option<Kind> {
         match u8::read(from)? {
             0 => flat::read_numbered(from),
@@ -239,7 +244,7 @@ impl Flat for Owner {
             Owner::Nobody => to.push(2),
         }
     }
-    #[inline]
+    #[inline(always)]
     fn read(from: &mut Source<'_>) -> Option<Owner> {
         match u8::read(from)? {
             0 => Some(Owner::Program),
@@ -250,7 +255,16 @@ impl Flat for Owner {
     }
 }
 
+/// What a socket that is read takes the place of.
+impl Default for Socket {
+    #[inline(always)]
+    fn default() -> Socket {
+        Socket::new(Family::V4, Kind::Idle, Options::new())
+    }
+}
+
 impl Socket {
+    #[inline(always)]
     pub fn new(family: Family, kind: Kind, options: Options) -> Socket {
         Socket { kind, options, bound: None, error: None, owner: Owner::Program, armed: None, family, chosen: false }
     }
@@ -340,8 +354,9 @@ impl Socket {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{config::Config, flat::Flatly, stack::Stack};
+    use crate::{config::Config, stack::Stack};
     use core::net::{Ipv4Addr, SocketAddr};
+    use shimos_abi::flat::Flatly;
 
     fn stack() -> Stack {
         let address = Ipv4Addr::new(10, 77, 1, 1);

@@ -3,7 +3,6 @@ use crate::{
     config::Config,
     counters::Counters,
     endpoint::Tuple,
-    flat::Flatly,
     icmp,
     link::{Arrived, Link},
     neighbour::Freshness,
@@ -13,7 +12,7 @@ use crate::{
     tcp::{AckMode, Connection, Context, State, TimeWait},
 };
 use alloc::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     vec::Vec,
 };
 use core::net::IpAddr;
@@ -22,13 +21,16 @@ use minicbor::{
     decode::{self, Decoder},
     encode::{self, Encoder, Write},
 };
-use shimos_abi::{errno::Errno, kept::Kept, time::Nanos};
+use shimos_abi::{errno::Errno, flat::Flatly, kept::Kept, time::Nanos};
 
 /// Packets to itself that one poll delivers.
 const LOOPED: usize = 2048;
 /// After a takeover so many peers at a time are told of it, so long after each other: the program runs between.
 const GREETED: usize = 32;
 const GREETING_GAP: Nanos = Nanos::micros(200);
+
+/// No saved socket is shorter.
+const LEAST_SOCKET: usize = 32;
 
 /// What is saved.
 #[derive(Clone, Debug, Encode, Decode)]
@@ -55,7 +57,15 @@ fn read_sockets<C>(
     d: &mut Decoder<'_>,
     ctx: &mut C,
 ) -> Result<BTreeMap<SocketId, Kept<Flatly<Socket>>>, decode::Error> {
-    d.map_iter_with(ctx)?.collect::<Result<Vec<_>, _>>().map(|all| all.into_iter().collect())
+    let count = d.map()?.ok_or_else(|| decode::Error::message("sockets without number"))?;
+    // Memory is taken for what can be there, not for what is promised.
+    let most = d.input().len().saturating_sub(d.position()) / LEAST_SOCKET;
+    let mut sockets = Vec::new();
+    let _ = sockets.try_reserve(usize::try_from(count).map_or(most, |count| count.min(most)));
+    for _ in 0..count {
+        sockets.push((d.decode_with(ctx)?, d.decode_with(ctx)?));
+    }
+    Ok(sockets.into_iter().collect())
 }
 
 /// What follows from what is saved.
@@ -69,14 +79,16 @@ pub(crate) struct Derived {
     timers: BTreeSet<(Nanos, SocketId)>,
     /// Sockets for the caller to look at.
     pub changed: BTreeSet<SocketId>,
+    /// From here on, all sockets are for the caller to look at: nobody knows what he has seen.
+    unseen: Option<SocketId>,
     /// Sockets whose program is to be told of urgent data.
     pub urgent: BTreeSet<SocketId>,
     /// Connections that had no room to send.
     pub blocked: BTreeSet<SocketId>,
     /// Connections that have segments of the present batch to answer.
     pub unanswered: Vec<SocketId>,
-    /// Sockets whose peers are still to be told of a takeover, and when the next of them are.
-    greeted: (Nanos, BTreeSet<SocketId>),
+    /// Sockets whose peers are still to be told of a takeover, in order, and when the next of them are.
+    greeted: (Nanos, VecDeque<SocketId>),
     /// Not later than the first TIME_WAIT entry ends.
     time_wait: Option<Nanos>,
     version: u64,
@@ -166,7 +178,7 @@ impl Stack {
 
     /// Builds what follows from the saved state, each index at once.
     fn derive(&mut self) {
-        let (mut connections, mut timers, mut changed) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut connections, mut timers) = (Vec::new(), Vec::new());
         for (id, socket) in &mut self.saved.sockets {
             let at = socket.next_deadline();
             if let Some(bound) = socket.bound {
@@ -180,15 +192,14 @@ impl Stack {
                     self.derived.blocked.insert(*id);
                 }
             }
-            if socket.owner == Owner::Program {
-                changed.push(*id);
+            if at.is_some() {
+                socket.armed = at;
             }
-            socket.armed = at;
             timers.extend(at.map(|at| (at, *id)));
         }
         self.derived.connections = connections.into_iter().collect();
         self.derived.timers = timers.into_iter().collect();
-        self.derived.changed = changed.into_iter().collect();
+        self.derived.unseen = Some(SocketId(0));
         self.derived.time_wait = self.saved.time_wait.values().map(|entry| entry.ends).min();
     }
 
@@ -205,7 +216,7 @@ impl Stack {
             return;
         }
         for _ in 0..GREETED {
-            let Some(id) = self.derived.greeted.1.pop_first() else { break };
+            let Some(id) = self.derived.greeted.1.pop_front() else { break };
             self.with_connection(now, id, |connection, cx| connection.after_takeover(cx));
             self.with_listener(now, id, |listener, _, cx| listener.after_takeover(cx));
         }
@@ -245,7 +256,21 @@ impl Stack {
 
     /// Takes a socket whose readiness may have changed. Only sockets that the program has are named.
     pub fn take_changed(&mut self) -> Option<SocketId> {
-        self.derived.changed.pop_first()
+        let changed = self.derived.changed.pop_first();
+        if changed.is_none() { self.take_unseen() } else { changed }
+    }
+
+    fn take_unseen(&mut self) -> Option<SocketId> {
+        let mut left = self.saved.sockets.range(self.derived.unseen?..);
+        let found = left.find(|(_, socket)| socket.owner == Owner::Program).map(|(id, _)| *id);
+        self.derived.unseen = found.and_then(|id| id.0.checked_add(1)).map(SocketId);
+        found
+    }
+
+    /// Nobody wants to know which sockets' readiness may have changed so far.
+    pub fn forget_changed(&mut self) {
+        self.derived.changed.clear();
+        self.derived.unseen = None;
     }
 
     /// Takes a socket to which urgent data came (SIGURG).
@@ -316,7 +341,7 @@ impl Stack {
         self.greet(now);
         for id in due {
             // Time has passed for the others while the program was nowhere.
-            if self.derived.greeted.1.contains(&id) {
+            if self.derived.greeted.1.binary_search(&id).is_ok() {
                 continue;
             }
             self.with_connection(now, id, |connection, cx| connection.poll(cx));

@@ -6,7 +6,7 @@ use super::program::{LIFE, POOL, PROGRAM, Program, TOTAL, check_image};
 use crate::{
     error::WriteError,
     fake::Fake,
-    layout::{Descriptor, FEW_SLOTS, HEAD_VERSION, SLOT_WORDS, SLOTS},
+    layout::{Descriptor, FEW_SLOTS, HEAD_VERSION, SLOT_WORDS, SLOTS, WIDE},
     slots::Slots,
 };
 use alloc::vec::Vec;
@@ -39,8 +39,11 @@ fn history() -> Program {
 }
 
 /// The versions of which there is a file.
-const FILES: [(u64, &[u8]); 2] =
-    [(2, include_bytes!("images/version-2.bin")), (3, include_bytes!("images/version-3.bin"))];
+const FILES: [(u64, &[u8]); 3] = [
+    (2, include_bytes!("images/version-2.bin")),
+    (3, include_bytes!("images/version-3.bin")),
+    (4, include_bytes!("images/version-4.bin")),
+];
 
 /// The memory in a file.
 fn memory(bytes: &[u8]) -> Fake {
@@ -63,7 +66,7 @@ fn images_of_earlier_versions_are_read_as_they_were_meant() {
     let (epoch, contents) = expected.committed.iter().next_back().unwrap();
     for (version, bytes) in FILES {
         let machine = memory(bytes);
-        assert_eq!(machine.read_word(POOL.first, HEAD_VERSION), version);
+        assert_eq!(machine.read_word(POOL.first, HEAD_VERSION) as u32, version as u32);
         check_image(&machine, contents, *epoch);
     }
 }
@@ -81,14 +84,15 @@ fn the_generation_before_is_there_as_well() {
 
 #[test]
 fn a_kept_image_of_an_earlier_version_keeps_its_head_until_it_is_returned() {
-    for (_, bytes) in FILES {
+    for (version, bytes) in FILES {
+        let room = if version < WIDE { FEW_SLOTS } else { SLOTS };
         let mut machine = memory(bytes);
         let mut frames = Frames::new(POOL);
         let life = |incarnation| Life { incarnation: Incarnation(incarnation), ..LIFE };
         let (slots, kept) = Slots::start(&mut machine, &mut frames, life(2), |_| true);
         assert_eq!((kept.images, kept.damages), (alloc::vec![PROGRAM], Vec::new()));
         // There is room for as many as that version had.
-        for more in 1..FEW_SLOTS {
+        for more in 1..room {
             slots.create(&mut machine, ProgramId(100 + more as u16), Epoch(0)).unwrap();
         }
         assert_eq!(slots.create(&mut machine, ProgramId(99), Epoch(0)).err(), Some(WriteError::NoSlot));

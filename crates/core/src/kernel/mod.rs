@@ -67,6 +67,8 @@ pub struct Kernel<M: Machine> {
     pub(crate) timer: TimerDaemon,
     pub(crate) monitor: MonitorDaemon,
     pub(crate) takeovers: VecDeque<Takeover>,
+    /// Programs that were taken over and have not run here yet.
+    pub(crate) newcomers: VecDeque<ProgramId>,
     pub(crate) given_up: VecDeque<GivenUp>,
     pub(crate) moves: Moves<M>,
     pub(crate) emptying: Emptying,
@@ -164,6 +166,7 @@ impl<M: Machine> Kernel<M> {
             timer: TimerDaemon::new(me, daemons),
             monitor: MonitorDaemon::new(me, daemons),
             takeovers: VecDeque::new(),
+            newcomers: VecDeque::new(),
             given_up: VecDeque::new(),
             moves: Moves::default(),
             emptying: Emptying::default(),

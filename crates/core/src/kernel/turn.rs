@@ -18,6 +18,8 @@ use shimos_monitor::Action;
 const BACKGROUND_GAP: Nanos = Nanos::millis(10);
 /// How long an idle kernel waits before it has the next part of the shared code looked at.
 const SCRUB_GAP: Nanos = Nanos::millis(50);
+/// How long a program runs at first while others that were taken over have not run yet.
+const FIRST_TURN: Nanos = Nanos::micros(50);
 /// Packets taken in one turn.
 const PACKETS: usize = 128;
 
@@ -56,8 +58,9 @@ impl<M: Machine> Kernel<M> {
         // What this turn has found missing is asked for before anything waits.
         let arrived = self.work_on_disk();
         if ran || more || arrived {
-            // A program that never rests must not keep images and loans from being given back.
-            if now >= self.background_due {
+            // A program that never rests must not keep images and loans from being given back. One that was taken over and has not
+            // run yet comes first.
+            if now >= self.background_due && self.newcomer().is_none() {
                 self.work_in_background();
             }
             return;
@@ -257,29 +260,48 @@ impl<M: Machine> Kernel<M> {
         }
     }
 
+    /// The first program that was taken over, has not run here yet, and could.
+    fn newcomer(&self) -> Option<ProgramId> {
+        let can_run = |id: &ProgramId| self.residents.get(id).is_some_and(Resident::runnable);
+        self.newcomers.iter().copied().find(can_run)
+    }
+
+    /// The next program to run: newcomers first, else all in turn.
+    fn next_program(&self) -> Option<ProgramId> {
+        let following = self.residents.range(ProgramId(self.last_run.0.wrapping_add(1))..);
+        let in_turn = || following.chain(&self.residents).find(|(_, resident)| resident.runnable()).map(|(id, _)| *id);
+        self.newcomer().or_else(in_turn)
+    }
+
     /// Runs one thread of one program for a slice. Returns whether one ran.
     fn run_one(&mut self) -> bool {
-        let next = self
-            .residents
-            .range(ProgramId(self.last_run.0.wrapping_add(1))..)
-            .chain(self.residents.iter())
-            .find(|(_, resident)| resident.runnable())
-            .map(|(id, _)| *id);
-        let Some(id) = next else { return false };
+        let Some(id) = self.next_program() else { return false };
         self.last_run = id;
         let now = self.services.machine.now();
-        let until = self.next_event().min(now + self.slice(id, now));
-        let takeover = self.takeovers.iter_mut().rfind(|takeover| takeover.program == id);
-        let begins = takeover.filter(|takeover| takeover.first_instruction == Nanos(0));
-        let begins = begins.map(|takeover| takeover.first_instruction = now).is_some();
+        let mut until = self.next_event().min(now + self.slice(id, now));
+        let begins = self.note_first_turn(id, now);
+        if self.newcomer().is_some() {
+            until = until.min(now + FIRST_TURN);
+        }
         // Peers ring from here on; what came before is looked at in the next turn.
         let pending = self.services.ikc.end_polling();
         self.count_for(Some(id));
         self.services.ikc.set_suspect(Some(id));
         self.run_threads(id, now, if pending { now } else { until });
         self.services.ikc.set_suspect(None);
-        if begins {
+        // What tells of all of them can wait until all of them run.
+        if begins && self.newcomer().is_none() {
             self.publish();
+        }
+        true
+    }
+
+    /// Notes that a program runs. Returns whether it is its first turn after a takeover.
+    fn note_first_turn(&mut self, id: ProgramId, now: Nanos) -> bool {
+        let Some(place) = self.newcomers.iter().position(|newcomer| *newcomer == id) else { return false };
+        self.newcomers.remove(place);
+        if let Some(takeover) = self.takeovers.iter_mut().rfind(|takeover| takeover.program == id) {
+            takeover.first_instruction = now;
         }
         true
     }

@@ -6,13 +6,14 @@ mod stream;
 pub use stream::TcpInfo;
 pub(crate) use stream::state_number;
 
-use crate::{
-    endpoint::Host,
-    flat::{Flat, Source, flat},
-};
+use crate::endpoint::Host;
 use alloc::vec::Vec;
 use minicbor::{Decode, Encode};
-use shimos_abi::errno::Errno;
+use shimos_abi::{
+    errno::Errno,
+    flat,
+    flat::{Flat, Source},
+};
 
 /// What the caller may do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -268,7 +269,7 @@ impl Flat for Flags {
     fn write(&self, to: &mut Vec<u8>) {
         self.bits().write(to);
     }
-    #[inline]
+    #[inline(always)]
     fn read(from: &mut Source<'_>) -> Option<Flags> {
         u64::read(from).map(Flags::from_bits_truncate)
     }
@@ -305,6 +306,7 @@ impl Default for Options {
 
 impl Options {
     /// What a new socket has.
+    #[inline(always)]
     pub fn new() -> Options {
         Options {
             flags: Flags::default(),

@@ -4,9 +4,12 @@
 //! again. In recovery, all that lies between that pointer and the end of the lost part and is not known to have arrived
 //! counts as lost.
 use super::Seq;
-use crate::flat::{Flat, Source, flat};
 use alloc::vec::Vec;
 use minicbor::{Decode, Encode};
+use shimos_abi::{
+    flat,
+    flat::{Flat, Source},
+};
 
 /// Blocks remembered; a peer tells at most four at a time.
 const BLOCKS: usize = 64;
@@ -67,6 +70,7 @@ impl Flat for Recovery {
             Recovery::Loss(end) => (2_u8, *end).write(to),
         }
     }
+    #[inline(always)]
     fn read(from: &mut Source<'_>) -> Option<Recovery> {
         match u8::read(from)? {
             0 => Some(Recovery::None),

@@ -21,8 +21,7 @@ pub(crate) use seq::Seq;
 pub(crate) use time_wait::TimeWait;
 
 use crate::{
-    endpoint::Tuple,
-    flat::{Flat, Source, flat},
+    endpoint::{Endpoint, Family, Tuple},
     link::Link,
     options::{Flags, Options, TcpInfo},
     ring::Ring,
@@ -33,7 +32,12 @@ use congestion::Congestion;
 use minicbor::{Decode, Encode};
 use reassembly::Reassembly;
 use rtt::Rtt;
-use shimos_abi::{errno::Errno, time::Nanos};
+use shimos_abi::{
+    errno::Errno,
+    flat,
+    flat::{Flat, Source},
+    time::Nanos,
+};
 use urgent::Urgent;
 
 /// Bytes of a TCP header without options.
@@ -117,7 +121,7 @@ impl Flat for State {
     fn write(&self, to: &mut Vec<u8>) {
         to.push(*self as u8);
     }
-    #[inline]
+    #[inline(always)]
     fn read(from: &mut Source<'_>) -> Option<State> {
         State::ALL.get(usize::from(u8::read(from)?)).copied()
     }
@@ -338,6 +342,17 @@ pub(crate) struct Connection {
 }
 
 flat!(Connection { tuple, state, agreed, una, nxt, send, fin_queued, fin_sent, window, max_window, wl1, wl2, next, edge, last_ack, receive, early, fin_at, fin_received, shut_read, congestion, rtt, timers, retries, probes, heard, sent, small_end, unacked, quick, ack_now, answered, established, told, total_retransmits, blocked, urgent, urgent_end, more, waiting_since, soft_error, acknowledged_bytes, received_bytes, receive_mss; event, signal });
+
+/// What a connection that is read takes the place of.
+impl Default for Connection {
+    #[inline(always)]
+    fn default() -> Connection {
+        let nowhere = Endpoint::new(Family::V4.unspecified(), 0);
+        let agreed = Agreed { mss: 0, send_shift: 0, receive_shift: 0, sack: false, stamps: None };
+        let tuple = Tuple { local: nowhere, remote: nowhere };
+        Connection::new(tuple, State::Closed, agreed, Seq(0), Seq(0), Nanos(0))
+    }
+}
 
 /// The largest segment that fits into packets to the peer.
 pub(crate) fn mss_for(link: &Link, options: &Options, tuple: Tuple) -> u16 {

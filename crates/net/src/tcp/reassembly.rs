@@ -1,11 +1,9 @@
 //! Bytes that arrived before their turn. They are kept over a takeover, because the peer was told that it may forget them.
 use super::Seq;
-use crate::{
-    flat::flat,
-    ring::{Bytes, Ring},
-};
+use crate::ring::{Bytes, Ring};
 use alloc::vec::Vec;
 use minicbor::{Decode, Encode};
+use shimos_abi::flat;
 
 /// Pieces kept. A peer that sends many tiny ones out of order has to send some of them again.
 const PIECES: usize = 256;

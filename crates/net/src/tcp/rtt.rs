@@ -1,8 +1,7 @@
 //! The round-trip time and the retransmission time-out that follows from it (RFC 6298).
 use super::Seq;
-use crate::flat::flat;
 use minicbor::{Decode, Encode};
-use shimos_abi::time::Nanos;
+use shimos_abi::{flat, time::Nanos};
 
 /// The shortest time-out.
 pub(crate) const MIN: Nanos = Nanos::millis(200);

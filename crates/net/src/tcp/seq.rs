@@ -1,7 +1,7 @@
 //! Sequence numbers: they wrap around, so only distances have an order.
-use crate::flat::flat;
 use core::ops::Add;
 use minicbor::{Decode, Encode};
+use shimos_abi::flat;
 
 /// A sequence number.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]

@@ -1,12 +1,11 @@
 //! Urgent data: one byte of a stream that can be taken out of turn (RFC 6093 says what everybody does).
 use super::{Connection, Seq, State};
 use crate::{
-    flat::flat,
     options::{Flags, Options},
     socket::Take,
 };
 use minicbor::{Decode, Encode};
-use shimos_abi::errno::Errno;
+use shimos_abi::{errno::Errno, flat};
 
 /// The peer's urgent byte.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Encode, Decode)]

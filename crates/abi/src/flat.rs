@@ -1,9 +1,10 @@
-//! The form in which what each connection has is saved: its fields one behind the other, numbers in full and little-endian.
-//! A taker reads a thousand connections before the program runs, and numbered fields take ten times as long to read.
+//! The form in which what a program has by the thousand is saved, like connections: fields one behind the other, numbers in full and
+//! little-endian. A taker reads all of them before the program runs, and numbered fields take ten times as long to read.
 //!
 //! The first byte is the version. Before it there were numbered fields; who reads finds out by the type and takes both.
 //! Fields are added at the end, under a new version. What is read is hostile: nothing is taken that is not there, and every
 //! value is one that could have been written; whether they fit together is for `validate` to say.
+use crate::{errno::Errno, time::Nanos};
 use alloc::{boxed::Box, vec::Vec};
 use core::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -15,15 +16,27 @@ use minicbor::{
     decode::{self, Decoder},
     encode::{self, Encoder, Write},
 };
-use shimos_abi::{errno::Errno, time::Nanos};
 
 /// The only version so far.
 const VERSION: u8 = 1;
 
-/// What is still to be read.
-pub(crate) struct Source<'a>(&'a [u8]);
+/// What is still to be read. It goes by value to code that is not inlined, so that it can stay in registers.
+#[derive(Clone, Copy)]
+pub struct Source<'a>(&'a [u8]);
 
 impl<'a> Source<'a> {
+    /// All of `bytes`.
+    #[inline]
+    pub fn new(bytes: &'a [u8]) -> Source<'a> {
+        Source(bytes)
+    }
+
+    /// Whether nothing is left.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     #[inline(always)]
     fn chunk<const N: usize>(&mut self) -> Option<[u8; N]> {
         let (chunk, rest) = self.0.split_first_chunk::<N>()?;
@@ -32,7 +45,7 @@ impl<'a> Source<'a> {
     }
 
     /// A run of bytes behind its length.
-    #[inline]
+    #[inline(always)]
     pub fn run(&mut self) -> Option<&'a [u8]> {
         let length = u32::read(self)?;
         let (run, rest) = self.0.split_at_checked(usize::try_from(length).ok()?)?;
@@ -42,9 +55,17 @@ impl<'a> Source<'a> {
 }
 
 /// What has such a form.
-pub(crate) trait Flat: Sized {
+pub trait Flat: Sized {
+    /// Appends the form.
     fn write(&self, to: &mut Vec<u8>);
+    /// Reads a value.
     fn read(from: &mut Source<'_>) -> Option<Self>;
+    /// Reads a value into its place. A large structure is not moved about then. Without success something is there.
+    #[inline(always)]
+    fn read_into(&mut self, from: &mut Source<'_>) -> Option<()> {
+        *self = Self::read(from)?;
+        Some(())
+    }
 }
 
 macro_rules! numbers {
@@ -86,20 +107,29 @@ impl<T: Flat> Flat for Option<T> {
             value.write(to);
         }
     }
-    #[inline]
+    #[inline(always)]
     fn read(from: &mut Source<'_>) -> Option<Option<T>> {
         if bool::read(from)? { T::read(from).map(Some) } else { Some(None) }
     }
 }
 
-impl<T: Flat> Flat for Box<T> {
+impl<T: Flat + Default> Flat for Box<T> {
     fn write(&self, to: &mut Vec<u8>) {
         (**self).write(to);
     }
-    #[inline]
+    #[inline(always)]
     fn read(from: &mut Source<'_>) -> Option<Box<T>> {
-        T::read(from).map(Box::new)
+        let (value, rest) = read_boxed(*from)?;
+        *from = rest;
+        Some(value)
     }
+}
+
+#[inline(never)]
+fn read_boxed<T: Flat + Default>(mut from: Source<'_>) -> Option<(Box<T>, Source<'_>)> {
+    let mut value = Box::<T>::default();
+    T::read_into(&mut value, &mut from)?;
+    Some((value, from))
 }
 
 impl<A: Flat, B: Flat> Flat for (A, B) {
@@ -107,6 +137,7 @@ impl<A: Flat, B: Flat> Flat for (A, B) {
         self.0.write(to);
         self.1.write(to);
     }
+    #[inline(always)]
     fn read(from: &mut Source<'_>) -> Option<(A, B)> {
         Some((A::read(from)?, B::read(from)?))
     }
@@ -117,10 +148,24 @@ impl<T: Flat> Flat for Vec<T> {
         (self.len() as u32).write(to);
         self.iter().for_each(|value| value.write(to));
     }
+    #[inline(always)]
     fn read(from: &mut Source<'_>) -> Option<Vec<T>> {
-        // Memory is taken for what is there, not for what is promised.
-        (0..u32::read(from)?).map(|_| T::read(from)).collect()
+        match u32::read(from)? {
+            0 => Some(Vec::new()),
+            count => {
+                let (all, rest) = read_many(count, *from)?;
+                *from = rest;
+                Some(all)
+            }
+        }
     }
+}
+
+/// Memory is taken for what is there, not for what is promised.
+#[inline(never)]
+fn read_many<T: Flat>(count: u32, mut from: Source<'_>) -> Option<(Vec<T>, Source<'_>)> {
+    let all = (0..count).map(|_| T::read(&mut from)).collect::<Option<_>>()?;
+    Some((all, from))
 }
 
 impl Flat for Nanos {
@@ -138,6 +183,7 @@ impl Flat for Errno {
     fn write(&self, to: &mut Vec<u8>) {
         self.0.write(to);
     }
+    #[inline(always)]
     fn read(from: &mut Source<'_>) -> Option<Errno> {
         u16::read(from).map(Errno)
     }
@@ -157,7 +203,7 @@ impl Flat for IpAddr {
             }
         }
     }
-    #[inline]
+    #[inline(always)]
     fn read(from: &mut Source<'_>) -> Option<IpAddr> {
         match u8::read(from)? {
             4 => from.chunk().map(|octets| Ipv4Addr::from_octets(octets).into()),
@@ -169,20 +215,27 @@ impl Flat for IpAddr {
 
 /// A structure whose fields lie one behind the other. All that are saved must be named, in the order in which they lie; those
 /// after the semicolon are not saved. A structure that is `rare`ly other than it was at first is one byte as long as it is not.
+#[macro_export]
 macro_rules! flat {
     ($name:ident { $($field:tt),* $(,)? $(; $($fresh:ident),*)? }) => {
-        impl crate::flat::Flat for $name {
+        impl $crate::flat::Flat for $name {
             fn write(&self, to: &mut alloc::vec::Vec<u8>) {
                 $(self.$field.write(to);)*
             }
-            #[inline]
-            fn read(from: &mut crate::flat::Source<'_>) -> Option<$name> {
-                Some($name { $($field: crate::flat::Flat::read(from)?,)* $($($fresh: Default::default(),)*)? })
+            #[inline(always)]
+            fn read(from: &mut $crate::flat::Source<'_>) -> Option<$name> {
+                Some($name { $($field: $crate::flat::Flat::read(from)?,)* $($($fresh: Default::default(),)*)? })
+            }
+            #[inline(always)]
+            fn read_into(&mut self, from: &mut $crate::flat::Source<'_>) -> Option<()> {
+                $($crate::flat::Flat::read_into(&mut self.$field, from)?;)*
+                $($(self.$fresh = Default::default();)*)?
+                Some(())
             }
         }
     };
     (rare $name:ident { $($field:tt),* $(,)? }) => {
-        impl crate::flat::Flat for $name {
+        impl $crate::flat::Flat for $name {
             fn write(&self, to: &mut alloc::vec::Vec<u8>) {
                 let changed = *self != $name::default();
                 changed.write(to);
@@ -190,33 +243,40 @@ macro_rules! flat {
                     $(self.$field.write(to);)*
                 }
             }
-            #[inline]
-            fn read(from: &mut crate::flat::Source<'_>) -> Option<$name> {
-                match bool::read(from)? {
-                    false => Some($name::default()),
-                    true => Some($name { $($field: crate::flat::Flat::read(from)?,)* }),
+            #[inline(always)]
+            fn read(from: &mut $crate::flat::Source<'_>) -> Option<$name> {
+                #[inline(never)]
+                fn changed(mut from: $crate::flat::Source<'_>) -> Option<($name, $crate::flat::Source<'_>)> {
+                    let value = $name { $($field: $crate::flat::Flat::read(&mut from)?,)* };
+                    Some((value, from))
                 }
+                if !bool::read(from)? {
+                    return Some($name::default());
+                }
+                let (value, rest) = changed(*from)?;
+                *from = rest;
+                Some(value)
             }
         }
     };
 }
-pub(crate) use flat;
 
-/// A part that has numbered fields all the same.
-pub(crate) fn write_numbered<T: Encode<()>>(value: &T, to: &mut Vec<u8>) {
+/// Appends a part that has numbered fields all the same.
+pub fn write_numbered<T: Encode<()>>(value: &T, to: &mut Vec<u8>) {
     let bytes = minicbor::to_vec(value).unwrap_or_default();
     (bytes.len() as u32).write(to);
     to.extend_from_slice(&bytes);
 }
 
 /// The same back.
-pub(crate) fn read_numbered<T: for<'b> Decode<'b, ()>>(from: &mut Source<'_>) -> Option<T> {
+#[inline(always)]
+pub fn read_numbered<T: for<'b> Decode<'b, ()>>(from: &mut Source<'_>) -> Option<T> {
     minicbor::decode(from.run()?).ok()
 }
 
 /// A value that is saved in this form.
 #[derive(Clone, Debug)]
-pub(crate) struct Flatly<T>(Box<T>);
+pub struct Flatly<T>(Box<T>);
 
 impl<T> From<T> for Flatly<T> {
     fn from(value: T) -> Flatly<T> {
@@ -248,7 +308,7 @@ impl<C, T: Flat> Encode<C> for Flatly<T> {
     }
 }
 
-impl<'b, C, T: Flat + Decode<'b, C>> Decode<'b, C> for Flatly<T> {
+impl<'b, C, T: Flat + Default + Decode<'b, C>> Decode<'b, C> for Flatly<T> {
     /// Reads either form.
     fn decode(d: &mut Decoder<'b>, ctx: &mut C) -> Result<Flatly<T>, decode::Error> {
         if d.datatype()? != Type::Bytes {
@@ -258,8 +318,8 @@ impl<'b, C, T: Flat + Decode<'b, C>> Decode<'b, C> for Flatly<T> {
         if u8::read(&mut from) != Some(VERSION) {
             return Err(decode::Error::message("of another version"));
         }
-        match Flat::read(&mut from) {
-            Some(value) if from.0.is_empty() => Ok(Flatly(value)),
+        match read_boxed(from) {
+            Some((value, rest)) if rest.is_empty() => Ok(Flatly(value)),
             _ => Err(decode::Error::message("no such structure")),
         }
     }
@@ -269,7 +329,7 @@ impl<'b, C, T: Flat + Decode<'b, C>> Decode<'b, C> for Flatly<T> {
 mod tests {
     use super::*;
 
-    #[derive(Debug, PartialEq, Encode, Decode)]
+    #[derive(Debug, Default, PartialEq, Encode, Decode)]
     struct Pair {
         #[n(0)]
         a: u32,
