@@ -48,6 +48,8 @@ pub struct BlockCache {
     wanted: BTreeSet<u64>,
     /// Requested and not yet arrived.
     requested: BTreeSet<u64>,
+    /// Those of them that had been requested already when it was looked last.
+    overdue: BTreeSet<u64>,
     /// Blocks that could not be read.
     failed: BTreeSet<u64>,
     /// Where images lie: the first block, and the one behind the last.
@@ -128,6 +130,14 @@ impl BlockCache {
     /// The disk has a new owner: what was requested is asked for again.
     pub fn ask_again(&mut self) {
         self.wanted.append(&mut self.requested);
+    }
+
+    /// Asks again for what was requested before the last call and has not arrived: a request can meet a kernel that does not drive
+    /// the disk any more, or not yet, or that has too many.
+    pub fn ask_again_for_overdue(&mut self) {
+        let overdue = core::mem::take(&mut self.overdue);
+        self.wanted.extend(overdue.into_iter().filter(|block| self.requested.remove(block)));
+        self.overdue = self.requested.clone();
     }
 
     /// Whether a block is requested and has not arrived.
@@ -355,5 +365,25 @@ mod tests {
         assert_eq!(wanted(8), [8, 9]);
         assert_eq!(wanted(101), [101, 102]);
         assert_eq!(wanted(50), [50], "what lies between images may be written later");
+    }
+
+    #[test]
+    fn what_does_not_come_is_asked_for_again() {
+        let mut frames = Frames::new(FrameRange { first: Frame(20), count: 64 });
+        let mut cache = BlockCache::default();
+        let asked = |cache: &mut BlockCache| core::iter::from_fn(|| cache.next_wanted()).collect::<Vec<_>>();
+        cache.want(3);
+        cache.want(4);
+        assert_eq!(asked(&mut cache), [3, 4]);
+        cache.ask_again_for_overdue();
+        assert_eq!(asked(&mut cache), [], "they may be on their way");
+        let frame = frames.take().unwrap();
+        cache.arrived(&mut frames, 3, frame);
+        cache.want(5);
+        assert_eq!(asked(&mut cache), [5]);
+        cache.ask_again_for_overdue();
+        assert_eq!(asked(&mut cache), [4]);
+        cache.ask_again_for_overdue();
+        assert_eq!(asked(&mut cache), [5], "4 was asked for just now");
     }
 }

@@ -36,6 +36,15 @@ fn the_machine_is_reset_while_it_starts() {
     }
 }
 
+/// A kernel asks for a block where the disk was driven before the reset, and nobody drives it yet: that is no reason to say that it
+/// cannot be read, and to end the program.
+#[test]
+fn a_program_needs_the_disk_before_it_has_an_owner() {
+    if let Err(why) = tried(WHOLE, 284_045, Log::Kept) {
+        panic!("{why}");
+    }
+}
+
 /// The control daemon is started anew, and the programs that it is to start run.
 #[test]
 fn the_control_daemon_starts_over() {

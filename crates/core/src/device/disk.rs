@@ -17,7 +17,7 @@ use shimos_ikc::SendError;
 
 /// Bytes of a block in one packet: a third of it and a bit, so that three packets carry a block.
 const PIECE: usize = 1408;
-/// Requests that one kernel may have waiting at the owner.
+/// Requests that may wait at the owner; further ones are made again.
 const WAITING_LIMIT: usize = 1024;
 
 /// A block packet.
@@ -225,12 +225,10 @@ pub fn receive<M: Machine>(
 ) -> Option<u64> {
     match minicbor::decode::<Packet>(bytes).ok()? {
         Packet::Read(block) => {
-            match &mut services.disk {
-                Some(disk) if disk.waiting.len() < WAITING_LIMIT => disk.waiting.push_back((from.kernel, block)),
-                _ => {
-                    let bytes = encode(&Packet::Failed(block))?;
-                    let _ = services.send(from.kernel, Queue::Block, &[&bytes]);
-                }
+            // Who does not drive the disk says nothing: that it cannot be read is for the owner to say. The asker asks again when there
+            // is another owner, or after a while.
+            if let Some(disk) = services.disk.as_mut().filter(|disk| disk.waiting.len() < WAITING_LIMIT) {
+                disk.waiting.push_back((from.kernel, block));
             }
             None
         }

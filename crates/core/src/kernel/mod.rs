@@ -80,6 +80,8 @@ pub struct Kernel<M: Machine> {
     pub(crate) me: Life,
     arriving: Arriving,
     disk_owner: Option<Life>,
+    /// When to ask the disk's owner again for what has not come.
+    disk_due: Nanos,
     pub(crate) published: Nanos,
     timer_due: Nanos,
     loans_due: Nanos,
@@ -177,6 +179,7 @@ impl<M: Machine> Kernel<M> {
             me,
             arriving: Arriving::default(),
             disk_owner: None,
+            disk_due: Nanos(0),
             published: Nanos(0),
             timer_due: Nanos(0),
             loans_due,

@@ -20,6 +20,8 @@ const BACKGROUND_GAP: Nanos = Nanos::millis(10);
 const SCRUB_GAP: Nanos = Nanos::millis(50);
 /// How long a program runs at first while others that were taken over have not run yet.
 const FIRST_TURN: Nanos = Nanos::micros(50);
+/// How long a block may take to arrive before it is asked for again.
+const DISK_GAP: Nanos = Nanos::secs(1);
 /// Packets taken in one turn.
 const PACKETS: usize = 128;
 
@@ -82,6 +84,13 @@ impl<M: Machine> Kernel<M> {
         if now >= self.scrub_due {
             self.scrub_due = now + SCRUB_GAP;
             self.services.scrub(Scrub::Part);
+        }
+    }
+
+    fn ask_for_overdue_blocks(&mut self, now: Nanos) {
+        if now >= self.disk_due {
+            self.disk_due = now + DISK_GAP;
+            self.services.blocks.ask_again_for_overdue();
         }
     }
 
@@ -234,6 +243,7 @@ impl<M: Machine> Kernel<M> {
             assert!(self.services.ikc.is_intact(), "words of the own outgoing part were overwritten");
             self.ask_for_loans(now);
             self.fail_lost_requests();
+            self.ask_for_overdue_blocks(now);
             self.expire_transfers(now);
             self.note_lasting(now);
         }
