@@ -2,8 +2,8 @@
 use crate::{
     bench::{Ball, Mode},
     control,
-    device::claim::{claim, has_ended},
     kernel::Kernel,
+    orders::Order,
     resident::Resident,
 };
 use alloc::{format, vec::Vec};
@@ -112,9 +112,7 @@ impl<M: Machine> Kernel<M> {
                 }
             }
             Message::Order { work, from: dead, term } => {
-                if let Err(why) = self.obey(work, dead, term) {
-                    self.tell(from.kernel, &Message::Refused { work, from: dead, why });
-                }
+                self.take_order(Order { work, dead, term, by: from.kernel });
             }
             Message::Refused { work, from: dead, why } => self.monitor.refused(work, dead, from.kernel, why),
             Message::Broken(life) => self.monitor.condemn(life),
@@ -144,32 +142,6 @@ impl<M: Machine> Kernel<M> {
         }
     }
 
-    /// Carries a restart command out, if the monitor that gave it still is the monitor.
-    fn obey(&mut self, work: Work, dead: Life, term: u32) -> Result<(), Refusal> {
-        if self.services.ikc.area().election().term != term {
-            return Ok(());
-        }
-        let ordered = self.services.machine.now();
-        match work {
-            Work::Program(program) => self.take_over(program, dead, ordered),
-            Work::Device(device) => {
-                if self.services.owns(device) {
-                    return Ok(());
-                }
-                // Its interrupts and its queues come here; what clients had asked for they ask again.
-                if dead.kernel != self.me.kernel && !has_ended(&self.services, dead) {
-                    return Err(Refusal::Busy);
-                }
-                if claim(&mut self.services, device, Some(dead)) {
-                    self.services.log(&format!("drives the {device:?} device now, after {dead}"));
-                    Ok(())
-                } else {
-                    Err(Refusal::Device)
-                }
-            }
-        }
-    }
-
     /// Does what the monitor daemon asks for.
     pub(crate) fn act(&mut self, action: Action) {
         let area = self.services.ikc.area();
@@ -190,9 +162,7 @@ impl<M: Machine> Kernel<M> {
             }
             Action::Order { work, from, target, term } => {
                 if target == self.me {
-                    if let Err(why) = self.obey(work, from, term) {
-                        self.monitor.refused(work, from, self.me.kernel, why);
-                    }
+                    self.take_order(Order { work, dead: from, term, by: self.me.kernel });
                 } else {
                     self.tell(target.kernel, &Message::Order { work, from, term });
                 }

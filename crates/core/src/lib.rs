@@ -42,6 +42,7 @@ mod names;
 mod netlink;
 mod notice;
 mod numbered;
+mod orders;
 mod past;
 mod pending;
 mod pipe;

@@ -17,7 +17,7 @@ use shimos_ikc::DeathRecord;
 /// How long after a restart command it is given again, if nothing is seen of it.
 const REPEAT: Nanos = Nanos::millis(100);
 /// How often the parked word of a core that is being fenced is looked at.
-const FENCE_POLL: Nanos = Nanos::micros(500);
+const FENCE_POLL: Nanos = Nanos::micros(100);
 /// How often the home words are looked at while takeovers go on.
 const WORK_POLL: Nanos = Nanos::millis(1);
 

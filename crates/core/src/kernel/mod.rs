@@ -11,6 +11,7 @@ use crate::{
     drain::Emptying,
     join::Joining,
     moves::Moves,
+    orders::Orders,
     past::Past,
     reset,
     resident::Resident,
@@ -69,6 +70,7 @@ pub struct Kernel<M: Machine> {
     pub(crate) takeovers: VecDeque<Takeover>,
     /// Programs that were taken over and have not run here yet.
     pub(crate) newcomers: VecDeque<ProgramId>,
+    pub(crate) orders: Orders,
     pub(crate) given_up: VecDeque<GivenUp>,
     pub(crate) moves: Moves<M>,
     pub(crate) emptying: Emptying,
@@ -169,6 +171,7 @@ impl<M: Machine> Kernel<M> {
             monitor: MonitorDaemon::new(me, daemons),
             takeovers: VecDeque::new(),
             newcomers: VecDeque::new(),
+            orders: Orders::default(),
             given_up: VecDeque::new(),
             moves: Moves::default(),
             emptying: Emptying::default(),

@@ -18,7 +18,7 @@ use shimos_monitor::Action;
 const BACKGROUND_GAP: Nanos = Nanos::millis(10);
 /// How long an idle kernel waits before it has the next part of the shared code looked at.
 const SCRUB_GAP: Nanos = Nanos::millis(50);
-/// How long a program runs at first while others that were taken over have not run yet.
+/// How long a program runs at first after a takeover, before the next is taken and whatever else is due.
 const FIRST_TURN: Nanos = Nanos::micros(50);
 /// How long a block may take to arrive before it is asked for again.
 const DISK_GAP: Nanos = Nanos::secs(1);
@@ -35,6 +35,7 @@ impl<M: Machine> Kernel<M> {
         }
         let more = self.communicate(events);
         self.daemons(events.contains(Events::IKC));
+        self.carry_orders_out();
         self.start_programs();
         self.answer_requests();
         if !self.moves.is_idle() {
@@ -59,10 +60,10 @@ impl<M: Machine> Kernel<M> {
         self.relieve_memory();
         // What this turn has found missing is asked for before anything waits.
         let arrived = self.work_on_disk();
-        if ran || more || arrived {
+        if ran || more || arrived || !self.orders.is_empty() {
             // A program that never rests must not keep images and loans from being given back. One that was taken over and has not
             // run yet comes first.
-            if now >= self.background_due && self.newcomer().is_none() {
+            if now >= self.background_due && !self.is_taking() {
                 self.work_in_background();
             }
             return;
@@ -226,7 +227,11 @@ impl<M: Machine> Kernel<M> {
     /// The timer daemon and the monitor daemon.
     fn daemons(&mut self, rung: bool) {
         let now = self.services.machine.now();
-        if now < self.timer_due && now < self.monitor_due && !rung {
+        if rung {
+            self.monitor_due = now;
+        }
+        // What is taken over comes first: the restart of the core that it came from takes longer than its first turn.
+        if now < self.timer_due && (now < self.monitor_due || self.is_taking()) {
             return;
         }
         let area = self.services.ikc.area();
@@ -271,9 +276,14 @@ impl<M: Machine> Kernel<M> {
     }
 
     /// The first program that was taken over, has not run here yet, and could.
-    fn newcomer(&self) -> Option<ProgramId> {
+    pub(crate) fn newcomer(&self) -> Option<ProgramId> {
         let can_run = |id: &ProgramId| self.residents.get(id).is_some_and(Resident::runnable);
         self.newcomers.iter().copied().find(can_run)
+    }
+
+    /// Whether programs are being taken over and have not run yet.
+    fn is_taking(&self) -> bool {
+        self.newcomer().is_some() || !self.orders.is_empty()
     }
 
     /// The next program to run: newcomers first, else all in turn.
@@ -288,19 +298,22 @@ impl<M: Machine> Kernel<M> {
         let Some(id) = self.next_program() else { return false };
         self.last_run = id;
         let now = self.services.machine.now();
-        let mut until = self.next_event().min(now + self.slice(id, now));
         let begins = self.note_first_turn(id, now);
-        if self.newcomer().is_some() {
-            until = until.min(now + FIRST_TURN);
-        }
         // Peers ring from here on; what came before is looked at in the next turn.
         let pending = self.services.ikc.end_polling();
+        let until = if begins {
+            now + FIRST_TURN
+        } else if pending {
+            now
+        } else {
+            self.next_event().min(now + self.slice(id, now))
+        };
         self.count_for(Some(id));
         self.services.ikc.set_suspect(Some(id));
-        self.run_threads(id, now, if pending { now } else { until });
+        self.run_threads(id, now, until);
         self.services.ikc.set_suspect(None);
         // What tells of all of them can wait until all of them run.
-        if begins && self.newcomer().is_none() {
+        if begins && !self.is_taking() {
             self.publish();
         }
         true
