@@ -237,10 +237,8 @@ pub fn receive<M: Machine>(
                 return None;
             }
             let whole = arriving.piece(block, offset.into(), &bytes)?;
-            let Some(frame) = services.frames.take() else {
-                services.blocks.failed(block);
-                return Some(block);
-            };
+            // Without a free frame it is asked for again, as the disk's owner waits for one.
+            let frame = services.frames.take()?;
             services.machine.write_frame(frame, 0, &whole);
             services.blocks.arrived(&mut services.frames, block, frame);
             Some(block)
