@@ -1,4 +1,4 @@
-//! Ways to die, and injuries that nobody may die of: the program above goes on, and nobody else notices.
+//! Ways to die, and injuries that nobody may die of: the program above goes on, where anything can see to that, and nobody else notices.
 use anyhow::{Result, ensure};
 use shimos::{
     faults::{self, Injury, Told},
@@ -21,6 +21,8 @@ enum Fate {
     Lives,
     /// It depends on what was hit. Nobody else dies.
     Either,
+    /// The same, and its program may be lost or wrong: its own state was hit, and nobody can tell. No other program is.
+    Alone,
 }
 
 const ITSELF: Fate = Fate::Dies(DetectedBy::DeathRecord, &[FencedBy::Itself]);
@@ -34,7 +36,7 @@ const WAYS: [(Injury, Fate); 12] = [
     (Injury::Ordered(Fault::LostIpis), Fate::Lives),
     (Injury::Ordered(Fault::Stall), BY_NMI),
     (Injury::Ordered(Fault::Slow), Fate::Lives),
-    (Injury::Ordered(Fault::WildHeap), Fate::Either),
+    (Injury::Ordered(Fault::WildHeap), Fate::Alone),
     (Injury::Ordered(Fault::WildTables), Fate::Either),
     (Injury::Ordered(Fault::WildOutgoing), Fate::Either),
     (Injury::Ordered(Fault::WildQueue), Fate::Either),
@@ -74,11 +76,21 @@ fn goes_on(rig: &mut Rig, kernel: u16, injury: Injury, fate: Fate) -> Result<()>
     let program = rig.start_protected(programs::count(name, kernel))?.program;
     let before = rig.lives()?;
     let home = rig.settle(program)?;
+    // Whoever must go on: the program itself, or one beside it.
+    let (name, program) = &match fate {
+        Fate::Alone => {
+            let (beside, kernel) = (format!("beside-{name}"), kernel + 1);
+            let program = rig.start_protected(programs::count(&beside, kernel))?.program;
+            rig.settle(program)?;
+            (beside, program)
+        }
+        _ => (name.clone(), program),
+    };
     let dead = rig.injure(home, injury, 1)?;
     match fate {
         Fate::Lives => {
             rig.counts_on(name, LINES)?;
-            rig.settle(program)?;
+            rig.settle(*program)?;
             ensure!(rig.lives()? == before, "somebody died of {name}");
         }
         Fate::Dies(detected_by, fenced_by) => {
@@ -89,12 +101,12 @@ fn goes_on(rig: &mut Rig, kernel: u16, injury: Injury, fate: Fate) -> Result<()>
             ensure!(!told || recovery.message.contains("machine check"), "the record says '{}'", recovery.message);
             ensure!(!told || recovery.cause == DeathCause::Exception, "cause {}", names::cause(recovery.cause));
         }
-        Fate::Either => rig.counts_on(name, LINES)?,
+        Fate::Either | Fate::Alone => rig.counts_on(name, LINES)?,
     }
     if !matches!(fate, Fate::Lives) {
         replace(rig, dead)?;
     }
-    rig.settle(program)?;
+    rig.settle(*program)?;
     rig.counts_on(name, LINES)?;
     for (kernel, (before, after)) in before.iter().zip(rig.lives()?).enumerate() {
         ensure!(kernel == home.index() || *before == after, "k{kernel} died of {name} in {home}");
