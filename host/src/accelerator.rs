@@ -80,7 +80,7 @@ fn probe(emulator: &str, kernel: &Path) -> bool {
     };
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {
-        let spoke = BufReader::new(stdout).lines().map_while(Result::ok).any(|line| line.starts_with("[k0]"));
+        let spoke = BufReader::new(stdout).lines().map_while(Result::ok).any(|line| line.contains("[k0]"));
         let _ = sender.send(spoke);
     });
     receiver.recv_timeout(PROBE).unwrap_or(false)

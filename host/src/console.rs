@@ -2,6 +2,7 @@
 //!
 //! The console's owner prints `[k1] text` for a kernel's log and `name| text` for a line of a program.
 use crate::logs::Splitter;
+use shimos_abi::console::CUT;
 use std::{
     fs::File,
     io::{BufRead, BufReader, Read, Write},
@@ -50,6 +51,16 @@ pub fn parse(raw: &str) -> (Source, &str) {
     (Source::Other, raw)
 }
 
+/// What came up to the end of a line: pieces that were cut, which nobody said, and the line itself.
+fn pieces(text: &str) -> Vec<(&str, (Source, &str))> {
+    let mut pieces: Vec<&str> = text.trim_end_matches(['\n', '\r']).split(char::from(CUT)).collect();
+    let line = pieces.pop().unwrap_or_default();
+    // After the mark its writer returns to the beginning of the line.
+    let line = if pieces.is_empty() { line } else { line.trim_start_matches('\r') };
+    let cut = pieces.into_iter().map(|piece| piece.trim_matches('\r')).filter(|piece| !piece.is_empty());
+    cut.map(|piece| (piece, (Source::Other, piece))).chain([(line, parse(line))]).collect()
+}
+
 #[derive(Default, Debug)]
 struct State {
     lines: Vec<Line>,
@@ -75,12 +86,13 @@ impl Console {
             let mut bytes = Vec::new();
             while matches!(reader.read_until(b'\n', &mut bytes), Ok(1..)) {
                 let text = String::from_utf8_lossy(&bytes);
-                let text = text.trim_end_matches(['\n', '\r']);
-                let _ = writeln!(file, "{text}");
-                if let (Source::Program(name), said) = parse(text) {
-                    logs.line(&name, said);
+                for (raw, (source, said)) in pieces(&text) {
+                    let _ = writeln!(file, "{raw}");
+                    if let Source::Program(name) = &source {
+                        logs.line(name, said);
+                    }
+                    writer.push(Line { at: Instant::now(), source, text: said.to_string(), raw: raw.to_string() });
                 }
-                writer.push(text);
                 bytes.clear();
             }
             writer.state().closed = true;
@@ -93,9 +105,7 @@ impl Console {
         self.shared.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn push(&self, raw: &str) {
-        let (source, text) = parse(raw);
-        let line = Line { at: Instant::now(), source, text: text.to_string(), raw: raw.to_string() };
+    fn push(&self, line: Line) {
         self.state().lines.push(line);
         self.shared.1.notify_all();
     }
@@ -171,6 +181,16 @@ mod tests {
         assert_eq!(parse("a b| c"), (Source::Other, "a b| c"));
         assert_eq!(parse("[kx] odd"), (Source::Other, "[kx] odd"));
         assert_eq!(parse(""), (Source::Other, ""));
+    }
+
+    #[test]
+    fn what_was_cut_is_nobodys_line() {
+        let of = |text| pieces(text).into_iter().map(|(_, found)| found).collect::<Vec<_>>();
+        let program = |text| (Source::Program("row".to_string()), text);
+        assert_eq!(of("row| 5 77\r\n"), [program("5 77")]);
+        assert_eq!(of("row| 5\x18\rrow| 5 77\r\n"), [(Source::Other, "row| 5"), program("5 77")]);
+        assert_eq!(of("ro\x18\r\x18\r[k0] up\n"), [(Source::Other, "ro"), (Source::Kernel(0), "up")]);
+        assert_eq!(of("\x18\r\n"), [(Source::Other, "")]);
     }
 
     #[test]

@@ -1,4 +1,5 @@
 //! Reads the console as a person would: every program's lines must come exactly once and in order.
+use shimos_abi::console::CUT;
 use std::collections::BTreeMap;
 
 /// What whoever drives the console can know of what was shown.
@@ -38,9 +39,16 @@ impl Console {
     pub fn feed(&mut self, bytes: &[u8]) -> Result<(), String> {
         self.read += bytes.len();
         for byte in bytes {
-            if *byte != b'\n' {
-                self.line.push(*byte);
-                continue;
+            match *byte {
+                b'\n' => {}
+                CUT => {
+                    self.line.clear();
+                    continue;
+                }
+                _ => {
+                    self.line.push(*byte);
+                    continue;
+                }
             }
             let line = std::mem::take(&mut self.line);
             self.lines += 1;
@@ -53,6 +61,9 @@ impl Console {
         let text = String::from_utf8_lossy(line);
         if text.ends_with(" FAILED") {
             return Err(format!("a program says: {text}"));
+        }
+        if text.matches("| ").count() > 1 {
+            return Err(format!("console: a line within a line: {text}"));
         }
         // The progress line may stand behind a prefix of the console.
         let Some(start) = line.len().checked_sub(10) else { return Ok(()) };
@@ -113,5 +124,7 @@ mod tests {
         assert!(console.feed(b"C 00000002\n").is_err());
         assert!(console.feed(b"D 00000003\n").is_err());
         assert!(console.feed(b"D FAILED\n").is_err());
+        assert!(console.feed(b"d| D 000d| D 00000002\n").is_err());
+        assert_eq!(console.feed(b"d| D 000\x18\rd| D 00000002\n"), Ok(()));
     }
 }

@@ -1,4 +1,5 @@
 //! Programs that the tests run inside, all from Debian's packages.
+use anyhow::{Result, ensure};
 use shimos::counter;
 use shimos_abi::{
     control::{Output, Protection, Start},
@@ -36,4 +37,27 @@ pub fn count(name: &str, kernel: u16) -> Start {
 /// The web server on a kernel.
 pub fn web(name: &str, kernel: u16) -> Start {
     command(name, kernel, &["/bin/busybox", "httpd", "-f", "-p", "80", "-h", "/srv/www"])
+}
+
+/// Characters of a long line after its number.
+const LONG: usize = 3000;
+
+/// A program whose lines are long: whoever prints its console is in the middle of one nearly always.
+pub fn long_lines(name: &str, kernel: u16) -> Start {
+    let script = format!(
+        r#"BEGIN {{ x = sprintf("%{LONG}s", ""); gsub(" ", "x", x); for (n = 1; ; n++) {{ print n x; fflush() }} }}"#
+    );
+    command(name, kernel, &["/bin/busybox", "awk", &script])
+}
+
+/// Demands that all of its lines are there once, whole, and in order.
+pub fn check_long_lines(lines: &[String]) -> Result<()> {
+    for (number, line) in (1..).zip(lines) {
+        let number = u64::to_string(&number);
+        let rest = line.strip_prefix(&number);
+        let whole = rest.is_some_and(|rest| rest.len() == LONG && rest.bytes().all(|byte| byte == b'x'));
+        let begin: String = line.chars().take(20).collect();
+        ensure!(whole, "in place of line {number} there are {} characters: {begin}...", line.len());
+    }
+    Ok(())
 }

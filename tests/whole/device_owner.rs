@@ -1,6 +1,11 @@
 //! Kernel 0 drives the devices, watches the others and runs on the core that booted; it dies like any other.
 use anyhow::{Context, Result, ensure};
-use shimos::{download, machine::Options, names, recovery, status};
+use shimos::{
+    download,
+    faults::{Injury, Told},
+    machine::Options,
+    names, recovery, status,
+};
 use shimos_abi::{
     control::{Device, Fault, FencedBy, KernelState},
     ids::{KernelId, ProgramId},
@@ -18,6 +23,7 @@ pub fn run(suite: &mut Suite) {
     }
     let patient = Options { heartbeat: Some(Nanos::secs(1)), ..Options::default() };
     Group::new(suite, patient).case("device_owner::what_it_has_not_printed", unprinted);
+    Group::new(suite, Options::default()).case("device_owner::within_a_line", within_a_line);
     Group::new(suite, Options::default()).case("device_owner::an_order_to_die_is_obeyed_once", dies_once);
     Group::new(suite, Options::default()).case("device_owner::every_owner_in_turn", in_turn);
 }
@@ -141,6 +147,20 @@ fn unprinted(rig: &mut Rig) -> Result<()> {
     }
     for program in [plain.program, guarded.program] {
         ensure!(status::home(&rig.status()?, program).is_some(), "{program} is gone");
+    }
+    Ok(())
+}
+
+/// The console's owner dies while it prints a line: what was printed of it is nobody's, and all of it is printed again.
+fn within_a_line(rig: &mut Rig) -> Result<()> {
+    rig.start_protected(programs::long_lines("long", 2))?;
+    for _ in 0..3 {
+        rig.wait_more("long", 3)?;
+        let owner = *rig.status()?.owners.first().context("nobody drives the console")?;
+        let dead = rig.injure(owner, Injury::MachineCheck(Told::Alone), 1)?;
+        rig.recovered(dead)?;
+        rig.wait_more("long", 3)?;
+        programs::check_long_lines(&rig.lines("long"))?;
     }
     Ok(())
 }

@@ -29,6 +29,7 @@ pub fn run(suite: &mut Suite) {
         goes_on(rig, None, "reset from outside")?;
         in_a_row(rig)
     });
+    group.case("resets::within_a_line", within_a_line);
     // A triple fault resets the machine where no shell of the core catches it.
     let patient = || Options { partition: Partition::None, ..patient() };
     let mut group = Group::new(suite, patient());
@@ -190,6 +191,18 @@ fn in_a_row(rig: &mut Rig) -> Result<()> {
     }
     rig.settle(started.program)?;
     rig.counts_on("row", 3)
+}
+
+/// What was printed of a line when the machine was reset is nobody's, and all of it is printed again.
+fn within_a_line(rig: &mut Rig) -> Result<()> {
+    rig.start_protected(programs::long_lines("long", 1))?;
+    for _ in 0..3 {
+        rig.wait_more("long", 3)?;
+        reset(rig, None)?;
+        rig.wait_more("long", 3)?;
+        programs::check_long_lines(&rig.lines("long"))?;
+    }
+    Ok(())
 }
 
 /// Nobody is left to take its programs over; a reset brings them back, from an older generation if need be.

@@ -7,6 +7,7 @@
 extern crate alloc;
 
 pub mod addr;
+pub mod console;
 pub mod control;
 pub mod errno;
 mod fault;

@@ -5,7 +5,10 @@
 //! death on the way changes nothing.
 use crate::{
     daemon::Message,
-    device::claim::{claim, has_ended},
+    device::{
+        claim::{claim, has_ended},
+        console::ConsoleOwner,
+    },
     kernel::Kernel,
 };
 use alloc::{format, string::String, vec::Vec};
@@ -167,15 +170,8 @@ impl<M: Machine> Kernel<M> {
     /// is asked of it waits.
     fn hand_over(&mut self, device: Device) {
         let ready = match device {
-            Device::Console => match &mut self.services.console {
-                Some(console) => {
-                    console.flush(&mut self.services.machine, &mut self.services.ikc);
-                    !console.is_busy()
-                }
-                None => true,
-            },
             Device::Block => self.services.disk.as_mut().is_none_or(crate::device::disk::DiskOwner::wind_down),
-            Device::Network => true,
+            Device::Console | Device::Network => true,
         };
         if !ready {
             self.emptying.due = self.services.machine.now() + Nanos::millis(1);
@@ -187,8 +183,12 @@ impl<M: Machine> Kernel<M> {
             return;
         };
         match device {
-            Device::Console => self.services.console = None,
-            // It keeps what is asked of it, in case it stays here.
+            // They keep what is asked of them, in case they stay here.
+            Device::Console => {
+                if let Some(console) = &mut self.services.console {
+                    console.wind_down();
+                }
+            }
             Device::Block => {}
             Device::Network => self.services.network = None,
         }
@@ -214,8 +214,13 @@ impl<M: Machine> Kernel<M> {
         let (device, to) = (handing.device, handing.to);
         if !self.services.owns(device) {
             self.emptying.handing = None;
-            if device == Device::Block {
-                self.services.disk = None;
+            match device {
+                Device::Console => {
+                    let lines = self.services.console.take().into_iter().flat_map(ConsoleOwner::into_kernel_lines);
+                    self.services.unsent_console.extend(lines);
+                }
+                Device::Block => self.services.disk = None,
+                Device::Network => {}
             }
             self.services.log(&format!("has handed the {device:?} device over to {to}"));
             return;
@@ -233,14 +238,25 @@ impl<M: Machine> Kernel<M> {
 
     /// A device comes back here: the other kernel cannot drive it.
     fn take_back(&mut self, device: Device, from: Life, why: &str) {
-        let waiting = self.services.disk.take();
-        if claim(&mut self.services, device, Some(self.me)) {
+        let (disk, console) = match device {
+            Device::Block => (self.services.disk.take(), None),
+            Device::Console => (None, self.services.console.take()),
+            Device::Network => (None, None),
+        };
+        let claimed = claim(&mut self.services, device, Some(self.me));
+        if claimed {
             self.emptying.handing = None;
             self.note_refusal(from.kernel, format!("the {device:?} device stays: {why}"));
         }
-        if let Some(mut disk) = waiting {
+        if let Some(mut disk) = disk {
             disk.wind_up();
             self.services.disk = Some(disk);
+        }
+        if let Some(mut console) = console {
+            if claimed {
+                console.wind_up();
+            }
+            self.services.console = Some(console);
         }
     }
 

@@ -494,7 +494,8 @@ pub fn is_due<M: Machine>(resident: &Resident<M>, now: Nanos) -> bool {
     // Nothing runs and output waits: commit now. Much output waits: commit now as well.
     let rested = resident.guard.last.is_none_or(|last| now >= last.at + OUTPUT_GAP);
     let packets: usize = resident.program.held.iter().map(|Held::Packet(bytes)| bytes.len()).sum();
-    rested && !resident.runnable() || packets + unreleased as usize > HELD_LIMIT
+    let full = unreleased > 0 && !resident.program.terminal.has_room();
+    rested && (full || !resident.runnable()) || packets + unreleased as usize > HELD_LIMIT
 }
 
 /// Gives back what the image needs no more, a bounded amount at a time.

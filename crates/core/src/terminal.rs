@@ -73,16 +73,22 @@ impl Terminal {
         self.released = self.written;
     }
 
-    /// The next piece to send: its place and bytes.
-    pub fn next_piece(&self, most: usize) -> Option<(u64, Vec<u8>)> {
+    /// The next piece to send, at most `most` bytes of the `window` bytes after what is printed: its place and bytes.
+    pub fn next_piece(&self, most: usize, window: usize) -> Option<(u64, Vec<u8>)> {
         let start = self.printed();
         let from = self.sent.max(start);
-        let end = self.released.min(self.written).min(from.saturating_add(most as u64));
+        let may = self.released.min(self.written).min(start.saturating_add(window as u64));
+        let end = may.min(from.saturating_add(most as u64));
         if from >= end {
             return None;
         }
         let bytes = self.unprinted.0.range((from - start) as usize..(end - start) as usize).copied().collect();
         Some((from, bytes))
+    }
+
+    /// Whether it is looked at when something of it was printed: more may be sent then, or written.
+    pub fn waits_for_printer(&self) -> bool {
+        self.sent < self.released.min(self.written) || !self.has_room()
     }
 
     /// The owner says that everything before `place` is printed.
@@ -95,5 +101,28 @@ impl Terminal {
 impl Default for Terminal {
     fn default() -> Terminal {
         Terminal::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_on_its_way_is_bounded() {
+        let mut terminal = Terminal::new();
+        terminal.show(&[b'x'; 100]);
+        assert!(terminal.next_piece(40, 60).is_none() && !terminal.waits_for_printer());
+        terminal.release();
+        for (at, len) in [(0, 40), (40, 20)] {
+            let (place, bytes) = terminal.next_piece(40, 60).expect("a piece");
+            assert_eq!((place, bytes.len()), (at, len));
+            terminal.sent = at + len as u64;
+        }
+        assert!(terminal.next_piece(40, 60).is_none() && terminal.waits_for_printer());
+        terminal.note_printed(50);
+        assert_eq!(terminal.next_piece(40, 60).map(|(place, bytes)| (place, bytes.len())), Some((60, 40)));
+        terminal.sent = 100;
+        assert!(!terminal.waits_for_printer());
     }
 }

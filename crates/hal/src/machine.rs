@@ -254,7 +254,8 @@ pub trait Machine {
     /// What has happened since the last call.
     fn take_events(&mut self) -> Events;
 
-    /// Takes a device: resets it, waits for the reset to be confirmed, sets it up, aims its interrupts here.
+    /// Takes a device: resets it, waits for the reset to be confirmed, sets it up, aims its interrupts here. The console's line so
+    /// far is marked as [cut](shimos_abi::console::CUT).
     fn claim(&mut self, device: Device) -> Result<(), DeviceError>;
     /// Gives up, for this life, what a device of an earlier life may write still: the drivers' memory, so that no device can be
     /// taken here, and the frames of the pool that it names, for each of which `visit` is called.

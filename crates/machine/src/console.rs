@@ -12,7 +12,9 @@ use shimos_hal::machine::DeviceError;
 /// ISA interrupt of the first serial port.
 const IRQ: u32 = 4;
 /// How often the port is looked at before a writer is told that it took no more.
-const PATIENCE: u32 = 2_000;
+const PATIENCE: u32 = 20;
+/// Bytes that the port takes when it is empty (16550, its FIFO).
+const FIFO: usize = 16;
 
 /// The console of its owner.
 pub(crate) struct Console {
@@ -52,16 +54,16 @@ impl Console {
     }
     /// Writes as much as the port takes.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> usize {
-        for (n, &byte) in bytes.iter().enumerate() {
+        for (n, chunk) in bytes.chunks(FIFO).enumerate() {
             let mut left = PATIENCE;
             while inb(PORT + 5) & 0x20 == 0 {
                 if left == 0 {
-                    return n;
+                    return n * FIFO;
                 }
                 left -= 1;
                 pause();
             }
-            outb(PORT, byte);
+            chunk.iter().for_each(|&byte| outb(PORT, byte));
         }
         bytes.len()
     }

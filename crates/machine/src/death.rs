@@ -9,7 +9,7 @@ use crate::{
     clock::now,
     info::{info, life},
     layout::{SHARED_BASE, STACK_PAGES, stack_top},
-    park, say,
+    park, say, serial,
     shell::call::{Call, ask},
     vectors,
 };
@@ -178,6 +178,7 @@ fn die(cause: DeathCause, registers: &Registers, what: Exception, message: fmt::
     // tells what the record says.
     let owner = device_owner(Device::Console);
     if owner == 0 || owner == u64::from(life.incarnation.0) << 32 | u64::from(life.kernel.0) {
+        serial::cut();
         say!("{life} dies: {}", core::str::from_utf8(&text.bytes[..text.len]).unwrap_or("?"));
     }
     park()

@@ -10,15 +10,21 @@ use core::{
         Ordering::{Relaxed, SeqCst},
     },
 };
-use shimos_abi::shared::commons;
+use shimos_abi::{console, shared::commons};
 
 /// I/O address of the first serial port.
 pub const PORT: u16 = 0x3f8;
 /// How often the port is looked at before a byte is given up.
 const PATIENCE: u32 = 100_000;
 
-/// Sets the port up: 115200 baud, 8 bits, FIFO, no interrupts.
+/// Sets the port up: 115200 baud, 8 bits, FIFO, no interrupts. Whoever wrote before may have stopped within a line.
 pub fn init() {
+    // To reset the FIFOs loses what is in them.
+    let mut left = PATIENCE;
+    while inb(PORT + 5) & 0x40 == 0 && left > 0 {
+        left -= 1;
+        pause();
+    }
     outb(PORT + 1, 0);
     outb(PORT + 3, 0x80);
     outb(PORT, 1);
@@ -26,6 +32,12 @@ pub fn init() {
     outb(PORT + 3, 3);
     outb(PORT + 2, 7);
     outb(PORT + 4, 0xb);
+    cut();
+}
+
+/// Marks what is on this line so far as cut, and goes back to its beginning.
+pub fn cut() {
+    write(&[console::CUT, b'\r']);
 }
 
 /// Writes bytes; what the port does not take in time is dropped.

@@ -6,6 +6,7 @@ use crate::{
 };
 use shimos_abi::{
     addr::{Frame, PAGE},
+    console,
     control::Device,
     ids::Life,
     time::Nanos,
@@ -112,6 +113,7 @@ pub(crate) fn claim(inner: &mut Inner, core: usize, device: Device) -> Step<Resu
     match device {
         Device::Console => {
             inner.console.owner = Some(life);
+            inner.console.output.extend([console::CUT, b'\r']);
             if !inner.console.input.is_empty() {
                 inner.ring(core, Events::CONSOLE);
             }

@@ -449,7 +449,7 @@ fn devices_are_used_by_their_owner_alone() {
         let taken = a.machine.console_write(rest);
         rest = &rest[taken..];
     }
-    assert_eq!(world.console_output(), b"hello, world\n");
+    assert_eq!(world.console_output(), b"\x18\rhello, world\n");
     world.console_type(b"ls\n");
     assert_eq!(a.machine.take_events(), Events::CONSOLE);
     let mut typed = [0; 8];

@@ -23,8 +23,12 @@ use shimos_ikc::Endpoint;
 
 /// Bytes of output in one packet.
 const PIECE: usize = 1024;
+/// Bytes that the machine is given in one turn: it may take microseconds for each, and other work waits.
+const FLUSH: usize = 256;
 /// Bytes of an unfinished line that the owner keeps.
 const LINE_LIMIT: usize = 4096;
+/// Bytes of a program's output that may be on their way to the printer at a time; more than a line.
+const WINDOW: usize = 16 * 1024;
 /// Packets kept while the owner is away.
 const UNSENT_LIMIT: usize = 4096;
 
@@ -73,22 +77,25 @@ struct Known {
 #[derive(Default)]
 pub struct ConsoleOwner {
     streams: BTreeMap<ProgramId, Stream>,
-    /// Bytes that the machine has not taken yet.
-    backlog: Vec<u8>,
-    /// Bytes that it has taken, and all that there were for it.
-    taken: u64,
-    filled: u64,
-    /// What is printed when the machine has taken so many bytes.
-    lines: VecDeque<Printed>,
+    /// Lines that the machine has not taken yet.
+    backlog: VecDeque<Line>,
+    /// Bytes of the first one that it has taken.
+    taken: usize,
+    giving_up: bool,
 }
 
-/// A line of a program's stream in the backlog.
+/// A line for the machine.
+struct Line {
+    bytes: Vec<u8>,
+    /// Whose it is; a kernel's if none.
+    of: Option<Printed>,
+}
+
+/// A place of a program's stream.
 struct Printed {
-    /// The place of its end among all bytes for the machine.
-    end: u64,
     program: ProgramId,
     stream: u64,
-    /// What is before this place of the stream is printed then.
+    /// What is before this place of the stream is printed when the line is.
     place: u64,
 }
 
@@ -104,7 +111,7 @@ struct Stream {
 impl ConsoleOwner {
     fn take(&mut self, packet: Packet, ikc: &Endpoint) {
         match packet {
-            Packet::Kernel(line) => self.put(line.as_bytes()),
+            Packet::Kernel(line) => self.backlog.push_back(Line { bytes: line.into_bytes(), of: None }),
             Packet::Output { program, name, at, bytes, stream, known } => {
                 self.take_output(program, (stream, name), (at, &bytes), known, ikc);
             }
@@ -154,40 +161,56 @@ impl ConsoleOwner {
         self.streams.insert(program, stream);
     }
 
-    fn put(&mut self, bytes: &[u8]) {
-        self.backlog.extend_from_slice(bytes);
-        self.filled += bytes.len() as u64;
-    }
-
     /// Puts a line there that the machine is to print.
     fn print(&mut self, program: ProgramId, stream: &Stream) {
-        if !stream.line.is_empty() {
-            self.put(stream.name.as_bytes());
-            self.put(b"| ");
-            self.put(&stream.line);
-        }
-        self.lines.push_back(Printed { end: self.filled, program, stream: stream.id, place: stream.next });
+        let parts: [&[u8]; 3] = [stream.name.as_bytes(), b"| ", &stream.line];
+        let bytes = if stream.line.is_empty() { Vec::new() } else { parts.concat() };
+        self.backlog.push_back(Line { bytes, of: Some(Printed { program, stream: stream.id, place: stream.next }) });
     }
 
-    /// Gives the machine what it takes.
+    /// Gives the machine what it takes, and no more than a turn has time for.
     pub fn flush<M: Machine>(&mut self, machine: &mut M, ikc: &mut Endpoint) {
-        if !self.backlog.is_empty() {
-            let taken = machine.console_write(&self.backlog).min(self.backlog.len());
-            self.backlog.drain(..taken);
-            self.taken += taken as u64;
-        }
-        // Only now: who inherits the console from us prints what we had and did not print.
-        while let Some(line) = self.lines.front()
-            && line.end <= self.taken
+        let mut left = FLUSH;
+        while !self.giving_up
+            && let Some(line) = self.backlog.front()
         {
-            ikc.set_printed(line.program, line.stream, line.place);
-            self.lines.pop_front();
+            let wanted = &line.bytes[self.taken..];
+            let wanted = &wanted[..wanted.len().min(left)];
+            let count = if wanted.is_empty() { 0 } else { machine.console_write(wanted).min(wanted.len()) };
+            self.taken += count;
+            left -= count;
+            if self.taken < line.bytes.len() {
+                return;
+            }
+            // Only now: who inherits the console from us prints what we had and did not print.
+            if let Some(of) = &line.of {
+                ikc.set_printed(of.program, of.stream, of.place);
+            }
+            self.taken = 0;
+            self.backlog.pop_front();
         }
     }
 
-    /// Whether bytes wait to be printed.
+    /// Touches the machine's console no more, as another kernel is to take it. What comes is kept, in case it stays here.
+    pub fn wind_down(&mut self) {
+        self.giving_up = true;
+    }
+
+    /// The console stays here after all. A line that was begun is cut, and begins again.
+    pub fn wind_up(&mut self) {
+        self.giving_up = false;
+        self.taken = 0;
+    }
+
+    /// What the next owner is to be told: lines of kernels. Programs send again what was not printed.
+    pub fn into_kernel_lines(self) -> impl Iterator<Item = Vec<u8>> {
+        let lines = self.backlog.into_iter().filter(|line| line.of.is_none());
+        lines.filter_map(|line| minicbor::to_vec(Packet::Kernel(String::from_utf8(line.bytes).ok()?)).ok())
+    }
+
+    /// Whether something waits to be printed here.
     pub fn is_busy(&self) -> bool {
-        !self.backlog.is_empty()
+        !self.backlog.is_empty() && !self.giving_up
     }
 }
 
@@ -204,7 +227,6 @@ pub fn inherit<M: Machine>(services: &mut Services<M>, from: KernelId) {
 fn dispatch<M: Machine>(services: &mut Services<M>, packet: Packet) {
     if let Some(console) = &mut services.console {
         console.take(packet, &services.ikc);
-        console.flush(&mut services.machine, &mut services.ikc);
         return;
     }
     let Ok(bytes) = minicbor::to_vec(&packet) else { return };
@@ -235,9 +257,13 @@ pub fn flush_unsent<M: Machine>(services: &mut Services<M>) {
 /// A line of the kernel's own.
 pub fn kernel_line<M: Machine>(services: &mut Services<M>, line: &str) {
     dispatch(services, Packet::Kernel(String::from(line)));
+    // At once if possible: it may be its last words.
+    if let Some(console) = &mut services.console {
+        console.flush(&mut services.machine, &mut services.ikc);
+    }
 }
 
-/// Sends what a program may show, and forgets what was printed. What finds no room is sent later.
+/// Forgets what was printed of a program's output, and sends what it may show. What finds no room is sent later.
 pub fn work<M: Machine>(services: &mut Services<M>, resident: &mut Resident<M>) {
     let owner = services.ikc.area().owner(Device::Console);
     let program = &mut resident.program;
@@ -245,27 +271,26 @@ pub fn work<M: Machine>(services: &mut Services<M>, resident: &mut Resident<M>) 
         program.terminal.sent_to = owner;
         program.terminal.sent = 0;
     }
+    let full = !program.terminal.has_room();
+    if let Some(owner) = owner
+        && !program.terminal.unprinted.0.is_empty()
+    {
+        let stream = program.head.started.0;
+        program.terminal.note_printed(services.ikc.area().printed(owner.kernel, program.head.id, stream));
+    }
     while services.unsent_console.is_empty()
-        && let Some(packet) = next_packet(program)
+        && let Some(packet) = next_packet(program, WINDOW)
     {
         dispatch(services, packet);
     }
-    if program.terminal.unprinted.0.is_empty() {
-        return;
-    }
-    if let Some(owner) = owner {
-        let full = !program.terminal.has_room();
-        let stream = program.head.started.0;
-        program.terminal.note_printed(services.ikc.area().printed(owner.kernel, program.head.id, stream));
-        if full {
-            resident.wake(Key::Terminal);
-        }
+    if full {
+        resident.wake(Key::Terminal);
     }
 }
 
-/// The next piece of a program's output that may leave.
-fn next_packet(program: &mut Program) -> Option<Packet> {
-    let (at, bytes) = program.terminal.next_piece(PIECE)?;
+/// The next piece of a program's output that may leave, if no more than `window` bytes are on their way.
+fn next_packet(program: &mut Program, window: usize) -> Option<Packet> {
+    let (at, bytes) = program.terminal.next_piece(PIECE, window)?;
     program.terminal.sent = at + bytes.len() as u64;
     Some(Packet::Output {
         program: program.head.id,
@@ -281,7 +306,8 @@ fn next_packet(program: &mut Program) -> Option<Packet> {
 pub fn ended<M: Machine>(services: &mut Services<M>, resident: &mut Resident<M>) {
     resident.program.terminal.release();
     work(services, resident);
-    while let Some(packet) = next_packet(&mut resident.program) {
+    // All of it at once: there is no later.
+    while let Some(packet) = next_packet(&mut resident.program, usize::MAX) {
         dispatch(services, packet);
     }
     dispatch(services, Packet::End(resident.program.head.id));

@@ -11,7 +11,7 @@ use crate::{
     info::{Info, info},
     layout::{STACK_PAGES, stack_top},
     say,
-    serial::Line,
+    serial::{self, Line},
     vectors,
 };
 use core::{
@@ -129,6 +129,7 @@ pub fn leave(kernel: u32, life: u64, vmcb: &Vmcb, general: &General, cause: Caus
     }
     let owner = device_owner(Device::Console);
     if owner == 0 || owner == incarnation << 32 | u64::from(kernel) {
+        serial::cut();
         say!("k{kernel}.{incarnation} dies: {}", core::str::from_utf8(said).unwrap_or("?"));
     }
 }
