@@ -51,14 +51,13 @@ pub fn parse(raw: &str) -> (Source, &str) {
     (Source::Other, raw)
 }
 
-/// What came up to the end of a line: pieces that were cut, which nobody said, and the line itself.
+/// What came up to the end of a line, or to the machine's: pieces that were cut, which nobody said, and the line itself.
 fn pieces(text: &str) -> Vec<(&str, (Source, &str))> {
-    let mut pieces: Vec<&str> = text.trim_end_matches(['\n', '\r']).split(char::from(CUT)).collect();
-    let line = pieces.pop().unwrap_or_default();
+    let mut pieces: Vec<&str> = text.split(char::from(CUT)).collect();
     // After the mark its writer returns to the beginning of the line.
-    let line = if pieces.is_empty() { line } else { line.trim_start_matches('\r') };
+    let line = pieces.pop_if(|line| line.ends_with('\n')).map(|line| line.trim_matches(['\r', '\n']));
     let cut = pieces.into_iter().map(|piece| piece.trim_matches('\r')).filter(|piece| !piece.is_empty());
-    cut.map(|piece| (piece, (Source::Other, piece))).chain([(line, parse(line))]).collect()
+    cut.map(|piece| (piece, (Source::Other, piece))).chain(line.map(|line| (line, parse(line)))).collect()
 }
 
 #[derive(Default, Debug)]
@@ -191,6 +190,7 @@ mod tests {
         assert_eq!(of("row| 5\x18\rrow| 5 77\r\n"), [(Source::Other, "row| 5"), program("5 77")]);
         assert_eq!(of("ro\x18\r\x18\r[k0] up\n"), [(Source::Other, "ro"), (Source::Kernel(0), "up")]);
         assert_eq!(of("\x18\r\n"), [(Source::Other, "")]);
+        assert_eq!(of("\x18\rrow| 5 7"), [(Source::Other, "row| 5 7")]);
     }
 
     #[test]
@@ -198,7 +198,7 @@ mod tests {
         let directory = std::env::temp_dir().join(format!("shimos-console-{}", std::process::id()));
         std::fs::create_dir_all(&directory).expect("directory");
         let log = directory.join("console.log");
-        let console = Console::read(&b"[k0] one\r\ncounter| 1\ncounter| 2"[..], &log).expect("log file");
+        let console = Console::read(&b"[k0] one\r\ncounter| 1\ncounter| 2\n"[..], &log).expect("log file");
         let line = console.wait_for(Duration::from_secs(5), |line| line.text == "2").expect("comes");
         assert_eq!(line.source, Source::Program("counter".to_string()));
         assert!(console.wait_for(Duration::from_millis(50), |line| line.text == "3").is_none());

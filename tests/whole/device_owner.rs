@@ -4,10 +4,10 @@ use shimos::{
     download,
     faults::{Injury, Told},
     machine::Options,
-    names, recovery, status,
+    moves, names, recovery, status,
 };
 use shimos_abi::{
-    control::{Device, Fault, FencedBy, KernelState},
+    control::{Device, Drain, Fault, FencedBy, KernelState},
     ids::{KernelId, ProgramId},
     time::Nanos,
 };
@@ -24,6 +24,7 @@ pub fn run(suite: &mut Suite) {
     let patient = Options { heartbeat: Some(Nanos::secs(1)), ..Options::default() };
     Group::new(suite, patient).case("device_owner::what_it_has_not_printed", unprinted);
     Group::new(suite, Options::default()).case("device_owner::within_a_line", within_a_line);
+    Group::new(suite, Options::default()).case("device_owner::flood", flood);
     Group::new(suite, Options::default()).case("device_owner::an_order_to_die_is_obeyed_once", dies_once);
     Group::new(suite, Options::default()).case("device_owner::every_owner_in_turn", in_turn);
 }
@@ -161,6 +162,35 @@ fn within_a_line(rig: &mut Rig) -> Result<()> {
         rig.recovered(dead)?;
         rig.wait_more("long", 3)?;
         programs::check_long_lines(&rig.lines("long"))?;
+    }
+    Ok(())
+}
+
+/// Programs write to the console as fast as they can, with names that make much of little: no kernel is late, none runs
+/// out of memory, and all goes on when kernels die or are emptied.
+fn flood(rig: &mut Rig) -> Result<()> {
+    let name = |kernel: u16| format!("{kernel}-{}", "flood".repeat(5));
+    let mut floods = Vec::new();
+    for kernel in 0..4 {
+        floods.push(rig.start_protected(programs::command(&name(kernel), kernel, &["/bin/busybox", "yes"]))?.program);
+    }
+    let owner = *rig.status()?.owners.first().context("nobody drives the console")?;
+    moves::drain(&mut rig.control, owner, SOON)?;
+    rig.control.drain(owner, Drain::End)?;
+    for round in 0..3 {
+        let owner = *rig.status()?.owners.first().context("nobody drives the console")?;
+        let before = rig.lives()?;
+        rig.kill_kernel(owner, Fault::Panic)?;
+        for (kernel, program) in (0..4).zip(&floods) {
+            rig.settle(*program)?;
+            rig.wait_more(&name(kernel), 100)?;
+        }
+        let ended = rig.lives()?.iter().sum::<u32>() - before.iter().sum::<u32>();
+        ensure!(ended == 1, "round {round}: {ended} kernels have ended");
+    }
+    for kernel in 0..4 {
+        let odd = rig.lines(&name(kernel)).into_iter().find(|line| line != "y");
+        ensure!(odd.is_none(), "{}: {odd:?}", name(kernel));
     }
     Ok(())
 }

@@ -102,6 +102,8 @@ pub struct Resident<M: Machine> {
     pub guard: Guard,
     /// Set once the init process has ended: the program is to be removed.
     pub ended: Option<u32>,
+    /// Since when nothing is left of it but lines to be printed.
+    pub closed: Option<Nanos>,
     /// Descriptors that travel in messages of UNIX sockets.
     pub rights_in_flight: usize,
 }
@@ -148,6 +150,7 @@ impl<M: Machine> Resident<M> {
             pending: PendingPages::default(),
             guard: Guard::default(),
             ended: None,
+            closed: None,
             rights_in_flight,
         }
     }

@@ -5,7 +5,7 @@ use minicbor::{Decode, Encode};
 use shimos_abi::ids::Life;
 
 /// Bytes of output that may wait to be printed.
-pub const UNPRINTED_LIMIT: usize = 1 << 20;
+const UNPRINTED_LIMIT: usize = 64 * 1024;
 
 /// Bytes that a stream may be behind what was printed of it.
 const FARTHEST: u64 = 1 << 40;
@@ -46,13 +46,13 @@ impl Terminal {
         self.written.saturating_sub(self.unprinted.0.len() as u64)
     }
 
-    /// Adds bytes to the stream. They are not processed as `c_oflag` says: the machine's console prints lines. Bytes that
-    /// find no room are lost; who may not lose any asks [`Terminal::has_room`] before.
-    pub fn show(&mut self, bytes: &[u8]) {
-        if self.has_room() {
-            self.unprinted.0.extend(bytes);
-            self.written = self.written.wrapping_add(bytes.len() as u64);
-        }
+    /// Adds bytes to the stream, as far as there is room for them; returns how many. They are not processed as `c_oflag` says: the
+    /// machine's console prints lines.
+    pub fn show(&mut self, bytes: &[u8]) -> usize {
+        let count = bytes.len().min(UNPRINTED_LIMIT.saturating_sub(self.unprinted.0.len()));
+        self.unprinted.0.extend(&bytes[..count]);
+        self.written = self.written.wrapping_add(count as u64);
+        count
     }
 
     /// Whether output may be added.
@@ -111,7 +111,7 @@ mod tests {
     #[test]
     fn what_is_on_its_way_is_bounded() {
         let mut terminal = Terminal::new();
-        terminal.show(&[b'x'; 100]);
+        assert_eq!(terminal.show(&[b'x'; 100]), 100);
         assert!(terminal.next_piece(40, 60).is_none() && !terminal.waits_for_printer());
         terminal.release();
         for (at, len) in [(0, 40), (40, 20)] {

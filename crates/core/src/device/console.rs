@@ -17,6 +17,7 @@ use shimos_abi::{
     control::Device,
     ids::{KernelId, ProgramId},
     shared::Queue,
+    time::Nanos,
 };
 use shimos_hal::Machine;
 use shimos_ikc::Endpoint;
@@ -29,6 +30,10 @@ const FLUSH: usize = 256;
 const LINE_LIMIT: usize = 4096;
 /// Bytes of a program's output that may be on their way to the printer at a time; more than a line.
 const WINDOW: usize = 16 * 1024;
+/// Packets that the owner keeps.
+const ARRIVED_LIMIT: usize = 4096;
+/// How long the last lines of a program that has ended may take.
+const LAST_LINES: Nanos = Nanos::secs(1);
 /// Packets kept while the owner is away.
 const UNSENT_LIMIT: usize = 4096;
 
@@ -77,8 +82,10 @@ struct Known {
 #[derive(Default)]
 pub struct ConsoleOwner {
     streams: BTreeMap<ProgramId, Stream>,
-    /// Lines that the machine has not taken yet.
-    backlog: VecDeque<Line>,
+    /// What came and is not taken apart yet. Lines need far more memory than what they are made of.
+    arrived: VecDeque<Packet>,
+    /// Lines of one packet that the machine has not taken yet.
+    lines: VecDeque<Line>,
     /// Bytes of the first one that it has taken.
     taken: usize,
     giving_up: bool,
@@ -109,9 +116,16 @@ struct Stream {
 }
 
 impl ConsoleOwner {
-    fn take(&mut self, packet: Packet, ikc: &Endpoint) {
+    fn take(&mut self, packet: Packet) {
+        // Programs have less than this on their way; a peer that sends more is out of order.
+        if self.arrived.len() < ARRIVED_LIMIT {
+            self.arrived.push_back(packet);
+        }
+    }
+
+    fn take_apart(&mut self, packet: Packet, ikc: &Endpoint) {
         match packet {
-            Packet::Kernel(line) => self.backlog.push_back(Line { bytes: line.into_bytes(), of: None }),
+            Packet::Kernel(line) => self.lines.push_back(Line { bytes: line.into_bytes(), of: None }),
             Packet::Output { program, name, at, bytes, stream, known } => {
                 self.take_output(program, (stream, name), (at, &bytes), known, ikc);
             }
@@ -165,15 +179,18 @@ impl ConsoleOwner {
     fn print(&mut self, program: ProgramId, stream: &Stream) {
         let parts: [&[u8]; 3] = [stream.name.as_bytes(), b"| ", &stream.line];
         let bytes = if stream.line.is_empty() { Vec::new() } else { parts.concat() };
-        self.backlog.push_back(Line { bytes, of: Some(Printed { program, stream: stream.id, place: stream.next }) });
+        self.lines.push_back(Line { bytes, of: Some(Printed { program, stream: stream.id, place: stream.next }) });
     }
 
     /// Gives the machine what it takes, and no more than a turn has time for.
     pub fn flush<M: Machine>(&mut self, machine: &mut M, ikc: &mut Endpoint) {
         let mut left = FLUSH;
-        while !self.giving_up
-            && let Some(line) = self.backlog.front()
-        {
+        while !self.giving_up {
+            let Some(line) = self.lines.front() else {
+                let Some(packet) = self.arrived.pop_front() else { return };
+                self.take_apart(packet, ikc);
+                continue;
+            };
             let wanted = &line.bytes[self.taken..];
             let wanted = &wanted[..wanted.len().min(left)];
             let count = if wanted.is_empty() { 0 } else { machine.console_write(wanted).min(wanted.len()) };
@@ -187,7 +204,7 @@ impl ConsoleOwner {
                 ikc.set_printed(of.program, of.stream, of.place);
             }
             self.taken = 0;
-            self.backlog.pop_front();
+            self.lines.pop_front();
         }
     }
 
@@ -204,13 +221,15 @@ impl ConsoleOwner {
 
     /// What the next owner is to be told: lines of kernels. Programs send again what was not printed.
     pub fn into_kernel_lines(self) -> impl Iterator<Item = Vec<u8>> {
-        let lines = self.backlog.into_iter().filter(|line| line.of.is_none());
-        lines.filter_map(|line| minicbor::to_vec(Packet::Kernel(String::from_utf8(line.bytes).ok()?)).ok())
+        let lines = self.lines.into_iter().filter(|line| line.of.is_none());
+        let begun = lines.filter_map(|line| String::from_utf8(line.bytes).ok()).map(Packet::Kernel);
+        let arrived = self.arrived.into_iter().filter(|packet| matches!(packet, Packet::Kernel(_)));
+        begun.chain(arrived).filter_map(|packet| minicbor::to_vec(packet).ok())
     }
 
     /// Whether something waits to be printed here.
     pub fn is_busy(&self) -> bool {
-        !self.backlog.is_empty() && !self.giving_up
+        !self.giving_up && (!self.lines.is_empty() || !self.arrived.is_empty())
     }
 }
 
@@ -226,7 +245,7 @@ pub fn inherit<M: Machine>(services: &mut Services<M>, from: KernelId) {
 
 fn dispatch<M: Machine>(services: &mut Services<M>, packet: Packet) {
     if let Some(console) = &mut services.console {
-        console.take(packet, &services.ikc);
+        console.take(packet);
         return;
     }
     let Ok(bytes) = minicbor::to_vec(&packet) else { return };
@@ -242,7 +261,7 @@ pub fn flush_unsent<M: Machine>(services: &mut Services<M>) {
     while let Some(bytes) = services.unsent_console.pop_front() {
         if let Some(console) = &mut services.console {
             if let Ok(packet) = minicbor::decode(&bytes) {
-                console.take(packet, &services.ikc);
+                console.take(packet);
             }
             continue;
         }
@@ -302,10 +321,14 @@ fn next_packet(program: &mut Program, window: usize) -> Option<Packet> {
     })
 }
 
+/// Whether all lines of a program that has ended are printed, or nobody prints them within a time.
+pub fn is_done<M: Machine>(resident: &Resident<M>, closed: Nanos, now: Nanos) -> bool {
+    let terminal = &resident.program.terminal;
+    !terminal.unprinted.0.contains(&b'\n') || now >= closed + LAST_LINES
+}
+
 /// A program has ended.
 pub fn ended<M: Machine>(services: &mut Services<M>, resident: &mut Resident<M>) {
-    resident.program.terminal.release();
-    work(services, resident);
     // All of it at once: there is no later.
     while let Some(packet) = next_packet(&mut resident.program, usize::MAX) {
         dispatch(services, packet);
@@ -327,10 +350,10 @@ pub fn write<M: Machine>(c: &mut Context<'_, M>, bytes: &[u8]) -> Progress {
     if !terminal.has_room() {
         return Progress::Wait(Key::Terminal);
     }
-    terminal.show(bytes);
+    let shown = terminal.show(bytes);
     if !holds {
         terminal.release();
         work(c.services, c.resident);
     }
-    Progress::Moved(bytes.len())
+    Progress::Moved(shown)
 }

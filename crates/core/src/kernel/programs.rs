@@ -35,8 +35,11 @@ impl<M: Machine> Kernel<M> {
         protect::flush_network(resident, services);
         console::work(services, resident);
         if resident.ended.is_some() {
-            if self.wind_up(id) == Progress::Done {
-                self.end_program(id);
+            let done = resident.closed.map(|closed| console::is_done(resident, closed, now));
+            match done {
+                None if self.wind_up(id) == Progress::Done => self.close_program(id, now),
+                Some(true) => self.end_program(id),
+                None | Some(false) => {}
             }
             return;
         }
@@ -49,22 +52,31 @@ impl<M: Machine> Kernel<M> {
         }
     }
 
-    /// Ends a program: its memory, its image, its id.
-    fn end_program(&mut self, id: ProgramId) {
-        let Some(mut resident) = self.residents.remove(&id) else { return };
+    /// Gives back all that an ended program had. Nobody takes it over any more: what it has written leaves now.
+    fn close_program(&mut self, id: ProgramId, now: Nanos) {
+        let Some(resident) = self.residents.get_mut(&id) else { return };
+        resident.closed = Some(now);
+        let asking = core::mem::take(&mut resident.guard.waiting);
+        let loans = core::mem::take(&mut resident.program.head.loans);
+        let why = format!("program {} has ended", resident.program.head.name);
         self.services.requests.forget_program(id);
-        let status = resident.ended.unwrap_or_default();
-        for asker in core::mem::take(&mut resident.guard.waiting) {
-            self.answer(asker, &Response::Failed(format!("program {} has ended", resident.program.head.name)));
-        }
-        protect::flush_network(&mut resident, &mut self.services);
-        self.teardowns.extend(protect::unprotect(&mut resident, &mut self.services));
-        self.teardowns.extend(protect::take_replaced(&mut resident));
-        protect::release_held(&mut resident, &mut self.services);
+        protect::flush_network(resident, &mut self.services);
+        self.teardowns.extend(protect::unprotect(resident, &mut self.services));
+        self.teardowns.extend(protect::take_replaced(resident));
+        protect::release_held(resident, &mut self.services);
         resident.program.objects.destroy(&mut self.services.frames);
-        for owner in core::mem::take(&mut resident.program.head.loans) {
+        for asker in asking {
+            self.answer(asker, &Response::Failed(why.clone()));
+        }
+        for owner in loans {
             self.return_loan(id, owner);
         }
+    }
+
+    /// Forgets a program whose last lines are printed: its id is free.
+    fn end_program(&mut self, id: ProgramId) {
+        let Some(mut resident) = self.residents.remove(&id) else { return };
+        let status = resident.ended.unwrap_or_default();
         console::ended(&mut self.services, &mut resident);
         self.services.log(&format!("program {} ended, status {status:#x}", resident.program.head.name));
         let area = self.services.ikc.area();

@@ -430,7 +430,10 @@ impl<M: Machine> Kernel<M> {
             || !self.joining.is_empty()
             || !self.moves.is_idle()
             || self.residents.values().any(Resident::is_coming_home)
-            || self.residents.values().any(|resident| resident.program.terminal.waits_for_printer());
+            || self
+                .residents
+                .values()
+                .any(|resident| resident.closed.is_some() || resident.program.terminal.waits_for_printer());
         if waiting {
             next = next.min(self.services.machine.now() + Nanos::millis(1));
         }

@@ -380,7 +380,9 @@ fn flow<M: Machine>(c: &mut Context<'_, M>, name: TtyName, argument: u64) -> Res
             if let Some(byte) = tty.settings.character(place) {
                 // It overtakes what is stopped.
                 match name {
-                    TtyName::Console => c.resident.program.terminal.show(&[byte]),
+                    TtyName::Console => {
+                        c.resident.program.terminal.show(&[byte]);
+                    }
                     TtyName::Slave(id) => {
                         if let Some(pair) = c.resident.program.pairs.get_mut(&id) {
                             pair.output.0.push_back(byte);
