@@ -76,8 +76,14 @@ impl Terminal {
             }
         });
         let mut terminal = Terminal { master, slave, before, child, shown, seen: 0 };
-        terminal.wait("# ")?;
+        terminal.prompt()?;
         Ok(terminal)
+    }
+
+    /// Waits for the shell's prompt. It edits lines in another mode than the one that commands find: a key that means something
+    /// in one of them is lost, or means something else, if it is typed in the other, here as on Linux.
+    fn prompt(&mut self) -> Result<()> {
+        self.wait("# ")
     }
 
     fn keys(&mut self, keys: &str) -> Result<()> {
@@ -131,16 +137,20 @@ fn editing(makings: &Makings) -> Result<()> {
     // What is typed is shown as well: what is computed tells the answer from the question.
     terminal.keys("echo abX\x7fc-$((40+2))\r")?;
     terminal.wait("abc-42\r\n")?;
+    terminal.prompt()?;
     terminal.keys("echo wrong-$((1+1))\x15echo right-$((1+2))\r")?;
     terminal.wait("right-3\r\n")?;
+    terminal.prompt()?;
     ensure!(!terminal.text().contains("wrong-2"), "a line that was killed was run");
     // Up, back to the start of the line, and another word.
     terminal.keys("\x1b[A\x01\x0b")?;
     terminal.keys("true; \x19\r")?;
     terminal.wait("right-3\r\n")?;
+    terminal.prompt()?;
     terminal.keys("tty; stty size\r")?;
     terminal.wait("/dev/pts/")?;
     terminal.wait("30 100")?;
+    terminal.prompt()?;
     // The end of input.
     terminal.keys("\x04")?;
     let status = terminal.end()?;
@@ -150,30 +160,37 @@ fn editing(makings: &Makings) -> Result<()> {
 
 fn jobs(makings: &Makings) -> Result<()> {
     let mut terminal = Terminal::start(makings, &["shell"])?;
-    terminal.keys("sleep 1000\r")?;
-    terminal.wait("sleep 1000\r\n")?;
+    // It says when it has the terminal.
+    terminal.keys("sh -c 'echo on-$((1+1)); exec cat'\r")?;
+    terminal.wait("on-2\r\n")?;
     terminal.keys("\x1a")?;
     terminal.wait("Stopped")?;
+    terminal.prompt()?;
     terminal.keys("jobs; echo list-$((1+1))\r")?;
     terminal.wait("[1]+  Stopped")?;
     terminal.wait("list-2")?;
-    terminal.keys("fg\r")?;
-    terminal.wait("sleep 1000\r\n")?;
+    terminal.prompt()?;
+    terminal.keys("echo back-$((1+1)); fg\r")?;
+    terminal.wait("back-2\r\n")?;
+    terminal.keys("in front\r")?;
+    terminal.wait("in front\r\nin front\r\n")?;
     terminal.keys("\x03")?;
-    terminal.wait("# ")?;
+    terminal.prompt()?;
     terminal.keys("echo status-$?\r")?;
     terminal.wait("status-130\r\n")?;
+    terminal.prompt()?;
     terminal.keys("sleep 1000 &\r")?;
     terminal.wait("[1] ")?;
+    terminal.prompt()?;
     terminal.keys("kill %1; wait %1; echo waited-$?\r")?;
     terminal.wait("waited-143\r\n")?;
-    // The shell edits lines in another mode than the one that commands find: what is typed now is theirs.
+    terminal.prompt()?;
     terminal.keys("echo go-$((1+1)); cat | cat\r")?;
     terminal.wait("go-2\r\n")?;
     terminal.keys("through pipes\r")?;
     terminal.wait("through pipes\r\nthrough pipes\r\n")?;
     terminal.keys("\x03")?;
-    terminal.wait("# ")?;
+    terminal.prompt()?;
     leave(terminal)
 }
 
@@ -181,6 +198,7 @@ fn window(makings: &Makings) -> Result<()> {
     let mut terminal = Terminal::start(makings, &["shell"])?;
     terminal.keys("trap 'echo now-$(stty size)' WINCH; echo set-$((1+1))\r")?;
     terminal.wait("set-2\r\n")?;
+    terminal.prompt()?;
     resize(&terminal.slave, 41, 132)?;
     // The trap is run when the shell has something to do.
     terminal.keys("\r")?;
@@ -221,6 +239,7 @@ fn takeover(makings: &Makings, rig: &mut Rig) -> Result<()> {
         terminal.wait("kept-42\r\n")?;
         terminal.wait("Running")?;
         terminal.wait("30 100")?;
+        terminal.prompt()?;
     }
     terminal.keys("kill %1\r")?;
     leave(terminal)
