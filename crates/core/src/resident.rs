@@ -102,7 +102,7 @@ pub struct Resident<M: Machine> {
     pub guard: Guard,
     /// Set once the init process has ended: the program is to be removed.
     pub ended: Option<u32>,
-    /// Since when nothing is left of it but lines to be printed.
+    /// Set when nothing is left of it but lines to be printed: when it ended, or when the last one was printed.
     pub closed: Option<Nanos>,
     /// Descriptors that travel in messages of UNIX sockets.
     pub rights_in_flight: usize,

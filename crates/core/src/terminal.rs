@@ -88,7 +88,12 @@ impl Terminal {
 
     /// Whether it is looked at when something of it was printed: more may be sent then, or written.
     pub fn waits_for_printer(&self) -> bool {
-        self.sent < self.released.min(self.written) || !self.has_room()
+        self.sent.max(self.printed()) < self.released.min(self.written) || !self.has_room()
+    }
+
+    /// Whether everything but an unfinished line is printed, and that is sent.
+    pub fn is_drained(&self) -> bool {
+        self.sent.max(self.printed()) == self.written && !self.unprinted.0.contains(&b'\n')
     }
 
     /// The owner says that everything before `place` is printed.

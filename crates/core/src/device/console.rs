@@ -15,7 +15,7 @@ use alloc::{
 use minicbor::{Decode, Encode};
 use shimos_abi::{
     control::Device,
-    ids::{KernelId, ProgramId},
+    ids::{KernelId, MAX_PROGRAMS, ProgramId},
     shared::Queue,
     time::Nanos,
 };
@@ -29,10 +29,12 @@ const FLUSH: usize = 256;
 /// Bytes of an unfinished line that the owner keeps.
 const LINE_LIMIT: usize = 4096;
 /// Bytes of a program's output that may be on their way to the printer at a time; more than a line.
-const WINDOW: usize = 16 * 1024;
-/// Packets that the owner keeps.
-const ARRIVED_LIMIT: usize = 4096;
-/// How long the last lines of a program that has ended may take.
+const WINDOW: usize = 8 * 1024;
+/// Bytes that one source prints before it is another's turn.
+const TURN: usize = 4096;
+/// Lines of kernels that the owner keeps.
+const KERNEL_LINES: usize = 4096;
+/// How long nothing may be printed of what a program has left when it ended.
 const LAST_LINES: Nanos = Nanos::secs(1);
 /// Packets kept while the owner is away.
 const UNSENT_LIMIT: usize = 4096;
@@ -62,9 +64,14 @@ enum Packet {
         #[n(5)]
         known: Known,
     },
-    /// The stream of a program has ended.
+    /// A stream of a program has ended.
     #[n(2)]
-    End(#[n(0)] ProgramId),
+    End {
+        #[n(0)]
+        program: ProgramId,
+        #[n(1)]
+        stream: u64,
+    },
 }
 
 /// What the sender of a piece knows of its stream.
@@ -78,134 +85,216 @@ struct Known {
     written: u64,
 }
 
-/// What the owner of the console keeps.
+/// What the owner of the console keeps: bytes, and never more than one line made of them. Those who print take turns, so that one
+/// who never stops keeps no other waiting.
 #[derive(Default)]
 pub struct ConsoleOwner {
-    streams: BTreeMap<ProgramId, Stream>,
-    /// What came and is not taken apart yet. Lines need far more memory than what they are made of.
-    arrived: VecDeque<Packet>,
-    /// Lines of one packet that the machine has not taken yet.
-    lines: VecDeque<Line>,
-    /// Bytes of the first one that it has taken.
+    streams: BTreeMap<(ProgramId, u64), Stream>,
+    kernel_lines: VecDeque<String>,
+    /// Whose turn it is, and how many bytes of it are left.
+    turn: Source,
+    left: usize,
+    /// The line that the machine takes now.
+    line: Option<Line>,
+    /// Bytes of it that it has taken.
     taken: usize,
     giving_up: bool,
+}
+
+/// Whose lines they are.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+enum Source {
+    #[default]
+    Kernels,
+    /// A stream of a program.
+    Program(ProgramId, u64),
 }
 
 /// A line for the machine.
 struct Line {
     bytes: Vec<u8>,
-    /// Whose it is; a kernel's if none.
-    of: Option<Printed>,
-}
-
-/// A place of a program's stream.
-struct Printed {
-    program: ProgramId,
-    stream: u64,
-    /// What is before this place of the stream is printed when the line is.
+    source: Source,
+    /// What is before this place of a program's stream is printed when the line is.
     place: u64,
 }
 
-#[derive(Default)]
+/// Output of a program.
 struct Stream {
-    id: u64,
     name: String,
-    /// What is before this place is printed, or in `line`.
+    /// What is before this place is printed, or in the line that the machine takes now.
     next: u64,
-    line: Vec<u8>,
+    /// What comes after it and has arrived.
+    bytes: VecDeque<u8>,
+    /// Bytes of the first line, if all of it is there.
+    ready: Option<usize>,
+    /// Nothing more will come.
+    ended: bool,
+}
+
+impl Stream {
+    fn new(name: String, next: u64) -> Stream {
+        Stream { name, next, bytes: VecDeque::new(), ready: None, ended: false }
+    }
+
+    fn take(&mut self, at: u64, bytes: &[u8]) {
+        let end = self.next.saturating_add(self.bytes.len() as u64);
+        // What is further on was on its way to the owner before; all of it comes again.
+        if at > end {
+            return;
+        }
+        let old = (end - at).min(bytes.len() as u64) as usize;
+        // A program has no more than this on its way; a peer that sends more is out of order.
+        let room = WINDOW.saturating_sub(self.bytes.len());
+        self.bytes.extend(bytes[old..].iter().take(room));
+        self.look();
+    }
+
+    /// What is before this place is printed.
+    fn skip_to(&mut self, place: u64) {
+        let count = place.saturating_sub(self.next).min(self.bytes.len() as u64) as usize;
+        self.bytes.drain(..count);
+        self.next = self.next.max(place);
+        self.look();
+    }
+
+    fn end(&mut self) {
+        self.ended = true;
+        self.look();
+    }
+
+    /// Looks for the end of the first line.
+    fn look(&mut self) {
+        let line = self.bytes.iter().take(LINE_LIMIT).position(|&byte| byte == b'\n').map(|at| at + 1);
+        let cut = self.bytes.len().min(LINE_LIMIT);
+        let must_cut = cut == LINE_LIMIT || self.ended && cut > 0;
+        self.ready = line.or(must_cut.then_some(cut));
+    }
+
+    /// The first line, as it is printed.
+    fn next_line(&mut self) -> Option<Vec<u8>> {
+        let count = self.ready?;
+        let mut line = [self.name.as_bytes(), b"| "].concat();
+        line.extend(self.bytes.drain(..count));
+        if !line.ends_with(b"\n") {
+            line.push(b'\n');
+        }
+        self.next = self.next.saturating_add(count as u64);
+        self.look();
+        Some(line)
+    }
 }
 
 impl ConsoleOwner {
-    fn take(&mut self, packet: Packet) {
-        // Programs have less than this on their way; a peer that sends more is out of order.
-        if self.arrived.len() < ARRIVED_LIMIT {
-            self.arrived.push_back(packet);
-        }
-    }
-
-    fn take_apart(&mut self, packet: Packet, ikc: &Endpoint) {
+    fn take(&mut self, packet: Packet, ikc: &Endpoint) {
         match packet {
-            Packet::Kernel(line) => self.lines.push_back(Line { bytes: line.into_bytes(), of: None }),
-            Packet::Output { program, name, at, bytes, stream, known } => {
-                self.take_output(program, (stream, name), (at, &bytes), known, ikc);
-            }
-            Packet::End(program) => {
-                if let Some(mut stream) = self.streams.remove(&program) {
-                    if !stream.line.is_empty() {
-                        stream.line.push(b'\n');
-                    }
-                    self.print(program, &stream);
+            Packet::Kernel(line) => {
+                if self.kernel_lines.len() < KERNEL_LINES {
+                    self.kernel_lines.push_back(line);
                 }
             }
+            Packet::Output { program, name, at, bytes, stream, known } => {
+                if let Some(stream) = self.stream(program, (stream, name), known, ikc) {
+                    stream.take(at, &bytes);
+                }
+            }
+            Packet::End { program, stream } => {
+                if let Some(stream) = self.streams.get_mut(&(program, stream)) {
+                    stream.end();
+                }
+                self.forget_ended();
+            }
         }
     }
 
-    fn take_output(
+    /// The stream that a packet is of.
+    fn stream(
         &mut self,
         program: ProgramId,
         (id, name): (u64, String),
-        (at, bytes): (u64, &[u8]),
         known: Known,
         ikc: &Endpoint,
-    ) {
-        // An owner that died may have left nonsense.
-        let told = ikc.area().printed(ikc.me().kernel, program, id);
-        let printed = if told <= known.written { told } else { known.printed };
-        let mut stream = self.streams.remove(&program).unwrap_or_default();
-        if stream.id != id || stream.next == 0 {
-            stream = Stream { id, name, next: printed, line: Vec::new() };
-        }
-        // Owners before this one have printed what the sender has forgotten.
-        stream.next = stream.next.max(known.printed);
-        // What is further on was on its way to the owner before; all of it comes again.
-        if at <= stream.next {
-            let old = (stream.next - at).min(bytes.len() as u64) as usize;
-            for byte in &bytes[old..] {
-                stream.next += 1;
-                stream.line.push(*byte);
-                if *byte == b'\n' || stream.line.len() >= LINE_LIMIT {
-                    if *byte != b'\n' {
-                        stream.line.push(b'\n');
-                    }
-                    self.print(program, &stream);
-                    stream.line.clear();
-                }
+    ) -> Option<&mut Stream> {
+        let key = (program, id);
+        if !self.streams.contains_key(&key) {
+            // Another program had the number: what it has not printed by now ends here.
+            self.streams.range_mut((program, 0)..=(program, u64::MAX)).for_each(|(_, other)| other.end());
+            self.forget_ended();
+            // Of streams that have ended a few are not printed yet; a peer that has more is out of order.
+            if usize::from(program.0) >= MAX_PROGRAMS || self.streams.len() >= 2 * MAX_PROGRAMS {
+                return None;
             }
+            // An owner that died may have left nonsense.
+            let told = ikc.area().printed(ikc.me().kernel, program, id);
+            let next = if told <= known.written { told } else { known.printed };
+            self.streams.insert(key, Stream::new(name, next));
         }
-        self.streams.insert(program, stream);
+        let stream = self.streams.get_mut(&key)?;
+        // Owners before this one have printed what the sender has forgotten.
+        stream.skip_to(known.printed.min(known.written));
+        Some(stream)
     }
 
-    /// Puts a line there that the machine is to print.
-    fn print(&mut self, program: ProgramId, stream: &Stream) {
-        let parts: [&[u8]; 3] = [stream.name.as_bytes(), b"| ", &stream.line];
-        let bytes = if stream.line.is_empty() { Vec::new() } else { parts.concat() };
-        self.lines.push_back(Line { bytes, of: Some(Printed { program, stream: stream.id, place: stream.next }) });
+    fn forget_ended(&mut self) {
+        self.streams.retain(|_, stream| !stream.ended || !stream.bytes.is_empty());
     }
 
-    /// Gives the machine what it takes, and no more than a turn has time for.
+    /// The next line, of whoever has the turn.
+    fn next_line(&mut self) -> Option<Line> {
+        if self.left == 0 || !self.ready().any(|source| source == self.turn) {
+            let next = self.ready().find(|source| *source > self.turn).or_else(|| self.ready().next());
+            self.turn = next?;
+            self.left = TURN;
+        }
+        let (bytes, place) = match self.turn {
+            Source::Kernels => (self.kernel_lines.pop_front()?.into_bytes(), 0),
+            Source::Program(program, id) => {
+                let stream = self.streams.get_mut(&(program, id))?;
+                (stream.next_line()?, stream.next)
+            }
+        };
+        self.left = self.left.saturating_sub(bytes.len());
+        Some(Line { bytes, source: self.turn, place })
+    }
+
+    /// Who has a line, in order.
+    fn ready(&self) -> impl Iterator<Item = Source> {
+        let kernels = (!self.kernel_lines.is_empty()).then_some(Source::Kernels);
+        let streams = self.streams.iter().filter(|(_, stream)| stream.ready.is_some());
+        kernels.into_iter().chain(streams.map(|((program, id), _)| Source::Program(*program, *id)))
+    }
+
+    /// Gives the machine what it takes, and no more than a turn of the kernel has time for.
     pub fn flush<M: Machine>(&mut self, machine: &mut M, ikc: &mut Endpoint) {
-        let mut left = FLUSH;
+        let mut may = FLUSH;
         while !self.giving_up {
-            let Some(line) = self.lines.front() else {
-                let Some(packet) = self.arrived.pop_front() else { return };
-                self.take_apart(packet, ikc);
-                continue;
-            };
+            if self.line.is_none() {
+                self.line = self.next_line();
+            }
+            let Some(line) = &self.line else { return };
             let wanted = &line.bytes[self.taken..];
-            let wanted = &wanted[..wanted.len().min(left)];
+            let wanted = &wanted[..wanted.len().min(may)];
             let count = if wanted.is_empty() { 0 } else { machine.console_write(wanted).min(wanted.len()) };
             self.taken += count;
-            left -= count;
+            may -= count;
             if self.taken < line.bytes.len() {
                 return;
             }
             // Only now: who inherits the console from us prints what we had and did not print.
-            if let Some(of) = &line.of {
-                ikc.set_printed(of.program, of.stream, of.place);
+            if let Source::Program(program, stream) = line.source
+                && self.is_last(program, stream)
+            {
+                ikc.set_printed(program, stream, line.place);
             }
             self.taken = 0;
-            self.lines.pop_front();
+            self.line = None;
+            self.forget_ended();
         }
+    }
+
+    /// Whether no later program has the number. There is one mark for each number.
+    fn is_last(&self, program: ProgramId, stream: u64) -> bool {
+        let mut of_program = self.streams.range((program, 0)..=(program, u64::MAX));
+        of_program.next_back().is_none_or(|((_, last), _)| *last <= stream)
     }
 
     /// Touches the machine's console no more, as another kernel is to take it. What comes is kept, in case it stays here.
@@ -221,15 +310,15 @@ impl ConsoleOwner {
 
     /// What the next owner is to be told: lines of kernels. Programs send again what was not printed.
     pub fn into_kernel_lines(self) -> impl Iterator<Item = Vec<u8>> {
-        let lines = self.lines.into_iter().filter(|line| line.of.is_none());
-        let begun = lines.filter_map(|line| String::from_utf8(line.bytes).ok()).map(Packet::Kernel);
-        let arrived = self.arrived.into_iter().filter(|packet| matches!(packet, Packet::Kernel(_)));
-        begun.chain(arrived).filter_map(|packet| minicbor::to_vec(packet).ok())
+        let begun = self.line.filter(|line| line.source == Source::Kernels);
+        let begun = begun.and_then(|line| String::from_utf8(line.bytes).ok());
+        let lines = begun.into_iter().chain(self.kernel_lines).map(Packet::Kernel);
+        lines.filter_map(|packet| minicbor::to_vec(packet).ok())
     }
 
     /// Whether something waits to be printed here.
     pub fn is_busy(&self) -> bool {
-        !self.giving_up && (!self.lines.is_empty() || !self.arrived.is_empty())
+        !self.giving_up && (self.line.is_some() || self.ready().next().is_some())
     }
 }
 
@@ -243,17 +332,32 @@ pub fn inherit<M: Machine>(services: &mut Services<M>, from: KernelId) {
     }
 }
 
+/// Gives a packet to who drives the console, now or as soon as that is possible.
 fn dispatch<M: Machine>(services: &mut Services<M>, packet: Packet) {
-    if let Some(console) = &mut services.console {
-        console.take(packet);
-        return;
+    if let Err(packet) = offer(services, packet)
+        && let Ok(bytes) = minicbor::to_vec(&packet)
+    {
+        if services.unsent_console.len() >= UNSENT_LIMIT {
+            services.unsent_console.pop_front();
+        }
+        services.unsent_console.push_back(bytes);
     }
-    let Ok(bytes) = minicbor::to_vec(&packet) else { return };
-    if services.unsent_console.len() >= UNSENT_LIMIT {
-        services.unsent_console.pop_front();
-    }
-    services.unsent_console.push_back(bytes);
+}
+
+/// Gives a packet to who drives the console, after all that waits for that; gives it back if it has to wait too.
+fn offer<M: Machine>(services: &mut Services<M>, packet: Packet) -> Result<(), Packet> {
     flush_unsent(services);
+    if let Some(console) = &mut services.console {
+        console.take(packet, &services.ikc);
+        return Ok(());
+    }
+    if !services.unsent_console.is_empty() {
+        return Err(packet);
+    }
+    let (Some(owner), Ok(bytes)) = (services.owner(Device::Console), minicbor::to_vec(&packet)) else {
+        return Err(packet);
+    };
+    services.send(owner, Queue::Console, &[&bytes]).map_err(|_| packet)
 }
 
 /// Sends console packets that wait for room in the queue or for an owner.
@@ -261,7 +365,7 @@ pub fn flush_unsent<M: Machine>(services: &mut Services<M>) {
     while let Some(bytes) = services.unsent_console.pop_front() {
         if let Some(console) = &mut services.console {
             if let Ok(packet) = minicbor::decode(&bytes) {
-                console.take(packet);
+                console.take(packet, &services.ikc);
             }
             continue;
         }
@@ -297,43 +401,45 @@ pub fn work<M: Machine>(services: &mut Services<M>, resident: &mut Resident<M>) 
         let stream = program.head.started.0;
         program.terminal.note_printed(services.ikc.area().printed(owner.kernel, program.head.id, stream));
     }
-    while services.unsent_console.is_empty()
-        && let Some(packet) = next_packet(program, WINDOW)
+    while let Some((packet, end)) = next_packet(program, WINDOW)
+        && offer(services, packet).is_ok()
     {
-        dispatch(services, packet);
+        program.terminal.sent = end;
     }
     if full {
         resident.wake(Key::Terminal);
     }
 }
 
-/// The next piece of a program's output that may leave, if no more than `window` bytes are on their way.
-fn next_packet(program: &mut Program, window: usize) -> Option<Packet> {
+/// The next piece of a program's output that may leave, if no more than `window` bytes are on their way then, and where it ends.
+fn next_packet(program: &Program, window: usize) -> Option<(Packet, u64)> {
     let (at, bytes) = program.terminal.next_piece(PIECE, window)?;
-    program.terminal.sent = at + bytes.len() as u64;
-    Some(Packet::Output {
+    let end = at + bytes.len() as u64;
+    let packet = Packet::Output {
         program: program.head.id,
         name: program.head.name.clone(),
         at,
         bytes,
         stream: program.head.started.0,
         known: Known { printed: program.terminal.printed(), written: program.terminal.written },
-    })
+    };
+    Some((packet, end))
 }
 
-/// Whether all lines of a program that has ended are printed, or nobody prints them within a time.
-pub fn is_done<M: Machine>(resident: &Resident<M>, closed: Nanos, now: Nanos) -> bool {
-    let terminal = &resident.program.terminal;
-    !terminal.unprinted.0.contains(&b'\n') || now >= closed + LAST_LINES
+/// Whether all lines of a program that has ended are printed, or nobody has printed one since a time.
+pub fn is_done<M: Machine>(resident: &Resident<M>, last: Nanos, now: Nanos) -> bool {
+    resident.program.terminal.is_drained() || now >= last + LAST_LINES
 }
 
 /// A program has ended.
 pub fn ended<M: Machine>(services: &mut Services<M>, resident: &mut Resident<M>) {
-    // All of it at once: there is no later.
-    while let Some(packet) = next_packet(&mut resident.program, usize::MAX) {
+    // As much as is taken at once: there is no later.
+    while let Some((packet, end)) = next_packet(&resident.program, WINDOW) {
         dispatch(services, packet);
+        resident.program.terminal.sent = end;
     }
-    dispatch(services, Packet::End(resident.program.head.id));
+    let head = &resident.program.head;
+    dispatch(services, Packet::End { program: head.id, stream: head.started.0 });
 }
 
 /// A packet has come from another kernel.
@@ -356,4 +462,97 @@ pub fn write<M: Machine>(c: &mut Context<'_, M>, bytes: &[u8]) -> Progress {
         work(c.services, c.resident);
     }
     Progress::Moved(shown)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::string::ToString;
+
+    fn stream(name: &str) -> Stream {
+        Stream::new(name.to_string(), 0)
+    }
+
+    fn next(owner: &mut ConsoleOwner) -> Option<String> {
+        owner.next_line().map(|line| String::from_utf8(line.bytes).expect("text"))
+    }
+
+    #[test]
+    fn many_small_pieces_fit_and_pieces_that_come_again_are_printed_once() {
+        let mut stream = stream("a");
+        for at in 0..WINDOW as u64 / 2 {
+            stream.take(at * 2, b"y\n");
+            stream.take(at, b"y\ny\n"[at as usize % 2..].split_at(1).0);
+        }
+        for place in 1..=WINDOW as u64 / 2 {
+            assert_eq!(stream.next_line().as_deref(), Some(&b"a| y\n"[..]));
+            assert_eq!(stream.next, place * 2);
+        }
+        assert_eq!(stream.next_line(), None);
+        // One that is too far on was for the owner before.
+        stream.take(WINDOW as u64 + 1, b"\n");
+        assert_eq!(stream.next_line(), None);
+    }
+
+    #[test]
+    fn long_and_last_lines_are_cut() {
+        let mut stream = stream("a");
+        stream.take(0, &[b'x'; LINE_LIMIT + 5]);
+        assert_eq!(stream.next_line().map(|line| line.len()), Some(LINE_LIMIT + 4));
+        assert_eq!(stream.next_line(), None);
+        stream.end();
+        assert_eq!(stream.next_line().as_deref(), Some(&b"a| xxxxx\n"[..]));
+        assert_eq!(stream.next_line(), None);
+    }
+
+    #[test]
+    fn what_others_have_printed_is_not_printed_again() {
+        let mut stream = stream("a");
+        stream.take(0, b"one\ntwo\nthree\n");
+        stream.skip_to(4);
+        assert_eq!(stream.next_line().as_deref(), Some(&b"a| two\n"[..]));
+        stream.skip_to(100);
+        stream.take(8, b"three\n");
+        stream.take(100, b"four\n");
+        assert_eq!(stream.next_line().as_deref(), Some(&b"a| four\n"[..]));
+    }
+
+    #[test]
+    fn all_take_turns() {
+        let mut owner = ConsoleOwner::default();
+        for program in [1, 2] {
+            let mut flood = stream("flood");
+            flood.take(0, &b"y\n".repeat(WINDOW / 2));
+            owner.streams.insert((ProgramId(program), 7), flood);
+        }
+        owner.left = TURN;
+        owner.turn = Source::Program(ProgramId(1), 7);
+        let mut quiet = stream("quiet");
+        quiet.take(0, b"here\n");
+        owner.streams.insert((ProgramId(3), 7), quiet);
+        owner.kernel_lines.push_back("kernel\n".to_string());
+        let mut before = Vec::new();
+        let mut printed = 0;
+        while let Some(line) = next(&mut owner) {
+            if !line.starts_with("flood") {
+                before.push((line, printed / TURN));
+            }
+            printed += "flood| y\n".len();
+        }
+        assert_eq!(before, [("quiet| here\n".to_string(), 2), ("kernel\n".to_string(), 2)]);
+    }
+
+    #[test]
+    fn a_stream_is_forgotten_when_its_last_line_is_taken() {
+        let mut owner = ConsoleOwner::default();
+        let mut ended = stream("a");
+        ended.take(0, b"last");
+        ended.end();
+        owner.streams.insert((ProgramId(1), 7), ended);
+        owner.forget_ended();
+        assert!(owner.is_busy());
+        assert_eq!(next(&mut owner).as_deref(), Some("a| last\n"));
+        owner.forget_ended();
+        assert!(owner.streams.is_empty() && !owner.is_busy());
+    }
 }

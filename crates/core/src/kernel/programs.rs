@@ -33,7 +33,11 @@ impl<M: Machine> Kernel<M> {
         resident.program.net.poll(now);
         resident.take_network();
         protect::flush_network(resident, services);
+        let printed = resident.program.terminal.printed();
         console::work(services, resident);
+        if resident.program.terminal.printed() != printed {
+            resident.closed = resident.closed.map(|_| now);
+        }
         if resident.ended.is_some() {
             let done = resident.closed.map(|closed| console::is_done(resident, closed, now));
             match done {
