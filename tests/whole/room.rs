@@ -9,11 +9,15 @@ const MEMORY: u64 = 48;
 /// Frames that a kernel has left which is too full to take a program over, and too few for the large program.
 const LITTLE: u64 = 600;
 const ENOUGH: u64 = 2200;
+/// Files of a program, so that what a kernel keeps of four such programs is more than its heap.
+const FILES: u32 = 6000;
 
 pub fn run(suite: &mut Suite) {
     let mut group = Group::new(suite, Options { kernels: 2, memory: MEMORY, ..Options::default() });
     group.case("room::none_elsewhere", none_elsewhere);
     group.case("room::not_for_all_pages", not_for_all_pages);
+    let mut group = Group::new(suite, Options { kernels: 2, ..Options::default() });
+    group.case("room::not_for_its_kernel_state", not_for_its_kernel_state);
 }
 
 fn none_elsewhere(rig: &mut Rig) -> Result<()> {
@@ -39,5 +43,31 @@ fn not_for_all_pages(rig: &mut Rig) -> Result<()> {
     rig.recovered(dead)?;
     rig.settle(program)?;
     ensure!(rig.lines("large") == ["touchpages: ready"], "{:?}", rig.lines("large"));
+    Ok(())
+}
+
+/// What a kernel keeps of a program, here its files, may be much and is no page: two kernels are half full of it, and one dies.
+fn not_for_its_kernel_state(rig: &mut Rig) -> Result<()> {
+    let files = format!(
+        "BEGIN {{ for (i = 0; i < {FILES}; i++) {{ f = \"/tmp/a-file-with-a-name-\" i; printf \"\" > f; close(f) }} }}"
+    );
+    let text = format!("busybox awk '{files}'; while echo on; do busybox ls /tmp | busybox wc -l; sleep 0.1; done");
+    let programs = [("a", 0), ("b", 0), ("c", 1), ("d", 1)];
+    let mut started = Vec::new();
+    for (name, kernel) in programs {
+        started.push(rig.start_protected(programs::script(name, kernel, &text))?.program);
+        rig.wait_line(name, &FILES.to_string())?;
+    }
+    let before = rig.lives()?;
+    let dead = rig.inject(KernelId(1), Fault::Panic)?;
+    rig.recovered(dead)?;
+    for ((name, _), program) in programs.iter().zip(started) {
+        rig.settle(program)?;
+        rig.wait_more(name, 4)?;
+        let odd = rig.lines(name).into_iter().find(|line| line != "on" && *line != FILES.to_string());
+        ensure!(odd.is_none(), "{name}: {odd:?}");
+    }
+    let ended = rig.lives()?.iter().sum::<u32>() - before.iter().sum::<u32>();
+    ensure!(ended == 1, "{ended} kernels have ended");
     Ok(())
 }

@@ -170,6 +170,8 @@ impl Image {
                             mended: Cell::new(Mended::None),
                         });
                     }
+                    // It is whole, for a kernel with more memory.
+                    Err(ImageError::OutOfMemory) => return Err(ImageError::OutOfMemory),
                     Err(damage) => {
                         passed_over = Some(damage);
                         error = damage;

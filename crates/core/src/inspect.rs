@@ -1,7 +1,15 @@
 //! A look into a kernel for those who test it: what must hold between its objects, and what a program's records are.
 //!
 //! Built with the feature `inspect` only; the kernel of the bare machine has none of it.
-use crate::{files::Kind, kernel::Kernel, program::Program, protect, records, resident::Resident, thread::State};
+use crate::{
+    files::Kind,
+    kernel::Kernel,
+    program::Program,
+    protect,
+    records::{self, Unreadable},
+    resident::Resident,
+    thread::State,
+};
 use alloc::{collections::BTreeMap, format, string::String, vec::Vec};
 use shimos_abi::{addr::Frame, ids::ProgramId, time::Nanos};
 use shimos_hal::Machine;
@@ -74,7 +82,7 @@ impl<M: Machine> Kernel<M> {
 
 /// Reads records as a takeover does, and writes what was understood: the same bytes, if they were a program's.
 pub fn read_records(bytes: &[u8], program: ProgramId) -> Result<Vec<u8>, &'static str> {
-    let read = records::decode_bytes(bytes, program).map_err(|bad| bad.0)?;
+    let read = records::decode_bytes(bytes, program, |_| true).map_err(Unreadable::why)?;
     Ok(records::encode(&read, Vec::new()))
 }
 
@@ -85,8 +93,8 @@ pub fn on_image_of(
     other: &[u8],
     other_id: ProgramId,
 ) -> Result<Vec<u8>, &'static str> {
-    let mut read = records::decode_bytes(bytes, program).map_err(|bad| bad.0)?;
-    let there = records::decode_bytes(other, other_id).map_err(|bad| bad.0)?;
+    let mut read = records::decode_bytes(bytes, program, |_| true).map_err(Unreadable::why)?;
+    let there = records::decode_bytes(other, other_id, |_| true).map_err(Unreadable::why)?;
     read.tree.set_image(there.tree.image().clone());
     Ok(records::encode(&read, Vec::new()))
 }
@@ -192,7 +200,7 @@ impl<M: Machine> Kernel<M> {
     /// Lets a program go on as these records say, as a takeover would: they may be damaged. Its memory is lost but for
     /// what files hold.
     pub fn replace(&mut self, program: ProgramId, bytes: &[u8]) -> Result<(), &'static str> {
-        let mut read = records::decode_bytes(bytes, program).map_err(|bad| bad.0)?;
+        let mut read = records::decode_bytes(bytes, program, |_| true).map_err(Unreadable::why)?;
         read.objects.forget_mapped();
         for space in read.spaces.values() {
             space.count_mapped(&mut read.objects);

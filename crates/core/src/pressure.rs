@@ -131,6 +131,12 @@ pub enum Level {
     Critical,
 }
 
+/// Whether the kernel's heap has room for so many bytes of another program.
+pub fn has_heap<M: Machine>(machine: &M, bytes: usize) -> bool {
+    let (used, all) = machine.heap();
+    used.saturating_add(bytes) <= all / 4 * 3
+}
+
 /// How full the kernel's heap is.
 #[inline]
 fn heap_level<M: Machine>(services: &Services<M>) -> Level {

@@ -283,22 +283,53 @@ pub fn decode_head(image: &Image) -> Result<Head, BadRecords> {
     Err(BadRecords("no head"))
 }
 
-/// Reads a program from an image's records.
-pub fn decode_program(image: &Image, id: ProgramId) -> Result<Program, BadRecords> {
-    assemble(image.records(), id)
+/// Why records give no program.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Unreadable {
+    /// They are damaged.
+    Bad(BadRecords),
+    /// This kernel has no room for what they describe.
+    NoRoom,
 }
 
-/// Reads a program from records that are in no image.
-pub fn decode_bytes(bytes: &[u8], id: ProgramId) -> Result<Program, BadRecords> {
-    assemble(Records::new(bytes), id)
+impl Unreadable {
+    /// What to tell whoever wanted the program.
+    pub fn why(self) -> &'static str {
+        match self {
+            Unreadable::Bad(bad) => bad.0,
+            Unreadable::NoRoom => "the kernel has no memory left for it",
+        }
+    }
 }
 
-fn assemble(records: Records<'_>, id: ProgramId) -> Result<Program, BadRecords> {
+impl From<BadRecords> for Unreadable {
+    fn from(bad: BadRecords) -> Unreadable {
+        Unreadable::Bad(bad)
+    }
+}
+
+/// Reads a program from an image's records. Before each record `has_room` is asked for as much of the kernel's heap as it may take.
+pub fn decode_program(image: &Image, id: ProgramId, has_room: impl Fn(usize) -> bool) -> Result<Program, Unreadable> {
+    assemble(image.records(), id, has_room)
+}
+
+/// Reads a program from records that are in no image; the same.
+pub fn decode_bytes(bytes: &[u8], id: ProgramId, has_room: impl Fn(usize) -> bool) -> Result<Program, Unreadable> {
+    assemble(Records::new(bytes), id, has_room)
+}
+
+/// Bytes of the heap that a byte of a record becomes, at most and about.
+const UNPACKED: usize = 8;
+
+fn assemble(records: Records<'_>, id: ProgramId, has_room: impl Fn(usize) -> bool) -> Result<Program, Unreadable> {
     let mut parts = Parts::default();
     for record in records {
         let record = record.map_err(|_| BadRecords("a damaged record"))?;
         if record.version != VERSION {
-            return Err(BadRecords("a record of another version"));
+            return Err(BadRecords("a record of another version").into());
+        }
+        if !has_room(record.payload.len().saturating_mul(UNPACKED)) {
+            return Err(Unreadable::NoRoom);
         }
         parts.take(record.kind, record.payload)?;
     }

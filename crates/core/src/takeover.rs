@@ -2,9 +2,11 @@
 use crate::{
     kernel::Kernel,
     levels::Revival,
+    pressure,
     process::SpaceId,
     program::Held,
-    protect, records,
+    protect,
+    records::{self, Unreadable},
     resident::Resident,
     rollback::{self, Crashes, Fallen},
 };
@@ -154,7 +156,7 @@ impl<M: Machine> Kernel<M> {
             let opened = Image::open_below(&self.services.machine, pool, &lent, program, handover.below);
             let image = opened.map_err(|error| {
                 self.services.log(&format!("program {program}: image in {image_kernel} cannot be read: {error}"));
-                Refusal::BadImage
+                if error == ImageError::OutOfMemory { Refusal::NoRoom } else { Refusal::BadImage }
             })?;
             if let Some(error) = image.passed_over() {
                 self.services.log(&format!("program {program}: newest generation passed over: {error}"));
@@ -209,8 +211,12 @@ impl<M: Machine> Kernel<M> {
         if self.services.frames.free_count() < to_come.saturating_add(spare) {
             return Err(Refusal::NoRoom.into());
         }
-        let mut saved =
-            records::decode_program(&image, program).map_err(|error| Unfit::Damaged(error.0.to_string()))?;
+        let machine = &self.services.machine;
+        let read = records::decode_program(&image, program, |bytes| pressure::has_heap(machine, bytes));
+        let mut saved = read.map_err(|unreadable| match unreadable {
+            Unreadable::Bad(error) => Unfit::Damaged(error.0.to_string()),
+            Unreadable::NoRoom => Unfit::Refused(Refusal::NoRoom),
+        })?;
         saved.objects.forget_mapped();
         for space in saved.spaces.values() {
             space.count_mapped(&mut saved.objects);

@@ -3,7 +3,7 @@
 //! Both are one stream of bytes, asked for and brought in pieces: the program's records, then the list of its pages (key
 //! and number of each), then the pages. What makes a file of it, with checksums, is the host's tool.
 use crate::{
-    files::Kind, kernel::Kernel, levels::Revival, process::SpaceId, program::Program, protect, records,
+    files::Kind, kernel::Kernel, levels::Revival, pressure, process::SpaceId, program::Program, protect, records,
     resident::Resident, thread::Call,
 };
 use alloc::{
@@ -278,7 +278,9 @@ impl<M: Machine> Kernel<M> {
             return Err("a part of it has not come".to_string());
         }
         let (bytes, list) = import.front.split_at_checked(records as usize).ok_or("its records are cut off")?;
-        let mut saved = records::decode_bytes(bytes, program).map_err(|error| error.0.to_string())?;
+        let machine = &self.services.machine;
+        let read = records::decode_bytes(bytes, program, |bytes| pressure::has_heap(machine, bytes));
+        let mut saved = read.map_err(|unreadable| unreadable.why().to_string())?;
         let there = self.residents.values().map(|resident| resident.program.tree.image());
         if !self.services.image.iter().chain(there).any(|image| image == saved.tree.image()) {
             return Err("its root image is not that of this machine".to_string());
