@@ -169,7 +169,7 @@ impl<M: Machine> Kernel<M> {
             }
             Action::FreeHome { program, home, why } => {
                 let reason = match why {
-                    Freed::Unprotected => "it was not protected and died with its kernel",
+                    Freed::Unsaved => "there was no checkpoint of it: it died with its kernel",
                     Freed::Lost => "no kernel can read its image",
                     Freed::Deadly => "one kernel after the other died under it before its next checkpoint",
                 };

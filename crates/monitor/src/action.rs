@@ -39,8 +39,8 @@ pub enum Refusal {
 /// Why a home word is freed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Freed {
-    /// The program was not protected, and died with its kernel.
-    Unprotected,
+    /// There was no checkpoint of the program: it died with its kernel.
+    Unsaved,
     /// No kernel can read its image.
     Lost,
     /// Too many kernels in a row have died under it before they had committed a checkpoint of it.

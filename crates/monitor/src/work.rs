@@ -62,7 +62,7 @@ impl WorkList {
         self.0.clear();
     }
 
-    /// Brings the list up to date. What has moved is done; homes of unprotected programs are freed, and of those that kill
+    /// Brings the list up to date. What has moved is done; homes of programs without a checkpoint are freed, and of those that kill
     /// one kernel after the other.
     pub fn refresh(&mut self, view: &impl View, phases: &[Phase], now: Nanos, config: &Config, out: &mut Vec<Action>) {
         let ended = |life: Life| phases.get(life.kernel.index()).is_some_and(|phase| phase.ended(life.incarnation));
@@ -74,7 +74,7 @@ impl WorkList {
         }
         view.programs(&mut |program, home| match home {
             Home::Held(life) if ended(life) => {
-                out.push(Action::FreeHome { program, home, why: Freed::Unprotected });
+                out.push(Action::FreeHome { program, home, why: Freed::Unsaved });
             }
             Home::Protected { life, falls, .. } if ended(life) && falls >= config.falls => {
                 out.push(Action::FreeHome { program, home, why: Freed::Deadly });

@@ -534,7 +534,7 @@ impl World {
                 let word = &mut self.homes[usize::from(program.0)];
                 if *word == home {
                     *word = Home::Free;
-                    self.lost += u64::from(why != Freed::Unprotected);
+                    self.lost += u64::from(why != Freed::Unsaved);
                 }
             }
             Action::Restart(life) => {
