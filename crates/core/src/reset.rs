@@ -21,7 +21,8 @@ pub(crate) fn begin<M: Machine>(services: &mut Services<M>) {
             && area.ended_at_reset(life)
             && area.move_home(program, home, Home::Free).is_ok()
         {
-            services.log(&format!("program {program} is lost: there was no checkpoint of it, and it ended with the reset"));
+            services
+                .log(&format!("program {program} is lost: there was no checkpoint of it, and it ended with the reset"));
         }
     }
 }

@@ -1,89 +1,26 @@
-//! The virtual console. A program's output is a stream of numbered bytes; the owner prints whole lines and drops bytes that it
-//! has printed already, so that output released twice appears once.
-use crate::{
-    context::Context,
-    program::Program,
-    resident::{Key, Resident},
-    services::Services,
-    syscall::Progress,
+//! The owner of the console: who prints when, and what is printed of what has come.
+use super::{
+    WINDOW,
+    packet::{Known, Packet},
 };
+use crate::services::Services;
 use alloc::{
     collections::{BTreeMap, VecDeque},
     string::String,
     vec::Vec,
 };
-use minicbor::{Decode, Encode};
-use shimos_abi::{
-    control::Device,
-    ids::{KernelId, MAX_PROGRAMS, ProgramId},
-    shared::Queue,
-    time::Nanos,
-};
+use shimos_abi::ids::{KernelId, MAX_PROGRAMS, ProgramId};
 use shimos_hal::Machine;
 use shimos_ikc::Endpoint;
 
-/// Bytes of output in one packet.
-const PIECE: usize = 1024;
 /// Bytes that the machine is given in one turn: it may take microseconds for each, and other work waits.
 const FLUSH: usize = 256;
 /// Bytes of an unfinished line that the owner keeps.
 const LINE_LIMIT: usize = 4096;
-/// Bytes of a program's output that may be on their way to the printer at a time; more than a line.
-const WINDOW: usize = 8 * 1024;
 /// Bytes that one source prints before it is another's turn.
 const TURN: usize = 4096;
 /// Lines of kernels that the owner keeps.
 const KERNEL_LINES: usize = 4096;
-/// How long nothing may be printed of what a program has left when it ended.
-const LAST_LINES: Nanos = Nanos::secs(1);
-/// Packets kept while the owner is away.
-const UNSENT_LIMIT: usize = 4096;
-
-/// A console packet.
-#[derive(Debug, Encode, Decode)]
-enum Packet {
-    /// A line of a kernel.
-    #[n(0)]
-    Kernel(#[n(0)] String),
-    /// Output of a program.
-    #[n(1)]
-    Output {
-        #[n(0)]
-        program: ProgramId,
-        #[n(1)]
-        name: String,
-        /// Place of the first byte in the program's stream.
-        #[n(2)]
-        at: u64,
-        #[cbor(n(3), with = "minicbor::bytes")]
-        bytes: Vec<u8>,
-        /// Which stream of this program id it is: when the program started.
-        #[n(4)]
-        stream: u64,
-        /// What the sender knows of it.
-        #[n(5)]
-        known: Known,
-    },
-    /// A stream of a program has ended.
-    #[n(2)]
-    End {
-        #[n(0)]
-        program: ProgramId,
-        #[n(1)]
-        stream: u64,
-    },
-}
-
-/// What the sender of a piece knows of its stream.
-#[derive(Clone, Copy, Debug, Encode, Decode)]
-struct Known {
-    /// What is before this place is printed.
-    #[n(0)]
-    printed: u64,
-    /// Nothing was ever written from this place on.
-    #[n(1)]
-    written: u64,
-}
 
 /// What the owner of the console keeps: bytes, and never more than one line made of them. Those who print take turns, so that one
 /// who never stops keeps no other waiting.
@@ -185,7 +122,7 @@ impl Stream {
 }
 
 impl ConsoleOwner {
-    fn take(&mut self, packet: Packet, ikc: &Endpoint) {
+    pub(super) fn take(&mut self, packet: Packet, ikc: &Endpoint) {
         match packet {
             Packet::Kernel(line) => {
                 if self.kernel_lines.len() < KERNEL_LINES {
@@ -321,7 +258,6 @@ impl ConsoleOwner {
         !self.giving_up && (self.line.is_some() || self.ready().next().is_some())
     }
 }
-
 /// Goes on where the owner before has stopped: it is known what that one has printed.
 pub fn inherit<M: Machine>(services: &mut Services<M>, from: KernelId) {
     let area = services.ikc.area();
@@ -331,139 +267,6 @@ pub fn inherit<M: Machine>(services: &mut Services<M>, from: KernelId) {
         }
     }
 }
-
-/// Gives a packet to who drives the console, now or as soon as that is possible.
-fn dispatch<M: Machine>(services: &mut Services<M>, packet: Packet) {
-    if let Err(packet) = offer(services, packet)
-        && let Ok(bytes) = minicbor::to_vec(&packet)
-    {
-        if services.unsent_console.len() >= UNSENT_LIMIT {
-            services.unsent_console.pop_front();
-        }
-        services.unsent_console.push_back(bytes);
-    }
-}
-
-/// Gives a packet to who drives the console, after all that waits for that; gives it back if it has to wait too.
-fn offer<M: Machine>(services: &mut Services<M>, packet: Packet) -> Result<(), Packet> {
-    flush_unsent(services);
-    if let Some(console) = &mut services.console {
-        console.take(packet, &services.ikc);
-        return Ok(());
-    }
-    if !services.unsent_console.is_empty() {
-        return Err(packet);
-    }
-    let (Some(owner), Ok(bytes)) = (services.owner(Device::Console), minicbor::to_vec(&packet)) else {
-        return Err(packet);
-    };
-    services.send(owner, Queue::Console, &[&bytes]).map_err(|_| packet)
-}
-
-/// Sends console packets that wait for room in the queue or for an owner.
-pub fn flush_unsent<M: Machine>(services: &mut Services<M>) {
-    while let Some(bytes) = services.unsent_console.pop_front() {
-        if let Some(console) = &mut services.console {
-            if let Ok(packet) = minicbor::decode(&bytes) {
-                console.take(packet, &services.ikc);
-            }
-            continue;
-        }
-        let sent = services.owner(Device::Console).map(|owner| services.send(owner, Queue::Console, &[&bytes]));
-        if !matches!(sent, Some(Ok(()))) {
-            services.unsent_console.push_front(bytes);
-            return;
-        }
-    }
-}
-
-/// A line of the kernel's own.
-pub fn kernel_line<M: Machine>(services: &mut Services<M>, line: &str) {
-    dispatch(services, Packet::Kernel(String::from(line)));
-    // At once if possible: it may be its last words.
-    if let Some(console) = &mut services.console {
-        console.flush(&mut services.machine, &mut services.ikc);
-    }
-}
-
-/// Forgets what was printed of a program's output, and sends what it may show. What finds no room is sent later.
-pub fn work<M: Machine>(services: &mut Services<M>, resident: &mut Resident<M>) {
-    let owner = services.ikc.area().owner(Device::Console);
-    let program = &mut resident.program;
-    if program.terminal.sent_to != owner {
-        program.terminal.sent_to = owner;
-        program.terminal.sent = 0;
-    }
-    let full = !program.terminal.has_room();
-    if let Some(owner) = owner
-        && !program.terminal.unprinted.0.is_empty()
-    {
-        let stream = program.head.started.0;
-        program.terminal.note_printed(services.ikc.area().printed(owner.kernel, program.head.id, stream));
-    }
-    while let Some((packet, end)) = next_packet(program, WINDOW)
-        && offer(services, packet).is_ok()
-    {
-        program.terminal.sent = end;
-    }
-    if full {
-        resident.wake(Key::Terminal);
-    }
-}
-
-/// The next piece of a program's output that may leave, if no more than `window` bytes are on their way then, and where it ends.
-fn next_packet(program: &Program, window: usize) -> Option<(Packet, u64)> {
-    let (at, bytes) = program.terminal.next_piece(PIECE, window)?;
-    let end = at + bytes.len() as u64;
-    let packet = Packet::Output {
-        program: program.head.id,
-        name: program.head.name.clone(),
-        at,
-        bytes,
-        stream: program.head.started.0,
-        known: Known { printed: program.terminal.printed(), written: program.terminal.written },
-    };
-    Some((packet, end))
-}
-
-/// Whether all lines of a program that has ended are printed, or nobody has printed one since a time.
-pub fn is_done<M: Machine>(resident: &Resident<M>, last: Nanos, now: Nanos) -> bool {
-    resident.program.terminal.is_drained() || now >= last + LAST_LINES
-}
-
-/// A program has ended.
-pub fn ended<M: Machine>(services: &mut Services<M>, resident: &mut Resident<M>) {
-    // As much as is taken at once: there is no later.
-    while let Some((packet, end)) = next_packet(&resident.program, WINDOW) {
-        dispatch(services, packet);
-        resident.program.terminal.sent = end;
-    }
-    let head = &resident.program.head;
-    dispatch(services, Packet::End { program: head.id, stream: head.started.0 });
-}
-
-/// A packet has come from another kernel.
-pub fn receive<M: Machine>(services: &mut Services<M>, bytes: &[u8]) {
-    let Ok(packet) = minicbor::decode::<Packet>(bytes) else { return };
-    // Not the owner any more: pass it on.
-    dispatch(services, packet);
-}
-
-/// A program writes to its console. It has to wait while too much is not printed.
-pub fn write<M: Machine>(c: &mut Context<'_, M>, bytes: &[u8]) -> Progress {
-    let holds = c.resident.program.holds_output();
-    let terminal = &mut c.resident.program.terminal;
-    if !terminal.has_room() {
-        return Progress::Wait(Key::Terminal);
-    }
-    let shown = terminal.show(bytes);
-    if !holds {
-        terminal.release();
-        work(c.services, c.resident);
-    }
-    Progress::Moved(shown)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
