@@ -2,7 +2,10 @@
 //! next one is taken.
 use crate::{daemon::Message, device::claim, kernel::Kernel};
 use alloc::{collections::VecDeque, format};
-use shimos_abi::ids::{KernelId, Life, ProgramId};
+use shimos_abi::{
+    control::Device,
+    ids::{KernelId, Life, ProgramId},
+};
 use shimos_hal::Machine;
 use shimos_monitor::{Refusal, Work};
 
@@ -30,10 +33,11 @@ impl Orders {
         self.0.is_empty()
     }
 
-    /// The next command. The control daemon comes last: it serves people, who notice a millisecond less than programs do.
+    /// The next command. Console and control daemon come last: they serve people, who notice a millisecond less than programs do.
     fn next(&mut self) -> Option<Order> {
-        let is_for_others = |order: &Order| order.work != Work::Program(ProgramId::DAEMON);
-        let place = self.0.iter().position(is_for_others).unwrap_or(0);
+        let is_for_people =
+            |work: Work| matches!(work, Work::Device(Device::Console) | Work::Program(ProgramId::DAEMON));
+        let place = self.0.iter().position(|order| !is_for_people(order.work)).unwrap_or(0);
         self.0.remove(place)
     }
 }
